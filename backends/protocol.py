@@ -1,0 +1,104 @@
+"""What a method asks of a host. Sampling stays the host's own; no trainer lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..diffusion.schedule import DiscreteSchedule
+    from ..methods.attachment import Attachment, BlockSite
+
+
+class Progress(Protocol):
+    """A progress bar of the host."""
+
+    def update(self, value: int, preview: Any = None, **numbers: float) -> None:
+        """Show ``value`` of the total, an optional PIL image and numbers such as loss.
+
+        Raises:
+            the host's own exception when the user cancelled.
+        """
+
+
+class TrainingView(Protocol):
+    """A U-Net opened for training: gradients reach the trained tensors only.
+
+    ``parameters`` holds float32 leaves that require a gradient, by the key under which
+    they are saved: ``<method>.<site path>.<name>`` for modules,
+    ``queries.<site path>.<attn1.to_q|attn2.to_q>.weight`` for the *differences* of query
+    projections, which start at zero.
+    """
+
+    parameters: Mapping[str, Tensor]
+
+    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """epsilon_theta(x_t, t, c), differentiable.
+
+        Args:
+            noisy: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, [frames, channels, h, w],
+                in the model's own latent scale.
+            timestep: integer index, shape [] (one for the clip).
+        """
+
+
+class Backend(Protocol):
+    """Everything that differs between hosts, in one place."""
+
+    def sites(self, model: Any) -> list[BlockSite]:
+        """All transformer blocks in the order of the forward pass. Raises TypeError (one
+        sentence that names the input ``model``) where the MODEL is no U-Net."""
+
+    def attachments(self, model: Any) -> tuple[Attachment, ...]:
+        """What is attached already, in order."""
+
+    def attach(self, model: Any, attachment: Attachment) -> Any:
+        """A clone of the MODEL with one attachment more; the input is not changed. An
+        attachment of the same method replaces the earlier one. Raises ValueError if two
+        attachments would replace the same self-attention."""
+
+    def add_query_deltas(self, model: Any, deltas: Mapping[str, Tensor]) -> Any:
+        """A clone whose query weights are W + delta, keys
+        ``<site path>.<attn1.to_q|attn2.to_q>.weight``."""
+
+    def fingerprint(self, model: Any) -> str:
+        """Hash of the U-Net's weights and of the weight patches on it (LoRA), without the
+        attachments: the name of the base that weights were tuned on."""
+
+    def schedule(self, model: Any) -> DiscreteSchedule:
+        """The noise schedule. Raises TypeError where the MODEL does not predict epsilon."""
+
+    def to_model_space(self, model: Any, samples: Tensor) -> Tensor:
+        """LATENT samples in the scale that the U-Net sees (SD1.x: times 0.18215)."""
+
+    def from_model_space(self, model: Any, samples: Tensor) -> Tensor:
+        """The inverse of ``to_model_space``."""
+
+    def training(
+        self, model: Any, attachments: Iterable[Attachment], conditioning: Any, frames: int, queries: bool = True
+    ) -> AbstractContextManager[TrainingView]:
+        """Open the MODEL for training ``attachments`` (whose modules the caller owns and
+        may change) under one CONDITIONING. On leaving, also by an error or a cancel, the
+        MODEL is bit for bit as before."""
+
+    def invert(
+        self, model: Any, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Progress
+    ) -> list[Tensor]:
+        """Run ``diffusion.inversion.ddim_inversion`` with the host's own denoiser at
+        guidance 1, on LATENT samples; returns x at every sigma, LATENT scale."""
+
+    def progress(self, total: int, label: str) -> Progress:
+        """A progress bar, with cancelling where the host has it."""
+
+    def weights_folder(self) -> Path:
+        """Where tuned weights are kept (the host's models folder ``steadyedit``)."""
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        """Exceptions by which the host says that memory ran out."""
+
+
+Denoiser = Callable[..., "Tensor"]
