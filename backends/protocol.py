@@ -79,17 +79,32 @@ class Backend(Protocol):
         """The inverse of ``to_model_space``."""
 
     def training(
-        self, model: Any, attachments: Iterable[Attachment], conditioning: Any, frames: int, queries: bool = True
+        self,
+        model: Any,
+        attachments: Iterable[Attachment],
+        conditioning: Any,
+        frames: int,
+        queries: bool = True,
+        checkpointing: bool = False,
     ) -> AbstractContextManager[TrainingView]:
         """Open the MODEL for training ``attachments`` (whose modules the caller owns and
         may change) under one CONDITIONING. On leaving, also by an error or a cancel, the
-        MODEL is bit for bit as before."""
+        MODEL is bit for bit as before. ``checkpointing`` recomputes block by block in the
+        backward pass: the same gradients with less memory."""
 
     def invert(
         self, model: Any, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Progress
     ) -> list[Tensor]:
         """Run ``diffusion.inversion.ddim_inversion`` with the host's own denoiser at
         guidance 1, on LATENT samples; returns x at every sigma, LATENT scale."""
+
+    def sample(
+        self, model: Any, positive: Any, negative: Any, guidance: float, samples: Tensor, sigmas: Tensor,
+        progress: Progress,
+    ) -> Tensor:
+        """Denoise LATENT samples, x at ``sigmas[0]``, down the descending ``sigmas`` by DDIM
+        (Euler in sigma space) with the host's own denoiser and guidance, adding no noise;
+        returns the LATENT samples at ``sigmas[-1]``."""
 
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar, with cancelling where the host has it."""
