@@ -1,0 +1,1 @@
+"""The toy world: a renderer with known answers, and small models trained on it."""
