@@ -1,0 +1,128 @@
+"""``backends.protocol.Backend`` for a diffusers U-Net."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...diffusion.inversion import ddim_inversion
+from ...diffusion.sampling import sample_euler
+from .. import fingerprint
+from .denoiser import Denoiser
+from .model import DiffusersModel
+from .paths import locate
+from .training import opened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...diffusion.schedule import DiscreteSchedule
+    from ...methods.attachment import Attachment, BlockSite
+    from ..protocol import Progress, TrainingView
+
+_fingerprints: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+class TerminalProgress:
+    """A tqdm bar on the terminal's error stream. See ``backends.protocol.Progress``."""
+
+    def __init__(self, total: int, label: str):
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, desc=label, leave=True)
+
+    def update(self, value: int, preview: Any = None, **numbers: float) -> None:
+        if numbers:
+            self.bar.set_postfix({name: f"{number:.4g}" for name, number in numbers.items()}, refresh=False)
+        self.bar.update(value - self.bar.n)
+        if value >= self.bar.total:
+            self.bar.close()
+
+
+class DiffusersBackend:
+    """See ``backends.protocol.Backend``; MODEL values are ``DiffusersModel``."""
+
+    def sites(self, model: DiffusersModel) -> list[BlockSite]:
+        return [located.site for located in locate(model.unet)]
+
+    def attachments(self, model: DiffusersModel) -> tuple[Attachment, ...]:
+        return model.attachments
+
+    def attach(self, model: DiffusersModel, attachment: Attachment) -> DiffusersModel:
+        unknown = attachment.sites - {site.path for site in self.sites(model)}
+        if unknown:
+            raise ValueError(f"model: {attachment.method} names the block {min(unknown)}, which this U-Net has not.")
+        kept = [a for a in model.attachments if a.method != attachment.method]
+        for other in kept:
+            if attachment.mixing and other.mixing and (shared := attachment.sites & other.sites):
+                raise ValueError(
+                    f"model: {other.method} already replaces the self-attention of {min(shared)}, "
+                    f"so {attachment.method} cannot (attach one of the two).")
+        if attachment.modules is not None:
+            attachment.modules.to(model.unet.device)
+        return replace(model, attachments=(*kept, attachment))
+
+    def add_query_deltas(self, model: DiffusersModel, deltas: Mapping[str, Tensor]) -> DiffusersModel:
+        total = dict(model.query_deltas)
+        for key, delta in deltas.items():
+            delta = delta.detach().to(model.unet.device)
+            total[key] = total[key] + delta if key in total else delta
+        return replace(model, query_deltas=total)
+
+    def fingerprint(self, model: DiffusersModel) -> str:
+        weights = list(model.unet.state_dict().values())
+        # Hashing a full-size U-Net takes seconds; the versions notice a change in place.
+        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+        known = _fingerprints.get(model.unet)
+        if known is None or known[0] != state:
+            known = _fingerprints[model.unet] = (state, fingerprint.of_tensors(weights))
+        return known[1]
+
+    def schedule(self, model: DiffusersModel) -> DiscreteSchedule:
+        return model.schedule
+
+    def to_model_space(self, model: DiffusersModel, samples: Tensor) -> Tensor:
+        return samples * model.latent_scale
+
+    def from_model_space(self, model: DiffusersModel, samples: Tensor) -> Tensor:
+        return samples / model.latent_scale
+
+    def training(self, model: DiffusersModel, attachments: Iterable[Attachment], conditioning: Any, frames: int,
+                 queries: bool = True, checkpointing: bool = False) -> AbstractContextManager[TrainingView]:
+        return opened(model, tuple(attachments), conditioning, frames, queries, checkpointing)
+
+    def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
+               progress: Progress) -> list[Tensor]:
+        denoise = Denoiser(model, conditioning, frames=len(samples))
+        with torch.no_grad():
+            trajectory = ddim_inversion(
+                denoise, self.to_model_space(model, samples), sigmas, refinement=refinement, disable=True,
+                callback=lambda state: progress.update(state["i"] + 1))
+        return [self.from_model_space(model, x) for x in trajectory]
+
+    def sample(self, model: DiffusersModel, positive: Any, negative: Any, guidance: float, samples: Tensor,
+               sigmas: Tensor, progress: Progress) -> Tensor:
+        denoise = Denoiser(model, positive, negative, guidance, frames=len(samples))
+        with torch.no_grad():
+            x = sample_euler(
+                denoise, self.to_model_space(model, samples), sigmas, disable=True,
+                callback=lambda state: progress.update(state["i"] + 1))
+        return self.from_model_space(model, x)
+
+    def progress(self, total: int, label: str) -> Progress:
+        return TerminalProgress(total, label)
+
+    def weights_folder(self) -> Path:
+        """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""
+        named = os.environ.get("STEADYEDIT_WEIGHTS")
+        return Path(named) if named else Path.home() / ".cache" / "steadyedit" / "weights"
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (torch.OutOfMemoryError, MemoryError)

@@ -1,0 +1,69 @@
+"""CLIP and VAE values beside MODEL, with the few calls of the host's that nodes use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Frames that go through the VAE at once: memory stays flat for any length of clip.
+CHUNK = 16
+
+
+class TextEncoder:
+    """CLIP of this backend: a transformers ``CLIPTextModel`` and its tokenizer.
+
+    Args:
+        encoder: gives ``last_hidden_state`` and ``pooler_output``.
+        tokenize: texts -> ids [B, 77].
+    """
+
+    def __init__(self, encoder: nn.Module, tokenize: Callable[[list[str]], Tensor]):
+        self.encoder, self._tokenize = encoder, tokenize
+
+    def tokenize(self, text: str) -> Tensor:
+        """ids [1, 77]."""
+        return self._tokenize([text])
+
+    @torch.no_grad()
+    def encode_from_tokens_scheduled(self, tokens: Tensor) -> list[list[Any]]:
+        """CONDITIONING: ``[[tensor [1, 77, C], {"pooled_output": [1, C]}]]``."""
+        out = self.encoder(tokens.to(self.encoder.device))
+        return [[out.last_hidden_state, {"pooled_output": out.pooler_output}]]
+
+
+class Autoencoder:
+    """VAE of this backend: a diffusers ``AutoencoderKL`` with 8x8 pixels a latent cell."""
+
+    def __init__(self, vae: nn.Module):
+        self.vae = vae
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """IMAGE [F, H, W, 3 or more] in 0..1 -> LATENT samples [F, 4, H/8, W/8], the mean.
+
+        As in the host, what exceeds a multiple of 8 is cropped evenly from both sides.
+        """
+        top, left = (side % 8 // 2 for side in pixels.shape[1:3])
+        height, width = (side // 8 * 8 for side in pixels.shape[1:3])
+        if not height or not width:
+            raise ValueError(f"pixels: {pixels.shape[2]}x{pixels.shape[1]} is smaller than the 8x8 pixels of one latent cell.")
+        inner = pixels[:, top : top + height, left : left + width, :3]
+        return torch.cat([self._encode(part) for part in inner.split(CHUNK)])
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        signed = pixels.movedim(-1, 1).to(self.vae.device, self.vae.dtype) * 2 - 1
+        return self.vae.encode(signed).latent_dist.mode().float().cpu()
+
+    @torch.no_grad()
+    def decode(self, samples: Tensor) -> Tensor:
+        """LATENT samples [F, 4, h, w] -> IMAGE [F, 8h, 8w, 3] in 0..1."""
+        return torch.cat([self._decode(part) for part in samples.split(CHUNK)])
+
+    def _decode(self, samples: Tensor) -> Tensor:
+        signed = self.vae.decode(samples.to(self.vae.device, self.vae.dtype)).sample
+        return (signed.float().cpu().movedim(1, -1) * 0.5 + 0.5).clamp(0, 1)

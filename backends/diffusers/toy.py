@@ -1,0 +1,21 @@
+"""The toy world's trained models as MODEL, CLIP and VAE of this backend."""
+
+from __future__ import annotations
+
+import torch
+
+from ...toyworld import models
+from .model import DiffusersModel
+from .parts import Autoencoder, TextEncoder
+
+
+def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
+    """MODEL, CLIP and VAE, float32, on the GPU where there is one.
+
+    Raises:
+        ValueError: a weights file is not the one that its sidecar describes.
+        FileNotFoundError: a weights file is missing.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    unet, encoder, vae = (load().to(device) for load in (models.load_unet, models.load_text_encoder, models.load_vae))
+    return DiffusersModel(unet), TextEncoder(encoder, models.tokenize), Autoencoder(vae)

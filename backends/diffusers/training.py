@@ -1,0 +1,104 @@
+"""A frozen float32 U-Net opened so that gradients reach what a method trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .conditioning import text_of
+from .denoiser import call_unet
+from .patching import RECOMPUTE_TOKENS, Batch, attached
+from .paths import locate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...methods.attachment import Attachment
+    from .model import DiffusersModel
+
+
+class DiffusersTrainingView:
+    """See ``backends.protocol.TrainingView``."""
+
+    def __init__(self, unet: nn.Module, parameters: Mapping[str, Tensor], text: Tensor):
+        self.parameters = parameters
+        self._unet, self._text = unet, text
+
+    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """epsilon_theta(x_t, t, c). noisy: [frames, channels, h, w]; timestep: integer, []."""
+        with torch.enable_grad():
+            return call_unet(self._unet, noisy, timestep.expand(len(noisy)), self._text)
+
+
+def module_parameters(attachments: Sequence[Attachment]) -> dict[str, Tensor]:
+    """Trained tensors of the attachments' modules by ``<method>.<site path>.<name>``."""
+    found = {}
+    for attachment in attachments:
+        for key, module in (attachment.modules or {}).items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    found[f"{attachment.method}.{key.replace('/', '.')}.{name}"] = parameter
+    return found
+
+
+def query_parameters(unet: nn.Module, attachments: Sequence[Attachment]) -> dict[str, Tensor]:
+    """Zero differences of the query weights that the attachments tune, by
+    ``queries.<site path>.<attn1|attn2>.to_q.weight``."""
+    found = {}
+    for located in locate(unet):
+        path = located.site.path
+        names = {name for a in attachments if path in a.sites for name in a.queries}
+        for name in sorted(names):
+            weight = located.block.get_submodule(name).weight
+            delta = torch.zeros_like(weight, dtype=torch.float32, requires_grad=True)
+            found[f"queries.{path}.{name}.weight"] = delta
+    return found
+
+
+@contextmanager
+def _frozen(unet: nn.Module) -> Iterator[None]:
+    """No weight of the U-Net asks for a gradient inside the ``with``."""
+    asking = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditioning: Any, frames: int,
+           queries: bool, checkpointing: bool = False) -> Iterator[DiffusersTrainingView]:
+    """See ``backends.protocol.Backend.training``.
+
+    The patches stay for the whole ``with``, since backward recomputes checkpointed blocks.
+    """
+    unet = model.unet
+    for attachment in attachments:
+        if attachment.modules is not None:
+            attachment.modules.to(unet.device)
+    trained = query_parameters(unet, attachments) if queries else {}
+    deltas = dict(model.query_deltas)
+    for key, delta in trained.items():
+        path = key.removeprefix("queries.")
+        # A model that was tuned before keeps that; the new difference comes on top.
+        deltas[path] = _Sum(deltas[path], delta) if path in deltas else delta
+    text = text_of(conditioning, frames)
+    recompute_from = 0 if checkpointing else RECOMPUTE_TOKENS
+    with _frozen(unet), attached(unet, attachments, deltas, Batch(frames=frames), recompute_from):
+        yield DiffusersTrainingView(unet, {**module_parameters(attachments), **trained}, text)
+
+
+class _Sum:
+    """Earlier + trained difference, added anew at every forward, since the latter changes."""
+
+    def __init__(self, earlier: Tensor, trained: Tensor):
+        self.earlier, self.trained = earlier, trained
+
+    def to(self, like: Tensor) -> Tensor:
+        return self.earlier.to(like) + self.trained.to(like)
