@@ -10,7 +10,13 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 READY := $(VENV)/.steadyedit-ready
 
-.PHONY: demo test host-test lint
+# The host: COMFYUI_PATH, else the ComfyUI whose custom_nodes this folder is in, else ~/comfy/ComfyUI.
+HOST := $(or $(COMFYUI_PATH),$(patsubst %/comfy/sd.py,%,$(firstword $(wildcard \
+  $(abspath ../..)/comfy/sd.py $(HOME)/comfy/ComfyUI/comfy/sd.py))))
+HOST_RUN := $(or $(COMFYUI_PYTHON),$(firstword $(wildcard \
+  $(HOST)/.venv/bin/python $(HOST)/venv/bin/python $(HOST)/../venv/bin/python)),$(PYTHON))
+
+.PHONY: demo test host-test host-path lint
 
 demo: $(READY)
 	@$(RUN) -m steadyedit demo
@@ -18,8 +24,15 @@ demo: $(READY)
 test: $(READY)
 	@$(RUN) -m pytest -q tests
 
-host-test: $(READY)
-	@$(RUN) tests/host/run.py
+host-test: host-path
+	@$(HOST_RUN) -c 'import torch, pytest' || \
+	  { echo "$(HOST_RUN) must have torch and pytest: name the host's Python by COMFYUI_PYTHON." >&2; exit 1; }
+	@COMFYUI_PATH="$(HOST)" $(HOST_RUN) -m pytest -q tests/host
+
+host-path:
+	@test -f "$(HOST)/comfy/sd.py" || \
+	  { echo "No ComfyUI was found: name its folder by COMFYUI_PATH=/path/to/ComfyUI." >&2; exit 1; }
+	@echo "ComfyUI: $(HOST)"
 
 lint: $(READY)
 	@$(RUN) -m ruff check .

@@ -1,0 +1,215 @@
+"""Who may import whom (the picture is in CONTRIBUTING.md), read off the syntax trees of the pack."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "steadyedit"
+
+HOST = {
+    "app", "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras",
+    "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server",
+}  # fmt: skip
+DIFFUSERS = {"accelerate", "diffusers", "peft", "transformers"}
+
+# What each part may import of the pack. A part is the longest of these names that a module's path starts with.
+INNER = {
+    "kernels": {"kernels"},
+    "diffusion": {"diffusion"},
+    "methods": {"methods", "kernels", "diffusion"},
+    "backends": {"backends", "backends/comfy_native", "backends/diffusers", "methods", "diffusion"},
+    "backends/comfy_native": {"backends/comfy_native", "backends", "methods", "diffusion", "toyworld"},
+    "backends/diffusers": {"backends/diffusers", "backends", "methods", "diffusion", "toyworld"},
+    "vision": {"vision"},
+    "video": {"video"},
+    "toyworld": {"toyworld", "diffusion", "video", "vision"},
+    "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld"},
+    "standalone": {
+        "standalone", "nodes", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision", "video",
+        "toyworld", "benchmarks",
+    },
+    "benchmarks": {
+        "benchmarks", "standalone", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
+        "video", "toyworld",
+    },
+    "": {"nodes", "standalone"},
+}  # fmt: skip
+
+# What the lower parts may import from outside, beside the standard library. Parts not named here: anything but
+# the host (only nodes and backends/comfy_native name it).
+OUTER = {
+    "kernels": {"torch"},
+    "diffusion": {"torch", "numpy", "tqdm"},
+    "methods": {"torch", "numpy", "safetensors"},
+    "backends": {"torch", "numpy", "safetensors"},
+    "": set(),
+}
+NAMES_THE_HOST = {"nodes", "backends/comfy_native"}
+NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target: ``name`` is a folder path inside the pack, else a top-level module."""
+
+    file: str
+    line: int
+    name: str
+    inside: bool
+    typing_only: bool
+
+    @property
+    def part(self) -> str:
+        return part_of(self.file)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.name}"
+
+
+def part_of(path: str) -> str:
+    """The longest name in INNER that ``path`` (with slashes, from the root) lies in; "" is the root itself."""
+    steps = path.split("/")
+    return next(part for n in (2, 1, 0) if (part := "/".join(steps[:n])) in INNER)
+
+
+def sources() -> list[Path]:
+    """Python files that git would carry, without the tests and the build script."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    paths = [ROOT / line for line in listed.stdout.splitlines()] if listed.returncode == 0 else ROOT.rglob("*.py")
+    hidden = {"tests", "setup.py", ".venv", "build"}
+    return sorted(p for p in paths if p.exists() and p.relative_to(ROOT).parts[0] not in hidden)
+
+
+def is_typing_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def statements(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """Import statements at any depth, each with whether it stands under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node, typing_only
+        else:
+            yield from statements(node, typing_only or is_typing_guard(node))
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    here = path.relative_to(ROOT)
+    for node, typing_only in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [(alias.name.split(".")[0], False) for alias in node.names]
+        elif node.level == 0:
+            targets = [((node.module or "").split(".")[0], False)]
+        else:
+            # level 1 is the file's own folder, each further dot one folder up
+            base = list(here.parent.parts)
+            base = base[: len(base) - (node.level - 1)] if node.level > 1 else base
+            stem = base + (node.module.split(".") if node.module else [])
+            targets = [("/".join([*stem, alias.name]), True) for alias in node.names]
+        for name, inside in targets:
+            yield Import(here.as_posix(), node.lineno, name, inside, typing_only)
+
+
+@lru_cache
+def every_import() -> tuple[Import, ...]:
+    return tuple(found for path in sources() for found in imports_of(path))
+
+
+def report(broken: list[Import], rule: str) -> str:
+    return rule + ":\n" + "\n".join(f"  {found}" for found in broken)
+
+
+def test_the_pack_imports_itself_relatively():
+    """An absolute import would find another copy, or none, where the host loads the folder under its own name."""
+    broken = [found for found in every_import() if not found.inside and found.name == PACKAGE]
+    assert not broken, report(broken, "relative imports only")
+
+
+@pytest.mark.parametrize("part", INNER)
+def test_who_may_import_whom(part):
+    allowed = INNER[part]
+    broken = [
+        found
+        for found in every_import()
+        if found.inside and found.part == part and part_of(found.name) not in allowed
+        # The types of the protocol may be named by those whom a backend is handed to.
+        and not (found.typing_only and found.name.startswith("backends/protocol"))
+        and not (part == "" and part_of(found.name) == "" and found.name.count("/") == 0)
+    ]
+    assert not broken, report(broken, f"'{part or 'root'}' may import {sorted(allowed)} of the pack")
+
+
+@pytest.mark.parametrize("part", OUTER)
+def test_what_the_lower_parts_need_from_outside(part):
+    allowed = OUTER[part] | sys.stdlib_module_names
+    broken = [
+        found
+        for found in every_import()
+        if not found.inside and found.part == part and found.name not in allowed
+        and not (part == "kernels" and found.name == "triton" and found.file.endswith("/fused.py"))
+    ]  # fmt: skip
+    assert not broken, report(broken, f"'{part or 'root'}' may import the standard library and {sorted(OUTER[part])}")
+
+
+def test_only_nodes_and_the_native_backend_name_the_host():
+    broken = [
+        found
+        for found in every_import()
+        if not found.inside and found.name in HOST and found.part not in NAMES_THE_HOST
+    ]
+    assert not broken, report(broken, f"only {sorted(NAMES_THE_HOST)} may import the host")
+
+
+def test_only_its_backend_and_the_toy_world_name_diffusers():
+    broken = [
+        found
+        for found in every_import()
+        if not found.inside and found.name in DIFFUSERS and found.part not in NAMES_DIFFUSERS
+    ]
+    assert not broken, report(broken, f"only {sorted(NAMES_DIFFUSERS)} may import diffusers and its kin")
+
+
+def test_the_rules_see_the_pack():
+    """A rule over no files would pass: every part is there and imports something."""
+    seen = {found.part for found in every_import()}
+    assert set(INNER) - seen == set(), "parts without a single import: is the reader of imports broken?"
+
+
+def test_a_broken_rule_is_seen(tmp_path, monkeypatch):
+    """The reader resolves relative imports at every depth, in functions and under TYPE_CHECKING."""
+    (tmp_path / "kernels" / "op").mkdir(parents=True)
+    code = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ...methods import ei2\n"
+    code += "def late():\n    from ..norm import reference\n    import comfy.utils\n"
+    (tmp_path / "kernels" / "op" / "fused.py").write_text(code)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    found = [(i.name, i.inside, i.typing_only) for i in imports_of(tmp_path / "kernels" / "op" / "fused.py")]
+    assert found == [
+        ("typing", False, False),
+        ("methods/ei2", True, True),
+        ("kernels/norm/reference", True, False),
+        ("comfy", False, False),
+    ]
+
+
+def test_importing_the_pack_loads_nothing_heavy():
+    """Counted in loaded modules, which a busy machine does not change, unlike seconds."""
+    code = (
+        "import sys, json; before = set(sys.modules); import steadyedit; "
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+    loaded = set(json.loads(done.stdout))
+    assert PACKAGE in loaded
+    assert loaded - {PACKAGE} <= set(sys.stdlib_module_names), "the entry may load the standard library only"
