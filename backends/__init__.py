@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from .protocol import Backend
@@ -13,7 +14,8 @@ def of(model: Any) -> Backend:
     Raises:
         TypeError: the value is no MODEL that a backend knows.
     """
-    if type(model).__module__.startswith("comfy"):
+    # By the ancestry: other packs subclass the host's ModelPatcher.
+    if any(kind.__module__ == "comfy.model_patcher" for kind in type(model).__mro__):
         from .comfy_native import ComfyBackend
 
         return ComfyBackend()
@@ -22,3 +24,15 @@ def of(model: Any) -> Backend:
     if isinstance(model, DiffusersModel):
         return DiffusersBackend()
     raise TypeError(f"model: expected a MODEL from a model loader, but got {type(model).__name__}.")
+
+
+def current() -> Backend:
+    """The backend of the running program, for what needs no MODEL: the toy world's loader, folders, progress."""
+    # A running host has this module loaded; asking for it would start one.
+    if "comfy.model_management" in sys.modules:
+        from .comfy_native import ComfyBackend
+
+        return ComfyBackend()
+    from .diffusers import DiffusersBackend
+
+    return DiffusersBackend()

@@ -109,6 +109,9 @@ class Backend(Protocol):
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar, with cancelling where the host has it."""
 
+    def load_toy(self) -> tuple[Any, Any, Any]:
+        """MODEL, CLIP and VAE of the toy world, in the host's own types."""
+
     def weights_folder(self) -> Path:
         """Where tuned weights are kept (the host's models folder ``steadyedit``)."""
 

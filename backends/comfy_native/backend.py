@@ -1,0 +1,98 @@
+"""``backends.protocol.Backend`` on ComfyUI's MODEL. Each method is one call into the file that does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.model_sampling
+import folder_paths
+
+from ...diffusion.schedule import DiscreteSchedule
+from . import identity, patcher, sampling, training
+from .blocks import sites_of, unet_of
+from .progress import ComfyProgress
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+    from ...methods.attachment import Attachment, BlockSite
+    from ..protocol import Progress, TrainingView
+
+FOLDER = "steadyedit"
+
+
+class ComfyBackend:
+    """ComfyUI, native. Holds nothing: everything is in the MODEL."""
+
+    def sites(self, model: ModelPatcher) -> list[BlockSite]:
+        return sites_of(model)
+
+    def attachments(self, model: ModelPatcher) -> tuple[Attachment, ...]:
+        return patcher.state_of(model).attachments
+
+    def attach(self, model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
+        return patcher.attach(model, attachment)
+
+    def add_query_deltas(self, model: ModelPatcher, deltas: Mapping[str, Tensor]) -> ModelPatcher:
+        return patcher.add_query_deltas(model, deltas)
+
+    def fingerprint(self, model: ModelPatcher) -> str:
+        return identity.of_model(model)
+
+    def schedule(self, model: ModelPatcher) -> DiscreteSchedule:
+        unet_of(model)
+        host = model.get_model_object("model_sampling")
+        velocity = isinstance(host, comfy.model_sampling.V_PREDICTION)
+        if velocity or not isinstance(host, comfy.model_sampling.EPS) or not hasattr(host, "sigmas"):
+            raise TypeError("model: predicts something else than noise (v-prediction or flow); "
+                            "load an epsilon-predicting checkpoint such as Stable Diffusion 1.5.")
+        return DiscreteSchedule(1 / (1 + host.sigmas.detach().cpu().double() ** 2))
+
+    def to_model_space(self, model: ModelPatcher, samples: Tensor) -> Tensor:
+        return model.model.process_latent_in(samples)
+
+    def from_model_space(self, model: ModelPatcher, samples: Tensor) -> Tensor:
+        return model.model.process_latent_out(samples)
+
+    def training(
+        self, model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int,
+        queries: bool = True, checkpointing: bool = False,
+    ) -> AbstractContextManager[TrainingView]:
+        return training.opened(model, attachments, conditioning, frames, queries, checkpointing)
+
+    def invert(
+        self, model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
+        progress: Progress,
+    ) -> list[Tensor]:
+        return sampling.invert(model, conditioning, samples, sigmas, refinement, progress)
+
+    def sample(
+        self, model: ModelPatcher, positive: Any, negative: Any, guidance: float, samples: Tensor, sigmas: Tensor,
+        progress: Progress,
+    ) -> Tensor:
+        return sampling.sample(model, positive, negative, guidance, samples, sigmas, progress)
+
+    def progress(self, total: int, label: str) -> Progress:
+        return ComfyProgress(total, label)
+
+    def load_toy(self) -> tuple[ModelPatcher, Any, Any]:
+        """MODEL, CLIP and VAE of the toy world."""
+        from . import toy
+
+        return toy.load()
+
+    def weights_folder(self) -> Path:
+        if FOLDER not in folder_paths.folder_names_and_paths:
+            folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+        folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (comfy.model_management.OOM_EXCEPTION, MemoryError)

@@ -1,0 +1,73 @@
+"""Clones of the host's MODEL with something attached; the MODEL that comes in is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from .blocks import replace_key, sites_of
+from .runtime import check_conditions, run_attached
+from .state import KEY, Attached, attached_to
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...methods.attachment import Attachment
+
+
+def state_of(model: ModelPatcher) -> Attached:
+    """What a MODEL has attached."""
+    return attached_to(model.model_options.get("transformer_options", {}))
+
+
+def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
+    """A clone that carries ``state``, with the two wrappers that put it to work."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[KEY] = state
+    for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
+    """A clone with one attachment more; see ``Backend.attach``."""
+    missing = attachment.sites - {site.path for site in sites_of(model)}
+    if missing:
+        raise ValueError(f"model: has no block {min(missing)}, which {attachment.method} was made for; "
+                         "use the base model that it was tuned on.")
+    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
+    for path in sorted(attachment.sites) if attachment.mixing is not None else ():
+        key = replace_key(path)
+        if key in replaced or key[:2] in replaced:
+            raise ValueError(f"model: another node already replaces the self-attention of {path}, which "
+                             f"{attachment.method} needs; remove one of the two.")
+    clone = with_state(model, state_of(model).with_attachment(attachment))
+    key = f"{KEY}.{attachment.method}"
+    clone.remove_additional_models(key)
+    if attachment.modules is not None:
+        # Under the host's own memory management: counted, loaded with the MODEL and taken off the device with it.
+        clone.set_additional_models(key, [ModelPatcher(attachment.modules, model.load_device, model.offload_device)])
+    return clone
+
+
+def add_query_deltas(model: ModelPatcher, deltas: Mapping[str, Tensor]) -> ModelPatcher:
+    """A clone with W + delta as ordinary weight patches, so that LoRA loaders before and after it add up.
+
+    Raises:
+        ValueError: the MODEL has no such weight, or one of another shape.
+    """
+    clone = model.clone()
+    shapes = {key: tuple(weight.shape) for key, weight in model.model.state_dict().items()}
+    patches = {}
+    for name, delta in deltas.items():
+        key = f"diffusion_model.{name}"
+        if shapes.get(key) != tuple(delta.shape):
+            raise ValueError(f"model: {name} is {shapes.get(key, 'missing')} here, but the tuned weights hold "
+                             f"{tuple(delta.shape)}; use the base model that they were tuned on.")
+        patches[key] = ("diff", (delta,))
+    clone.add_patches(patches)
+    return clone

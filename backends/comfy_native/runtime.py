@@ -1,0 +1,169 @@
+"""The attachments at work: set around one call of the U-Net, gone after it.
+
+Between two calls the torch model carries nothing of ours. So a clone without attachments, another pack's
+injection, an error or a cancel in the middle can never meet a half-patched model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch.utils.checkpoint import checkpoint
+
+from ...methods.attachment import FrameLayout, FrameMixing
+from .blocks import located, replace_key
+from .state import Attached, attached_to
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Tokens of a clip from which on a block is computed again in backward instead of kept: SD1.x at 8 frames of
+#: 512x512 passes it on its outer stages, the toy U-Net nowhere.
+RECOMPUTE_TOKENS = 8192
+
+
+def frame_layout(batch: int, options: Mapping[str, Any]) -> FrameLayout:
+    """Layout of the call under way, from what the host says of it.
+
+    Raises:
+        ValueError: the batch does not hold the same number of frames for every condition.
+    """
+    branches = len(options.get("cond_or_uncond") or (0,))
+    if batch % branches:
+        raise ValueError(f"latent: {batch} frames do not divide by the {branches} conditions of this call; "
+                         "give every condition the same frames.")
+    height, width = options["activations_shape"][-2:]
+    return FrameLayout(branches, batch // branches, height, width)
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Let ``forward`` answer for the module inside the ``with``; afterwards exactly what was there before does."""
+    had, before = "forward" in module.__dict__, module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            module.forward = before
+        else:
+            del module.__dict__["forward"]
+
+
+def extended_block(inner: Callable, modules: Sequence[nn.Module], state: Attached) -> Callable:
+    """Forward of a transformer block with ``modules`` after its feed-forward."""
+
+    def forward(x: Tensor, context: Tensor | None = None, transformer_options: dict | None = None) -> Tensor:
+        # The host goes on writing the block's name into the same dict, but backward computes this block again.
+        options = dict(transformer_options or {})
+
+        def run(x: Tensor, context: Tensor | None) -> Tensor:
+            z = inner(x, context=context, transformer_options=options)
+            for module in modules:
+                width = next(module.parameters()).dtype
+                z = module(z.to(width), frame_layout(z.shape[0], options)).to(z.dtype)
+            return z
+
+        if recomputed(state, x.shape[0] * x.shape[1]):
+            return checkpoint(run, x, context, use_reentrant=False, preserve_rng_state=False)
+        return run(x, context)
+
+    return forward
+
+
+def recomputed_block(inner: Callable, state: Attached) -> Callable:
+    """Forward of a residual block that is computed again in backward where it is large."""
+
+    def forward(x: Tensor, emb: Tensor) -> Tensor:
+        if recomputed(state, x.shape[0] * x.shape[-2] * x.shape[-1]):
+            return checkpoint(inner, x, emb, use_reentrant=False, preserve_rng_state=False)
+        return inner(x, emb)
+
+    return forward
+
+
+def recomputed(state: Attached, tokens: int) -> bool:
+    """Whether a block of so many tokens is computed again in backward."""
+    return state.training and (state.recompute_all or tokens >= RECOMPUTE_TOKENS)
+
+
+def mixing_patch(mixing: FrameMixing) -> Callable:
+    """A ``FrameMixing`` as the host's replacement of softmax(QK^T)V."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        layout = frame_layout(q.shape[0], options)
+        if q.shape[1] != layout.height * layout.width or k.shape[1] != q.shape[1]:
+            raise ValueError(f"model: another patch of self-attention changed the number of tokens ({q.shape[1]} "
+                             f"queries, {k.shape[1]} keys on a {layout.height}x{layout.width} map); "
+                             "remove that patch.")
+        return mixing(q, k, v, options["n_heads"], layout)
+
+    return attention
+
+
+def mixed_replacements(state: Attached, present: Mapping[str, Any]) -> dict[str, Any]:
+    """``patches_replace`` with our attentions in it; the given dicts stay as they are.
+
+    Raises:
+        ValueError: another pack replaces the self-attention of the same block.
+    """
+    attn1 = dict(present.get("attn1", {}))
+    for attachment in state.attachments:
+        if attachment.mixing is None:
+            continue
+        patch = mixing_patch(attachment.mixing)
+        for path in attachment.sites:
+            key = replace_key(path)
+            if key in attn1 or key[:2] in attn1:
+                raise ValueError(f"model: another node already replaces the self-attention of {path}, which "
+                                 f"{attachment.method} needs; remove one of the two.")
+            attn1[key] = patch
+    return {**present, "attn1": attn1}
+
+
+@contextmanager
+def blocks_extended(unet: nn.Module, state: Attached) -> Iterator[None]:
+    """The U-Net with the attached modules in its blocks, inside the ``with``."""
+    with ExitStack() as stack:
+        for site, block in located(unet):
+            modules = state.modules(site.key)
+            if modules or state.training:
+                stack.enter_context(forward_replaced(block, extended_block(block.forward, modules, state)))
+        for module in unet.modules() if state.training else ():
+            if isinstance(module, ResBlock):
+                stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))
+        yield
+
+
+def run_attached(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    """``WrappersMP.DIFFUSION_MODEL``: one call of the U-Net with what its MODEL has attached."""
+    options = transformer_options if transformer_options is not None else {}
+    state = attached_to(options)
+    if not state.attachments and not state.training:
+        return executor(x, timesteps, context, y, control, options, **kwargs)
+    options = {**options, "patches_replace": mixed_replacements(state, options.get("patches_replace", {}))}
+    with blocks_extended(executor.class_obj, state):
+        return executor(x, timesteps, context, y, control, options, **kwargs)
+
+
+def check_conditions(executor, noise, *args, **kwargs):
+    """``WrappersMP.OUTER_SAMPLE``: refuse conditions that the host would silently repeat or cut to the frames.
+
+    Raises:
+        ValueError: a CONDITIONING holds neither one entry nor one a frame.
+    """
+    for name, conditions in executor.class_obj.conds.items():
+        for condition in conditions:
+            check_fit(name, condition.get("cross_attn"), noise.shape[0])
+    return executor(noise, *args, **kwargs)
+
+
+def check_fit(name: str, embedding: Any, frames: int) -> None:
+    """Raise ValueError unless an embedding [n, tokens, channels] has n = 1 or n = frames."""
+    held = embedding.shape[0] if embedding is not None else 1
+    if held not in (1, frames):
+        raise ValueError(f"{name}: holds {held} prompts, but the clip has {frames} frames; "
+                         f"give one prompt for all of them or {frames}.")

@@ -1,0 +1,61 @@
+"""What is attached to a MODEL: one immutable value that rides in its transformer options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...methods.attachment import Attachment
+
+KEY = "steadyedit"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The attachments of one MODEL, in order.
+
+    Args:
+        attachments: methods, in the order in which they were attached.
+        training: a clone is open for training: large blocks are computed again in backward.
+        recompute_all: in training, compute every block again.
+    """
+
+    attachments: tuple[Attachment, ...] = ()
+    training: bool = False
+    recompute_all: bool = False
+
+    def __deepcopy__(self, memo: dict) -> Attached:
+        # The host deep-copies the options of a MODEL on every clone; this value never changes.
+        return self
+
+    def with_attachment(self, attachment: Attachment) -> Attached:
+        """One more; an earlier one of the same method gives way.
+
+        Raises:
+            ValueError: two attachments would replace the same self-attention.
+        """
+        kept = tuple(a for a in self.attachments if a.method != attachment.method)
+        for other in kept:
+            both = attachment.sites & other.sites
+            if attachment.mixing is not None and other.mixing is not None and both:
+                raise ValueError(f"model: {other.method} already replaces the self-attention of {min(both)}, which "
+                                 f"{attachment.method} replaces too; give the model only one of the two.")
+        return replace(self, attachments=(*kept, attachment))
+
+    def modules(self, path_key: str) -> list[nn.Module]:
+        """Modules that run after the feed-forward of one block (by ``BlockSite.key``)."""
+        return [a.modules[path_key] for a in self.attachments if a.modules is not None and path_key in a.modules]
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Paths of the blocks whose forward is extended."""
+        return frozenset(key.replace("/", ".") for a in self.attachments if a.modules is not None for key in a.modules)
+
+
+def attached_to(options: Mapping[str, Any]) -> Attached:
+    """The value in a dict of transformer options; nothing attached where there is none."""
+    return options.get(KEY, Attached())

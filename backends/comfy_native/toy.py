@@ -1,0 +1,160 @@
+"""The toy world's trained models as the host's stock MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from safetensors.torch import load_file
+
+from ...toyworld import models as toyworld
+
+#: Layer norms of transformers' CLIP; the rest of the text encoder's settings come from the toy world.
+TEXT_DEFAULTS = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "torch_dtype": "float32"}
+
+
+class Multiple(float):
+    """A channel multiplier such as 1.5 whose product with a channel count is a whole number.
+
+    The host writes widths as multiples of the first one; SD's own multiples are all whole.
+    """
+
+    def __mul__(self, channels: int) -> int:
+        return round(float(self) * channels)
+
+    __rmul__ = __mul__
+
+
+def unet_config() -> dict[str, Any]:
+    """The host's description of the toy U-Net, from diffusers' one."""
+    source = toyworld.UNET_CONFIG
+    widths, layers = source["block_out_channels"], source["layers_per_block"]
+    attention = [int("CrossAttn" in kind) for kind in source["down_block_types"]]
+    depth_up = [flag for flag in attention for _ in range(layers + 1)]
+    return {
+        "image_size": 32, "in_channels": source["in_channels"], "out_channels": source["out_channels"],
+        "model_channels": widths[0], "channel_mult": [Multiple(width / widths[0]) for width in widths],
+        "num_res_blocks": [layers] * len(widths),
+        "transformer_depth": [flag for flag in attention for _ in range(layers)],
+        "transformer_depth_output": depth_up, "transformer_depth_middle": 1,
+        "context_dim": source["cross_attention_dim"], "use_spatial_transformer": True,
+        "use_linear_in_transformer": source["use_linear_projection"], "adm_in_channels": None,
+        "use_temporal_attention": False, "legacy": False, "use_checkpoint": False,
+    }
+
+
+def regroup(network: torch.nn.Module, groups: int) -> None:
+    """Give every GroupNorm the toy world's number of groups; the host's constructors always say 32."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.num_groups = groups
+
+
+def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """MODEL from a diffusers state dict of the toy U-Net."""
+    config = unet_config()
+    settings = comfy.supported_models.SD15(config)
+    settings.unet_config["num_heads"] = toyworld.UNET_CONFIG["attention_head_dim"]
+    settings.set_inference_dtype(torch.float32, None)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    base = settings.get_model({}, "", device=offload_device)
+    regroup(base.diffusion_model, toyworld.UNET_CONFIG["norm_num_groups"])
+    names = comfy.utils.unet_to_diffusers({**config, "transformer_depth": config["transformer_depth"][:]})
+    # Not by load_model_weights, which only warns where a key is missing.
+    base.diffusion_model.load_state_dict({names[key]: weight.float() for key, weight in state.items()}, strict=True)
+    plain = comfy.model_patcher.ModelPatcher
+    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+    return kind(base, load_device, offload_device)
+
+
+def weights_of(name: str) -> dict[str, torch.Tensor]:
+    """The committed weights as a state dict, read without diffusers or transformers, which a host may lack.
+
+    Raises:
+        ValueError: the file is not the one that its sidecar describes.
+    """
+    toyworld.check_hash(name)
+    return load_file(toyworld.weights_path(name))
+
+
+def load_unet(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """MODEL of the trained toy U-Net; the host calls this again where it wants a copy of its own."""
+    model = unet_from(weights_of("unet"), disable_dynamic)
+    model.cached_patcher_init = (load_unet, ())
+    return model
+
+
+def vae_from(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+    """VAE from a diffusers state dict of the toy autoencoder."""
+    source = toyworld.VAE_CONFIG
+    widths = source["block_out_channels"]
+    network = {
+        "double_z": True, "z_channels": source["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
+        "ch": widths[0], "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": source["layers_per_block"], "attn_resolutions": [], "dropout": 0.0,
+    }
+    config = {"params": {"ddconfig": network, "embed_dim": source["latent_channels"]}}
+    vae = comfy.sd.VAE(sd={key: weight.float() for key, weight in state.items()}, config=config, dtype=torch.float32)
+    regroup(vae.first_stage_model, source["norm_num_groups"])
+    return vae
+
+
+class ToyTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """The host's CLIP tokenizer with the toy world's vocabulary."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None) -> None:
+        tokenizer = partial(
+            comfy.sd1_clip.SDTokenizer, tokenizer_path=str(toyworld.TOKENIZER),
+            embedding_size=toyworld.TEXT_CONFIG["hidden_size"],
+        )
+        super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=tokenizer)
+
+
+class ToyTextEncoder(comfy.sd1_clip.SD1ClipModel):
+    """The host's CLIP text encoder, narrow: the last hidden states, layer-normed, as SD1 reads them."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None) -> None:
+        network = partial(
+            comfy.sd1_clip.SDClipModel, textmodel_json_config={**TEXT_DEFAULTS, **toyworld.TEXT_CONFIG},
+            special_tokens={"start": toyworld.BOS, "end": toyworld.EOS, "pad": toyworld.EOS},
+            return_projected_pooled=False,
+        )
+        super().__init__(device, dtype, model_options or {}, clip_model=network)
+        # The host's embedding always has CLIP-L's 49408 entries.
+        words = self.clip_l.operations.Embedding(
+            toyworld.VOCAB_SIZE, toyworld.TEXT_CONFIG["hidden_size"], dtype=dtype, device=device)
+        self.clip_l.transformer.set_input_embeddings(words)
+        # SD1 reads no projected embedding; without weights it would be uninitialised memory.
+        torch.nn.init.eye_(self.clip_l.transformer.text_projection.weight)
+
+
+def clip_from(state: dict[str, torch.Tensor]) -> comfy.sd.CLIP:
+    """CLIP from a transformers state dict of the toy text encoder."""
+    target = comfy.supported_models_base.ClipTarget(ToyTokenizer, ToyTextEncoder)
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
+    prefix = "" if any(key.startswith(toyworld.TEXT_PREFIX) for key in state) else toyworld.TEXT_PREFIX
+    weights = {prefix + key: weight.float() for key, weight in state.items() if not key.endswith("position_ids")}
+    result = clip.cond_stage_model.clip_l.transformer.load_state_dict(weights, strict=False)
+    missing = [key for key in result.missing_keys if "text_projection" not in key]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"The toy text encoder does not fit this ComfyUI: missing {missing}, "
+                         f"unexpected {result.unexpected_keys}; update the pack or the host.")
+    return clip
+
+
+def load() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of the toy world.
+
+    Raises:
+        ValueError: a weights file is not the one that its sidecar describes.
+    """
+    return load_unet(), clip_from(weights_of("text_encoder")), vae_from(weights_of("vae"))

@@ -1,0 +1,196 @@
+"""A MODEL opened for training: the host's own forward, gradients for the trained tensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+import torch.nn.functional as F
+
+from ...methods.attachment import Attachment
+from .blocks import located, unet_of
+from .frozen import frozen
+from .patcher import with_state
+from .runtime import check_fit
+from .state import KEY, Attached
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
+
+#: Against one sampling call the host's memory estimate counts so many times the frames: kept activations, and the
+#: few that stay when blocks are computed again.
+MEMORY_KEPT, MEMORY_RECOMPUTED = 6, 2
+
+
+def own_tensors(value: Any) -> Any:
+    """A copy of nested dicts and lists in which every tensor is an ordinary one: inference tensors cannot be
+    saved for backward. Everything else is shared."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: own_tensors(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(own_tensors(v) for v in value)
+    return value
+
+
+def plain_attention(func, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs):
+    """softmax(QK^T / sqrt d) V by PyTorch: the host may run an attention without backward (sage, int8)."""
+    batch = q.shape[0]
+    if not skip_reshape:
+        q, k, v = (t.reshape(batch, t.shape[1], heads, -1).transpose(1, 2) for t in (q, k, v))
+    while mask is not None and mask.ndim < 4:
+        mask = mask.unsqueeze(0) if mask.ndim == 2 else mask.unsqueeze(1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+@dataclass
+class ComfyTraining:
+    """``TrainingView`` on the host's MODEL; the first call loads the model for the size that it sees."""
+
+    patcher: ModelPatcher
+    parameters: Mapping[str, Tensor]
+    conditions: list[dict]
+    frames: int
+    memory: int
+    _ready: dict[torch.Size, tuple] = field(default_factory=dict)
+
+    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """epsilon_theta(x_t, t, c) through the host's own road, from x_t in variance-preserving scale.
+
+        The host works in sigma space: x = x_t sqrt(1 + sigma^2), eps = (x - denoised) / sigma.
+
+        Args:
+            noisy: [frames, channels, h, w].
+            timestep: integer index, shape [].
+        """
+        base, conditions, options = self._prepared(noisy)
+        device = self.patcher.load_device
+        sigma = base.model_sampling.sigma(timestep.to(device).float())
+        x = noisy.to(device) * (1 + sigma**2).sqrt()
+        options["transformer_options"]["sample_sigmas"] = torch.stack((sigma, torch.zeros_like(sigma)))
+        (denoised,) = comfy.samplers.calc_cond_batch(base, [conditions], x, sigma.expand(x.shape[0]), options)
+        return ((x - denoised) / sigma).to(noisy.device)
+
+    def _prepared(self, noisy: Tensor) -> tuple:
+        if noisy.shape not in self._ready:
+            self._ready[noisy.shape] = self._prepare(noisy)
+        return self._ready[noisy.shape]
+
+    def _prepare(self, noisy: Tensor) -> tuple:
+        """What ``CFGGuider`` does before its sampler: hooks, loading, conditions for this size."""
+        patcher, device = self.patcher, self.patcher.load_device
+        options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+        conditions = {"positive": [dict(c) for c in self.conditions]}
+        comfy.samplers.preprocess_conds_hooks(conditions)
+        comfy.sampler_helpers.prepare_model_patcher(patcher, conditions, options)
+        comfy.samplers.filter_registered_hooks_on_conds(conditions, options)
+        shape = [noisy.shape[0] * self.memory, *noisy.shape[1:]]
+        base, conditions, _ = comfy.sampler_helpers.prepare_sampling(patcher, shape, conditions, options)
+        comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
+        patcher.pre_run()
+        conditions = comfy.samplers.process_conds(base, noisy.to(device), conditions, device)
+        for condition in conditions["positive"]:
+            for value in condition.get("model_conds", {}).values():
+                value.cond = own_tensors(value.cond)
+        options["transformer_options"]["optimized_attention_override"] = plain_attention
+        return base, conditions["positive"], options
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it (gradients keep float32's range), else float32."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def query_deltas(unet: Any, attachments: Iterable[Attachment], device: torch.device) -> dict[str, tuple[Any, Tensor]]:
+    """Zero differences, float32, of the projections that the attachments tune: key -> (layer, difference)."""
+    wanted: dict[str, set[str]] = {}
+    for attachment in attachments:
+        for path in attachment.sites:
+            wanted.setdefault(path, set()).update(attachment.queries)
+    found = {}
+    for site, block in located(unet):
+        for name in sorted(wanted.get(site.path, ())):
+            layer = block.get_submodule(name)
+            shape = (layer.out_features, layer.in_features)
+            delta = torch.zeros(shape, dtype=torch.float32, device=device, requires_grad=True)
+            found[f"queries.{site.path}.{name}.weight"] = (layer, delta)
+    return found
+
+
+def module_parameters(attachments: Iterable[Attachment]) -> dict[str, Tensor]:
+    """The trainable parameters of attached modules, by ``<method>.<site path>.<name>``."""
+    found = {}
+    for attachment in attachments:
+        for key, module in (attachment.modules or {}).items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    found[f"{attachment.method}.{key.replace('/', '.')}.{name}"] = parameter
+    return found
+
+
+@contextmanager
+def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute with another value inside the ``with``, where the owner has it."""
+    if not hasattr(owner, name):
+        yield
+        return
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def modules_on(attachments: Iterable[Attachment], device: torch.device, home: torch.device) -> Iterator[None]:
+    """The attached modules on the device that trains; afterwards where the host keeps models that rest."""
+    trees = [a.modules for a in attachments if a.modules is not None]
+    try:
+        for tree in trees:
+            tree.to(device)
+        yield
+    finally:
+        for tree in trees:
+            tree.to(home)
+
+
+@contextmanager
+def opened(
+    model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int, queries: bool,
+    checkpointing: bool,
+) -> Iterator[ComfyTraining]:
+    """``Backend.training`` on the host's MODEL; see there."""
+    attachments, unet = tuple(attachments), unet_of(model)
+    for embedding, _ in conditioning:
+        check_fit("conditioning", embedding, frames)
+    state = Attached(attachments, training=True, recompute_all=checkpointing)
+    patcher = with_state(model, state)
+    device = patcher.load_device
+    view = None
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(attribute_set(comfy.model_management, "in_training", True))
+        stack.enter_context(attribute_set(patcher.model, "manual_cast_dtype", training_dtype(device)))
+        stack.enter_context(modules_on(attachments, device, patcher.offload_device))
+        deltas = query_deltas(unet, attachments, device) if queries else {}
+        stack.enter_context(frozen(unet, dict(deltas.values())))
+        parameters = module_parameters(attachments) | {key: delta for key, (_, delta) in deltas.items()}
+        conditions = comfy.sampler_helpers.convert_cond(own_tensors(conditioning))
+        view = ComfyTraining(patcher, parameters, conditions, frames, MEMORY_RECOMPUTED if checkpointing else MEMORY_KEPT)
+        try:
+            yield view
+        finally:
+            patcher.model_options["transformer_options"].pop(KEY, None)
+            patcher.cleanup()
