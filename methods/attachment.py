@@ -83,3 +83,14 @@ class Attachment:
         # Hosts deep-copy the options of a model on every clone; an attachment is immutable
         # and its weights are shared by all clones on purpose.
         return self
+
+
+def named_tensors(attachment: Attachment) -> dict[str, Tensor]:
+    """The parameters of the attachment's modules by their saved key, ``<method>.<site path>.<name>``."""
+    if attachment.modules is None:
+        return {}
+    return {
+        f"{attachment.method}.{key.replace('/', '.')}.{name}": tensor
+        for key, module in attachment.modules.items()
+        for name, tensor in module.named_parameters()
+    }

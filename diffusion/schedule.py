@@ -1,0 +1,97 @@
+"""The discrete noise schedule of Stable Diffusion, in both of its scales.
+
+Variance preserving (training): x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
+Sigma space (sampling):         x   = x_0 + sigma eps, sigma_t = sqrt((1 - abar_t) / abar_t).
+The two differ by the factor sqrt(1 + sigma^2) = 1 / sqrt(abar_t).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteSchedule:
+    """A schedule of T timesteps.
+
+    Args:
+        alphas_cumprod: abar_t, float64, shape [T], descending.
+    """
+
+    alphas_cumprod: Tensor
+
+    @classmethod
+    def scaled_linear(
+        cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000
+    ) -> DiscreteSchedule:
+        """Betas linear in their square roots: Stable Diffusion's own."""
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+        return cls((1 - betas).cumprod(0))
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """sigma_t for t = 0 .. T-1, float64, ascending."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5
+
+    def __len__(self) -> int:
+        return self.alphas_cumprod.shape[0]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The index whose log sigma is nearest, as the ComfyUI host looks it up.
+
+        Args:
+            sigma: any shape, any device, larger than zero.
+
+        Returns:
+            int64 of the same shape and device.
+        """
+        log_sigmas = self.sigmas.log()
+        log_sigma = sigma.detach().to("cpu", torch.float64).log()
+        return (log_sigma.reshape(1, -1) - log_sigmas[:, None]).abs().argmin(0).view(sigma.shape).to(sigma.device)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """sigma at a possibly fractional timestep, linear in log sigma; float64."""
+        log_sigmas = self.sigmas.log()
+        t = timestep.detach().to("cpu", torch.float64).clamp(0, len(self) - 1)
+        low, high, part = t.floor().long(), t.ceil().long(), t.frac()
+        return torch.lerp(log_sigmas[low], log_sigmas[high], part).exp().to(timestep.device)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, the training scale.
+
+        Args:
+            clean, noise: [frames, channels, height, width] in the model's latent scale.
+            timestep: integer index, shape [] or [frames].
+        """
+        signal, spread = self._coefficients(timestep, clean)
+        return signal * clean + spread * noise
+
+    def remove_noise(self, noisy: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t), the inverse of ``add_noise``."""
+        signal, spread = self._coefficients(timestep, noisy)
+        return (noisy - spread * noise) / signal
+
+    def _coefficients(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped and typed to multiply ``like``."""
+        alpha = self.alphas_cumprod[timestep.cpu()].view(-1, *[1] * (like.ndim - 1))
+        return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+    def ddim_sigmas(self, steps: int) -> Tensor:
+        """The host's scheduler "ddim_uniform": every (T // steps)-th sigma from t = 1 on.
+
+        Returns:
+            float32, descending to 0. ``steps + 1`` values where ``steps`` divides T; where
+            it does not, the host's rule gives a few more, and inversion and sampling must
+            agree with the host rather than with the number.
+
+        Raises:
+            ValueError: ``steps`` is not within 1 .. T - 1.
+        """
+        if not 1 <= steps < len(self):
+            raise ValueError(f"steps: expected 1 to {len(self) - 1}, but got {steps}.")
+        ascending = self.sigmas[1 :: len(self) // steps]
+        return torch.cat([ascending.flip(0), ascending.new_zeros(1)]).float()

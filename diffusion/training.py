@@ -1,0 +1,128 @@
+"""Training of a few tensors inside a frozen U-Net on one clip, by the plain diffusion loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from .schedule import DiscreteSchedule
+
+PredictNoise = Callable[[Tensor, Tensor], Tensor]
+
+
+class NoiseTraining:
+    """min over parameters of E || eps - eps_theta(x_t, t) ||^2, AdamW, one clip a step.
+
+    One timestep per step for the whole clip, uniform over the schedule; noise drawn apart
+    for every frame. All randomness comes from one generator of its own, whose state is part
+    of ``state()``: a run that is resumed draws what the uninterrupted one would have drawn.
+
+    Args:
+        parameters: float32 leaves by name; they are changed in place.
+        schedule: the U-Net's noise schedule.
+        learning_rate, betas, weight_decay: of AdamW.
+        max_grad_norm: the joint gradient norm is clipped to it.
+        seed: of the generator.
+
+    Raises:
+        ValueError: there are no parameters.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        schedule: DiscreteSchedule,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        max_grad_norm: float,
+        seed: int,
+    ) -> None:
+        if not parameters:
+            raise ValueError("training: the model holds nothing to train; attach a method with weights or tune queries.")
+        # Sorted, so that the optimizer's numbering in a checkpoint does not hang on a host's order.
+        self.parameters = {name: parameters[name] for name in sorted(parameters)}
+        self.schedule = schedule
+        self.max_grad_norm = max_grad_norm
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.losses: list[float] = []
+
+    def step(self, predict_noise: PredictNoise, clean: Tensor) -> float:
+        """One step of the optimizer; returns the loss.
+
+        Nothing has changed if it raises: not the parameters, not the generator.
+
+        Args:
+            predict_noise: eps_theta(x_t, t), differentiable in the parameters.
+            clean: x_0, [frames, channels, height, width], float32, the model's latent scale.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        before = self.generator.get_state()
+        try:
+            timestep = torch.randint(len(self.schedule), (), generator=self.generator)
+            noise = torch.randn(clean.shape, generator=self.generator).to(clean)
+            noisy = self.schedule.add_noise(clean, noise, timestep)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = mse_loss(predict_noise(noisy, timestep.to(clean.device)).to(noise), noise)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"training: the loss is {value} at step {len(self.losses) + 1}; try a lower learning rate."
+                )
+            loss.backward()
+        except BaseException:
+            self.generator.set_state(before)
+            raise
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+        self.optimizer.step()
+        self.losses.append(value)
+        return value
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a bit-exact continuation needs, as plain data and copied tensors."""
+        return {
+            "parameters": {name: p.detach().cpu().clone() for name, p in self.parameters.items()},
+            "optimizer": _copied(self.optimizer.state_dict()),
+            "generator": self.generator.get_state(),
+            "losses": list(self.losses),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state()``.
+
+        Raises:
+            ValueError: it belongs to other parameters.
+        """
+        saved = state["parameters"]
+        if saved.keys() != self.parameters.keys() or any(
+            saved[name].shape != p.shape for name, p in self.parameters.items()
+        ):
+            raise ValueError("checkpoint: it was made for other parameters than the ones to train.")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(saved[name])
+        self.optimizer.load_state_dict(_copied(state["optimizer"]))
+        self.generator.set_state(state["generator"])
+        self.losses = list(state["losses"])
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy on the CPU: AdamW's own state dict shares its moments with the optimizer."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return value

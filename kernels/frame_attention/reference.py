@@ -1,0 +1,87 @@
+"""Attention across frames, written as the papers do: every frame gets its own list of keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """softmax(Q K^T / sqrt d) V with ``heads`` heads, in float32.
+
+    Args:
+        q: [batch, queries, heads * d].
+        k, v: [batch, keys, heads * d].
+    """
+
+    def split(x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return wide.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    queries, keys, values = split(q), split(k), split(v)
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2).to(q.dtype)
+
+
+def pool_tokens(x: Tensor, height: int, width: int, ratio: int) -> Tensor:
+    """Average ratio x ratio windows of a token map.
+
+    A map that the ratio does not divide keeps its rest: windows at the far edges average
+    the tokens that they have.
+
+    Args:
+        x: [batch, height * width, channels].
+
+    Returns:
+        [batch, ceil(height / ratio) * ceil(width / ratio), channels].
+    """
+    feature_map = x.transpose(1, 2).unflatten(2, (height, width))
+    return avg_pool2d(feature_map, ratio, ceil_mode=True).flatten(2).transpose(1, 2)
+
+
+def frame_attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, ratio: int
+) -> Tensor:
+    """EI2 equation 10: frame i attends to its own tokens and to pooled ones of the others.
+
+    FFAM(z_i) = Attention(z_i, concat[z_i, {downsample(z_j, r)} for j != i])
+
+    The projections of keys and values have no bias, so pooling what they projected equals
+    projecting pooled tokens. Shapes as in ``frame_attention``.
+    """
+    branches = q.shape[0] // frames
+
+    def fine_and_coarse(x: Tensor) -> Tensor:
+        fine = x.unflatten(0, (branches, frames))
+        coarse = pool_tokens(x, height, width, ratio).unflatten(0, (branches, frames))
+        rows = []
+        for i in range(frames):
+            others = [coarse[:, j] for j in range(frames) if j != i]
+            rows.append(torch.cat([fine[:, i], *others], dim=1))
+        return torch.stack(rows, dim=1).flatten(0, 1)
+
+    return attention(q, fine_and_coarse(k), fine_and_coarse(v), heads)
+
+
+def sparse_causal_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
+    """Tune-A-Video: frame i attends to concat[z_0, z_max(i-1, 0)], not to itself."""
+    branches = q.shape[0] // frames
+
+    def first_and_previous(x: Tensor) -> Tensor:
+        per_frame = x.unflatten(0, (branches, frames))
+        rows = [torch.cat([per_frame[:, 0], per_frame[:, max(i - 1, 0)]], dim=1) for i in range(frames)]
+        return torch.stack(rows, dim=1).flatten(0, 1)
+
+    return attention(q, first_and_previous(k), first_and_previous(v), heads)
+
+
+def full_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
+    """Full spatio-temporal attention: every frame attends to all tokens of all frames."""
+    branches = q.shape[0] // frames
+
+    def all_frames(x: Tensor) -> Tensor:
+        joined = x.unflatten(0, (branches, frames)).flatten(1, 2)
+        return joined.repeat_interleave(frames, dim=0)
+
+    return attention(q, all_frames(k), all_frames(v), heads)
