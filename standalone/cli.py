@@ -1,0 +1,137 @@
+"""The command line: ``python -m steadyedit run | bench | toyworld | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .graph import GraphError, put_video, read_graph, set_input, title_of
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and their options. Heavy imports wait until a command runs."""
+    top = argparse.ArgumentParser(prog="python -m steadyedit", description="Consistent video editing, from the command line.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run an API-format graph without the editor")
+    run.add_argument("graph", type=Path, metavar="GRAPH.json", help="in API format, such as workflows/api/toy_ei2.json")
+    run.add_argument("--set", action="append", default=[], dest="settings", metavar="NODE.INPUT=VALUE",
+                     help="set an input of a node, by its id or title; may be repeated")
+    run.add_argument("--video", type=Path, metavar="FILE", help="in place of the graph's toy clip or loaded video")
+    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: %(default)s")
+    run.add_argument("--host", choices=("auto", "comfy", "standalone"), default="auto",
+                     help="auto: standalone where it knows all nodes of the graph, else a ComfyUI")
+
+    bench = commands.add_parser("bench", help="measure methods against the toy world's known answers")
+    bench.add_argument("name", metavar="NAME", help="such as ei2")
+    bench.add_argument("--clips", type=int, metavar="N", help="number of held-out clips")
+    bench.add_argument("--methods", metavar="A,B", help="default: all of the benchmark's")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+
+    toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
+    actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="train a model again by its recipe")
+    train.add_argument("name", metavar="NAME", help="vae, unet, clip or classifier")
+    actions.add_parser("measure", help="measure the trained models against their bars")
+    render = actions.add_parser("render", help="render a clip and the answer of one of its edits")
+    render.add_argument("--seed", type=int, default=0)
+    render.add_argument("--edit", default="colour", help="colour, shape, texture, background or style")
+    render.add_argument("--frames", type=int, default=8)
+    render.add_argument("--size", type=int, default=128)
+    render.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
+
+    demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")
+    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
+    return top
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a graph and print the files that it wrote."""
+    graph = read_graph(options.graph)
+    # The file first: what replaces the clip can then be set as well.
+    if options.video:
+        if not options.video.is_file():
+            raise GraphError(f"--video {options.video}: there is no such file.")
+        put_video(graph, str(options.video.absolute()))
+    changed = [set_input(graph, assignment) for assignment in options.settings]
+    for path in run_on(options.host, graph, options.output, changed):
+        print(path)
+    return 0
+
+
+def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]]) -> list[Path]:
+    """Run a graph on the named host; returns the files written."""
+    if host != "comfy":
+        from .run import known_nodes, run_standalone
+
+        unknown = {node["class_type"] for node in graph.values()} - known_nodes().keys()
+        if host == "standalone" or not unknown:
+            return run_standalone(graph, output, report=lambda key, s: print(
+                f"{title_of(graph[key])}: {s:.1f} s", file=sys.stderr)).saved
+    from .comfy_host import run_in_comfy
+    from .comfy_process import find_comfy
+
+    comfy = find_comfy()
+    if comfy is None:
+        raise GraphError("this graph needs a ComfyUI, and none was found: set COMFYUI_PATH to its folder.")
+    return run_in_comfy(graph, comfy, output, changed)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run a module of ``benchmarks``."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    names = sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
+    if options.name not in names:
+        raise GraphError(f"bench: there is no '{options.name}'; there are {', '.join(names)}.")
+    module = importlib.import_module(f"...benchmarks.{options.name}", __name__)
+    methods = options.methods.split(",") if options.methods else None
+    module.main(clips=options.clips, methods=methods, json_path=options.json)
+    return 0
+
+
+def toyworld(options: argparse.Namespace) -> int:
+    """Train, measure or render."""
+    if options.action == "train":
+        from ..toyworld import train
+
+        train.main(options.name)
+    elif options.action == "measure":
+        from ..toyworld import measure
+
+        measure.main()
+    else:
+        from .render import render_files
+
+        for path in render_files(options.seed, options.edit, options.frames, options.size, options.output):
+            print(path)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The demo; see ``standalone.demo``."""
+    from .demo import main as run_demo
+
+    run_demo(options.output)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run one command.
+
+    Returns:
+        0, or 1 where the user's input was at fault (one sentence on the error stream),
+        or 130 after an interrupt.
+    """
+    options = parser().parse_args(arguments)
+    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo}[options.command]
+    try:
+        return command(options)
+    except (ValueError, OSError) as error:
+        print(f"steadyedit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("steadyedit: cancelled.", file=sys.stderr)
+        return 130

@@ -1,0 +1,137 @@
+"""A ComfyUI process of our own: found, started in a folder of its own, asked over HTTP, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .graph import GraphError
+
+PACK = Path(__file__).absolute().parents[1]
+START_SECONDS = 300
+
+
+def find_comfy() -> Path | None:
+    """COMFYUI_PATH, else the ComfyUI that this pack sits in, else ``~/comfy/ComfyUI``, else None.
+
+    Raises:
+        GraphError: COMFYUI_PATH names a folder without a ComfyUI.
+    """
+    if named := os.environ.get("COMFYUI_PATH"):
+        if not (Path(named) / "main.py").is_file():
+            raise GraphError(f"COMFYUI_PATH: {named} holds no ComfyUI (no main.py).")
+        return Path(named).absolute()
+    around = [PACK.parents[1]] if PACK.parent.name == "custom_nodes" else []
+    places = [*around, Path.home() / "comfy" / "ComfyUI"]
+    return next((place for place in places if (place / "main.py").is_file()), None)
+
+
+def find_python(comfy: Path) -> str:
+    """COMFYUI_PYTHON, else the python of a venv beside or inside the host, else this one."""
+    if named := os.environ.get("COMFYUI_PYTHON"):
+        return named
+    inner = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    places = [comfy.parent / "venv", comfy / "venv", comfy / ".venv"]
+    return next((str(place / inner) for place in places if (place / inner).exists()), sys.executable)
+
+
+class Host:
+    """A running ComfyUI on a port of this machine."""
+
+    def __init__(self, port: int, process: subprocess.Popen, log: Path, input_folder: Path, comfy: Path):
+        self.port, self.process, self.log, self.input, self.comfy = port, process, log, input_folder, comfy
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """GET, or POST of JSON; the answer's JSON, that of a refusal (400) included."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+            text = error.read()
+        return json.loads(text) if text else None
+
+    def tail(self) -> str:
+        """The last lines of the host's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def wait_until_ready(self) -> None:
+        """Raise GraphError where the host ends or stays silent instead of answering."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise GraphError(f"ComfyUI ended while it started; its last words were:\n{self.tail()}")
+            try:
+                self.ask("/system_stats")
+                return
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.3)
+        raise GraphError(f"ComfyUI did not answer within {START_SECONDS} s; its last words were:\n{self.tail()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _has_gpu(python: str) -> bool:
+    """Whether the host's torch sees an accelerator; without one the host needs to be told."""
+    code = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+@contextmanager
+def running(comfy: Path, output: Path) -> Iterator[Host]:
+    """A ComfyUI with this pack, in a base folder of its own, ended when the ``with`` ends.
+
+    The user's models are seen through a link; nothing else of the installation is touched,
+    no other pack is loaded, and the host writes into ``output`` itself.
+    """
+    python = find_python(comfy)
+    with tempfile.TemporaryDirectory(prefix="steadyedit-", ignore_cleanup_errors=True) as folder:
+        base = Path(folder)
+        for name in ("custom_nodes", "input", "temp", "user", "web"):
+            (base / name).mkdir()
+        (base / "custom_nodes" / "steadyedit").symlink_to(PACK, target_is_directory=True)
+        if (comfy / "models").is_dir():
+            (base / "models").symlink_to(comfy / "models", target_is_directory=True)
+        # A page of its own: headless, the host need not have its frontend installed.
+        (base / "web" / "index.html").write_text("<title>SteadyEdit</title>")
+        port = _free_port()
+        command = [
+            python, str(comfy / "main.py"), "--port", str(port), "--disable-auto-launch", "--disable-api-nodes",
+            "--base-directory", str(base), "--output-directory", str(output.absolute()),
+            "--front-end-root", str(base / "web"), "--database-url", "sqlite:///:memory:",
+        ]  # fmt: skip
+        if not _has_gpu(python):
+            command.append("--cpu")
+        log = base / "host.log"
+        clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        with open(log, "w", encoding="utf-8") as sink:
+            process = subprocess.Popen(command, cwd=comfy, env=clean, stdout=sink, stderr=subprocess.STDOUT)
+            try:
+                host = Host(port, process, log, base / "input", comfy)
+                host.wait_until_ready()
+                yield host
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

@@ -1,0 +1,180 @@
+"""Stand-ins for the host's core nodes that the toy graphs use, with the same ids and inputs."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from .. import backends
+from .folders import current
+from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
+from .video_values import Video, VideoComponents
+
+SAMPLERS = ("euler", "ddim")
+
+
+def schema(node_id: str, inputs: dict[str, str | tuple[str, dict]], outputs: str = "", saves: bool = False) -> Schema:
+    """Inputs by id, each a type or (type, settings); outputs as types with spaces between."""
+    pairs = {id: (kind, {}) if isinstance(kind, str) else kind for id, kind in inputs.items()}
+    made = [Input(kind, id, **settings) for id, (kind, settings) in pairs.items()]
+    return Schema(node_id, made, [Output(kind) for kind in outputs.split()], is_output_node=saves)
+
+
+class CLIPTextEncode(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("CLIPTextEncode", {"text": "STRING", "clip": "CLIP"}, "CONDITIONING")
+
+    @classmethod
+    def execute(cls, text, clip):
+        return NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text)))
+
+
+class VAEEncode(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("VAEEncode", {"pixels": "IMAGE", "vae": "VAE"}, "LATENT")
+
+    @classmethod
+    def execute(cls, pixels, vae):
+        return NodeOutput({"samples": vae.encode(pixels)})
+
+
+class VAEDecode(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("VAEDecode", {"samples": "LATENT", "vae": "VAE"}, "IMAGE")
+
+    @classmethod
+    def execute(cls, samples, vae):
+        return NodeOutput(vae.decode(samples["samples"]))
+
+
+class KSamplerSelect(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("KSamplerSelect", {"sampler_name": ("COMBO", {"options": SAMPLERS})}, "SAMPLER")
+
+    @classmethod
+    def execute(cls, sampler_name):
+        # Both names are DDIM: Euler in sigma space.
+        return NodeOutput(sampler_name)
+
+
+class SamplerCustom(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = {
+            "model": "MODEL", "add_noise": "BOOLEAN", "noise_seed": ("INT", {"min": 0, "max": 2**64 - 1}),
+            "cfg": ("FLOAT", {"min": 0.0, "max": 100.0}), "positive": "CONDITIONING", "negative": "CONDITIONING",
+            "sampler": "SAMPLER", "sigmas": "SIGMAS", "latent_image": "LATENT",
+        }  # fmt: skip
+        return schema("SamplerCustom", inputs, "LATENT LATENT")
+
+    @classmethod
+    def execute(cls, model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent_image):
+        backend, samples = backends.of(model), latent_image["samples"]
+        if not torch.isfinite(samples).all():
+            raise ValueError("latent_image: it holds NaN or infinite values.")
+        if add_noise:
+            noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(noise_seed))
+            samples = samples + backend.from_model_space(model, noise * sigmas[0])
+        progress = backend.progress(len(sigmas) - 1, "sampling")
+        out = {**latent_image, "samples": backend.sample(model, positive, negative, cfg, samples, sigmas, progress)}
+        return NodeOutput(out, out)
+
+
+class LoadVideo(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("LoadVideo", {"file": "STRING"}, "VIDEO")
+
+    @classmethod
+    def execute(cls, file):
+        return NodeOutput(Video(path=current().find(file)))
+
+
+class GetVideoComponents(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("GetVideoComponents", {"video": "VIDEO"}, "IMAGE AUDIO FLOAT")
+
+    @classmethod
+    def execute(cls, video):
+        parts = video.get_components()
+        return NodeOutput(parts.images, parts.audio, float(parts.frame_rate))
+
+
+class CreateVideo(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = {
+            "images": "IMAGE", "fps": ("FLOAT", {"min": 1.0, "max": 120.0}), "audio": ("AUDIO", {"optional": True}),
+            "bit_depth": ("INT", {"optional": True, "min": 8, "max": 10}),
+        }  # fmt: skip
+        return schema("CreateVideo", inputs, "VIDEO")
+
+    @classmethod
+    def execute(cls, images, fps, audio=None, bit_depth=8):
+        return NodeOutput(Video(VideoComponents(images, Fraction(fps).limit_denominator(1001), audio)))
+
+
+class SaveVideo(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = {
+            "video": "VIDEO", "filename_prefix": "STRING", "format": ("COMBO", {"options": ("auto", "mp4")}),
+            "codec": ("COMBO", {"options": ("auto", "h264"), "optional": True}),
+        }  # fmt: skip
+        return schema("SaveVideo", inputs, "VIDEO", saves=True)
+
+    @classmethod
+    def execute(cls, video, filename_prefix, format, codec="auto"):
+        video.save_to(current().free_path(filename_prefix, ".mp4"))
+        return NodeOutput(video)
+
+
+class SaveImage(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("SaveImage", {"images": "IMAGE", "filename_prefix": "STRING"}, saves=True)
+
+    @classmethod
+    def execute(cls, images, filename_prefix="preview"):
+        for image in images:
+            pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+            Image.fromarray(np.ascontiguousarray(pixels)).save(current().free_path(filename_prefix, ".png"))
+        return NodeOutput()
+
+
+class PreviewImage(SaveImage):
+    @classmethod
+    def define_schema(cls):
+        return schema("PreviewImage", {"images": "IMAGE"}, saves=True)
+
+
+class LossGraphNode(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("LossGraphNode", {"loss": "LOSS_MAP", "filename_prefix": "STRING"}, saves=True)
+
+    @classmethod
+    def execute(cls, loss, filename_prefix):
+        values = [float(value) for value in loss["loss"]]
+        low, span = min(values), (max(values) - min(values)) or 1.0
+        picture = Image.new("RGB", (840, 520), "white")
+        draw = ImageDraw.Draw(picture)
+        points = [(40 + 790 * i / max(len(values) - 1, 1), 480 - 460 * (v - low) / span) for i, v in enumerate(values)]
+        draw.line([(40, 10), (40, 480), (830, 480)], fill="black", width=2)
+        draw.line(points * 2 if len(points) == 1 else points, fill="blue", width=2)
+        draw.text((44, 490), f"loss {max(values):.4g} down to {low:.4g} in {len(values)} steps", fill="black")
+        picture.save(current().free_path(filename_prefix, ".png"))
+        return NodeOutput()
+
+
+NODES = {node.__name__: node for node in (
+    CLIPTextEncode, VAEEncode, VAEDecode, KSamplerSelect, SamplerCustom, LoadVideo, GetVideoComponents, CreateVideo,
+    SaveVideo, SaveImage, PreviewImage, LossGraphNode)}

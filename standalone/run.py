@@ -1,0 +1,50 @@
+"""A graph on the diffusers backend, without a host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import folders, host_api
+from .executor import execute
+from .graph import Graph
+
+
+@dataclass
+class StandaloneRun:
+    """Files written, seconds by node id, and every node's results."""
+
+    saved: list[Path] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    results: dict[str, tuple] = field(default_factory=dict)
+
+
+def known_nodes() -> dict[str, type]:
+    """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
+    with host_api.installed():
+        from ..nodes import SteadyEditExtension
+        from .core_nodes import NODES
+
+        own = asyncio.run(SteadyEditExtension().get_node_list())
+        return {**NODES, **{node.GET_SCHEMA().node_id: node for node in own}}
+
+
+def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], None] | None = None) -> StandaloneRun:
+    """Run a graph here.
+
+    Args:
+        graph: API format.
+        output: folder that saving nodes write into; files that the graph names are looked
+            for in the working folder.
+        report: called with id and seconds after every node.
+
+    Raises:
+        GraphError: the graph does not fit, or a node refused its inputs; one sentence.
+    """
+    nodes = known_nodes()
+    place = folders.Folders(input=Path.cwd(), output=output)
+    with host_api.installed(), folders.using(place):
+        run = execute(graph, nodes, report)
+    return StandaloneRun(place.saved, run.seconds, run.results)
