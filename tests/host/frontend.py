@@ -1,0 +1,189 @@
+"""Drive the host's real frontend in headless Chromium: load a graph, lay it out, save it, photograph it.
+
+As a command it writes the UI form of a graph (``workflows/NAME.json``) from its API form
+(``workflows/api/NAME.json``), on a running ComfyUI that has this pack:
+
+    python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
+
+The layout follows the API form: nodes of one ``_meta.group`` stand under each other in the order of the file, groups
+side by side; ``workflows/api/NAME.md``, where it is there, becomes the note at the left. Needs ``pip install
+playwright`` and a Chromium (CHROMIUM, else the one on PATH); no browser is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+READY = "() => window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
+
+# Titles are drawn above a node's position, so a column leaves that much before each node.
+LAY_OUT = """
+({ groups, note }) => {
+  const TITLE = 30, GAP = 26, PAD = 24, WIDTH = 300, TEXT = [360, 130];
+  let x = 0;
+  if (note) {
+    const node = LiteGraph.createNode('MarkdownNote');
+    app.graph.add(node);
+    node.pos = [x, TITLE];
+    node.size = [420, 400];
+    node.widgets[0].value = note;
+    x += 420 + 60;
+  }
+  for (const [title, ids] of groups) {
+    const nodes = ids.map((id) => app.graph.getNodeById(id));
+    const isText = (n) => n.widgets?.some((w) => w.type === 'customtext');
+    const width = Math.max(...nodes.map((n) => (isText(n) ? TEXT[0] : Math.max(WIDTH, n.computeSize()[0]))));
+    let y = TITLE;
+    for (const node of nodes) {
+      const linked = node.inputs.find((i) => i.name === 'text')?.link != null;
+      node.pos = [x + PAD, y + TITLE + PAD];
+      node.size = [width, isText(node) && !linked ? TEXT[1] : Math.max(node.computeSize()[1], 40)];
+      y += node.size[1] + TITLE + GAP;
+    }
+    const group = new LiteGraph.LGraphGroup(title);
+    app.graph.add(group);
+    group.pos = [x, 0];
+    group.size = [width + 2 * PAD, y + PAD + TITLE];
+    x += width + 2 * PAD + 50;
+  }
+  for (const node of app.graph.nodes)
+    for (const widget of node.widgets ?? [])
+      // A graph that is shipped gives the same result every time it is queued.
+      if (widget.name === 'control_after_generate') widget.value = 'fixed';
+}
+"""
+
+SHOW_ALL = """
+() => {
+  const boxes = [...app.graph.nodes, ...app.graph.groups].map((n) => n.getBounding?.() ?? [...n.pos, ...n.size]);
+  const left = Math.min(...boxes.map((b) => b[0])), right = Math.max(...boxes.map((b) => b[0] + b[2]));
+  const top = Math.min(...boxes.map((b) => b[1])), bottom = Math.max(...boxes.map((b) => b[1] + b[3]));
+  const view = app.canvas.canvas.getBoundingClientRect();
+  const scale = Math.min((view.width - 140) / (right - left), (view.height - 160) / (bottom - top), 1);
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [100 / scale - left, 90 / scale - top];
+  app.canvas.setDirty(true, true);
+}
+"""
+
+
+def chromium() -> str | None:
+    """The browser to drive: CHROMIUM, else one on PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@contextmanager
+def page(url: str, width: int = 2400, height: int = 1200) -> Iterator[Any]:
+    """An open page of the frontend at ``url``, every node type registered.
+
+    Raises:
+        RuntimeError: there is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    browser_path = chromium()
+    if browser_path is None:
+        raise RuntimeError("No Chromium was found: install it, or name it by CHROMIUM.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+        try:
+            opened = browser.new_page(viewport={"width": width, "height": height})
+            opened.goto(url)
+            opened.wait_for_function(READY, timeout=180_000)
+            # The frontend goes on setting up after its node types are there, and then opens a default graph.
+            opened.wait_for_timeout(3000)
+            yield opened
+        finally:
+            browser.close()
+
+
+def saved(opened: Any) -> dict[str, Any]:
+    """The graph on the canvas, as the frontend's Save writes it."""
+    return json.loads(opened.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+
+def missing(opened: Any) -> list[str]:
+    """Types of the nodes on the canvas that this host does not have."""
+    return opened.evaluate(
+        "() => app.graph.nodes.map((n) => n.type).filter((type) => !(type in LiteGraph.registered_node_types))"
+    )
+
+
+def load_ui(opened: Any, graph: dict[str, Any]) -> None:
+    """Put a UI form on the canvas, as Open does."""
+    opened.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
+    opened.wait_for_timeout(1000)
+
+
+def exported(opened: Any) -> dict[str, Any]:
+    """What the frontend would queue for the graph on the canvas: its API form."""
+    return opened.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def load_api(opened: Any, api: dict[str, Any], note: str = "") -> None:
+    """Put an API form on the canvas and lay it out by its groups."""
+    groups: dict[str, list[int]] = {}
+    for key, node in api.items():
+        groups.setdefault(node["_meta"].get("group", "Graph"), []).append(int(key))
+    opened.evaluate("async (api) => { await app.loadApiJson(api, 'graph') }", api)
+    opened.wait_for_timeout(1000)
+    opened.evaluate(LAY_OUT, {"groups": list(groups.items()), "note": note})
+
+
+def picture(opened: Any, path: Path) -> None:
+    """Photograph the whole graph."""
+    opened.evaluate(SHOW_ALL)
+    opened.wait_for_timeout(1500)
+    opened.screenshot(path=str(path))
+
+
+def write_ui(opened: Any, name: str) -> Path:
+    """Write ``workflows/NAME.json`` from ``workflows/api/NAME.json``.
+
+    Raises:
+        RuntimeError: the host does not have every node of the graph.
+    """
+    note = WORKFLOWS / "api" / f"{name}.md"
+    load_api(
+        opened,
+        json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")),
+        note.read_text(encoding="utf-8") if note.exists() else "",
+    )
+    if unknown := missing(opened):
+        raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
+    path = WORKFLOWS / f"{name}.json"
+    path.write_text(json.dumps(saved(opened), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a graph of workflows/api/, without .json")
+    parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with this pack")
+    parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
+    args = parser.parse_args()
+    with page(args.url) as opened:
+        for name in args.names:
+            print(write_ui(opened, name))
+        if args.picture:
+            picture(opened, args.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What users and the registry are given: metadata, requirements, help pages and workflows agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from test_house_imports import every_import, sources
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings it where Python has none
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+API_FORMS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
+
+NEVER_REQUIRED = {"torch", "torchvision", "torchaudio", "xformers", "triton"}
+ONLY_EXTRAS = {"segment-anything", "groundingdino-py", "groundingdino"}
+# Where a distribution is not imported under its own name.
+MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
+# Asked of the host or, outside of it, of `make`; imported only by the module named beside it.
+NOT_OURS_TO_REQUIRE = {"torch", "triton"}
+
+
+@lru_cache
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements() -> list[str]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [re.split(r"[<>=~!;\[ ]", line)[0].lower() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@lru_cache
+def node_ids() -> tuple[str, ...]:
+    """Every ``node_id="..."`` in nodes/."""
+    found = []
+    for path in sources():
+        if path.relative_to(ROOT).parts[0] == "nodes":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.keyword) and node.arg == "node_id" and isinstance(node.value, ast.Constant):
+                    found.append(node.value.value)
+    return tuple(sorted(found))
+
+
+def load(*steps: str) -> dict:
+    return json.loads(ROOT.joinpath("workflows", *steps).read_text(encoding="utf-8"))
+
+
+def test_torch_is_never_required():
+    """A requirement on torch makes pip replace the host's build."""
+    extras = [name for group in project()["project"]["optional-dependencies"].values() for name in group]
+    assert not NEVER_REQUIRED & set(requirements())
+    assert not NEVER_REQUIRED & {re.split(r"[<>=~!;\[ ]", name)[0].lower() for name in extras}
+    assert not ONLY_EXTRAS & set(requirements())
+
+
+def test_requirements_are_what_the_pack_imports():
+    """Both ways: nothing is imported that is not asked for, and nothing is asked for that is not imported."""
+    asked = {MODULE.get(name, name.replace("-", "_")) for name in requirements()}
+    from test_house_imports import HOST
+
+    outside = {found.name for found in every_import() if not found.inside} - set(sys.stdlib_module_names) - HOST
+    assert outside - NOT_OURS_TO_REQUIRE == asked
+
+
+def test_registry_metadata():
+    meta, comfy = project()["project"], project()["tool"]["comfy"]
+    assert "comfyui" not in meta["name"].lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", meta["version"])
+    assert meta["license"] == "Apache-2.0" and "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert comfy["PublisherId"] and comfy["DisplayName"] and comfy["requires-comfyui"].startswith(">=")
+    assert (ROOT / comfy["Icon"]).is_file()
+
+
+def test_the_version_is_the_changelogs_newest():
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == project()["project"]["version"]
+
+
+def test_every_folder_with_code_is_a_package():
+    """Setup finds packages by their ``__init__.py``: a folder without one would be missing in the wheel."""
+    folders = {path.parent for path in sources() if path.parent != ROOT}
+    assert not [str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_node_ids_carry_the_prefix_and_are_unique():
+    assert node_ids() and len(set(node_ids())) == len(node_ids())
+    assert all(re.fullmatch(r"SteadyEdit[A-Z]\w*", name) for name in node_ids())
+
+
+def test_every_node_has_a_help_page_and_a_row_in_the_readme():
+    pages = sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md"))
+    assert pages == list(node_ids())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in node_ids() if f"`{name}`" not in readme]
+
+
+def test_every_workflow_has_both_forms():
+    assert WORKFLOWS and WORKFLOWS == API_FORMS
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_has_a_thumbnail(name):
+    thumbnail = (ROOT / "workflows" / f"{name}.jpg").read_bytes()
+    assert thumbnail[:3] == b"\xff\xd8\xff" and len(thumbnail) < 200_000
+
+
+@pytest.mark.parametrize("name", API_FORMS)
+def test_a_workflow_uses_nodes_that_exist(name):
+    ours = {node["class_type"] for node in load("api", f"{name}.json").values() if "SteadyEdit" in node["class_type"]}
+    assert ours and ours <= set(node_ids())
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_both_forms_of_a_workflow_are_the_same_graph(name):
+    """Nodes, links and widget values. Save with ``python tests/host/frontend.py`` when this fails."""
+    graph, api = load(f"{name}.json"), load("api", f"{name}.json")
+    notes = {"Note", "MarkdownNote"}
+    nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] not in notes}
+    assert {key: node["type"] for key, node in nodes.items()} == {key: node["class_type"] for key, node in api.items()}
+    assert {key: node["title"] for key, node in nodes.items()} == {
+        key: node["_meta"]["title"] for key, node in api.items()
+    }
+
+    links = {
+        (str(target), nodes[str(target)]["inputs"][slot]["name"]): [str(origin), output]
+        for _, origin, output, target, slot, _ in graph["links"]
+    }
+    inputs = {(key, field): value for key, node in api.items() for field, value in node["inputs"].items()}
+    assert links == {place: value for place, value in inputs.items() if isinstance(value, list)}
+
+    shown = {
+        (key, field): value
+        for key, node in nodes.items()
+        for field, value in node.get("widgets_values_named", {}).items()
+        # What only the frontend has, and widgets that a link overrides.
+        if field not in {"upload", "control_after_generate"} and (key, field) not in links
+    }
+    set_here = {place: value for place, value in inputs.items() if not isinstance(value, list)}
+    assert {place: shown.get(place) for place in set_here} == set_here
+    # Newer hosts give core nodes more widgets than older ones know; ours must be listed in full.
+    assert not [(key, field) for key, field in set(shown) - set(set_here) if "SteadyEdit" in nodes[key]["type"]]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_shipped_graph_repeats_itself(name):
+    widgets = [node.get("widgets_values_named", {}) for node in load(f"{name}.json")["nodes"]]
+    assert {values.get("control_after_generate", "fixed") for values in widgets} == {"fixed"}
