@@ -1,0 +1,47 @@
+"""The value that reading a video gives and writing one takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The host's AUDIO: {"waveform": float32 [1, channels, samples] in -1..1, "sample_rate": int}.
+Audio = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """Frames at a constant rate, with the sound that belongs to them.
+
+    Args:
+        frames: float32 [F, H, W, 3] in 0..1, sRGB values as they are shown.
+        fps: frames per second, exact.
+        audio: the sound from the first frame's start to the last frame's end, or None.
+    """
+
+    frames: Tensor
+    fps: Fraction
+    audio: Audio | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the frames last."""
+        return float(len(self.frames) / self.fps)
+
+
+def as_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as the fraction that was meant: 29.97003 becomes 30000/1001.
+
+    Raises:
+        ValueError: not a positive finite number.
+    """
+    if not 0 < fps < float("inf"):  # NaN fails too
+        raise ValueError(f"fps: a rate above 0 is needed, but got {fps}.")
+    exact = Fraction(fps)
+    common = exact.limit_denominator(1001)
+    # Over an hour the rounding may not move the sound by a hundredth of a second.
+    return common if abs(common / exact - 1) < 2e-6 else exact.limit_denominator(100_000)

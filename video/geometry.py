@@ -1,0 +1,122 @@
+"""From a decoded frame to the pixels that are shown: alpha, pixel aspect, rotation, size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+FITS = ("crop", "stretch", "pad")
+Size = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How frames of one shape become frames of another; widths and heights as shown.
+
+    The picture is scaled to ``scaled`` and laid on a canvas of ``canvas`` so that the
+    centres meet: what sticks out is cropped, what is missing shows the background.
+    """
+
+    scaled: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+def plan(width: int, height: int, size: Size = None, fit: str = "crop", multiple: int = 1) -> Plan:
+    """Decide the size of the result.
+
+    Args:
+        width, height: the picture as shown (rotated, with square pixels).
+        size: None keeps the size; an int is the length of the shorter side, the other
+            follows; (width, height) is exactly that.
+        fit: where proportions differ, ``crop`` covers the size and cuts from the centre,
+            ``stretch`` distorts, ``pad`` shows all of the picture on the background.
+        multiple: sides that follow from the picture are cropped down to a multiple of
+            this (a VAE needs 8): at most ``multiple - 1`` pixels go, nothing is resampled.
+
+    Raises:
+        ValueError: unknown fit, a size below 1, or a picture smaller than one multiple.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit: expected one of {', '.join(FITS)}, but got {fit!r}.")
+    if size is None or isinstance(size, int):
+        if size is not None and size < 1:
+            raise ValueError(f"size: at least 1 pixel is needed, but got {size}.")
+        ratio = Fraction(1) if size is None else Fraction(size, min(width, height))
+        scaled = round(width * ratio), round(height * ratio)
+        canvas = scaled[0] // multiple * multiple, scaled[1] // multiple * multiple
+        if 0 in canvas:
+            raise ValueError(f"size: {scaled[0]}x{scaled[1]} is smaller than the least side, {multiple} pixels.")
+        return Plan(scaled, canvas)
+    if min(size) < 1:
+        raise ValueError(f"size: at least 1x1 pixel is needed, but got {size[0]}x{size[1]}.")
+    if fit == "stretch":
+        return Plan(size, size)
+    ratios = Fraction(size[0], width), Fraction(size[1], height)
+    ratio = max(ratios) if fit == "crop" else min(ratios)
+    return Plan((max(1, round(width * ratio)), max(1, round(height * ratio))), size)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """(transpose, flip rows, flip columns) by the file's display matrix.
+
+    The matrix maps stored (x, y) to shown (a x + c y, b x + d y), 16.16 fixed point. Phones
+    write quarter turns and mirrors; any other angle is shown as stored.
+    """
+    for item in frame.side_data:
+        if item.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
+            a, b, _, c, d = np.frombuffer(bytes(item), np.int32)[:5].tolist()
+            if a == d == 0 and b and c:
+                return True, b < 0, c < 0
+            if b == c == 0 and a and d:
+                return False, d < 0, a < 0
+    return False, False, False
+
+
+def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Width and height on screen: square pixels, rotated."""
+    width = round(frame.width * pixel_aspect) if pixel_aspect else frame.width
+    return (frame.height, width) if orientation(frame)[0] else (width, frame.height)
+
+
+def pixels(frame: av.VideoFrame, plan: Plan, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> np.ndarray:
+    """The frame as shown, uint8 [H, W, 3].
+
+    Args:
+        background: RGB in 0..1 behind transparent pixels and in the bars of ``pad``.
+    """
+    transpose, flip_rows, flip_columns = orientation(frame)
+    if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
+        frame = _composite(frame, background)
+    width, height = reversed(plan.scaled) if transpose else plan.scaled
+    shrinks = width * height < frame.width * frame.height
+    image = frame.reformat(
+        width=width, height=height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
+    ).to_ndarray()
+    if transpose:
+        image = image.transpose(1, 0, 2)
+    image = image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+    return _centred(image, plan.canvas, background)
+
+
+def _composite(frame: av.VideoFrame, background: tuple[float, float, float]) -> av.VideoFrame:
+    rgba = frame.to_ndarray(format="rgba").astype(np.float32)
+    alpha = rgba[..., 3:] / 255
+    blended = rgba[..., :3] * alpha + np.asarray(background, np.float32) * 255 * (1 - alpha)
+    return av.VideoFrame.from_ndarray(np.rint(blended).astype(np.uint8), format="rgb24")
+
+
+def _centred(image: np.ndarray, canvas: tuple[int, int], background: tuple[float, float, float]) -> np.ndarray:
+    for axis, target in ((0, canvas[1]), (1, canvas[0])):
+        spare = image.shape[axis] - target
+        if spare > 0:
+            image = image.take(range(spare // 2, spare // 2 + target), axis=axis)
+    if image.shape[:2] != (canvas[1], canvas[0]):
+        colour = np.rint(np.asarray(background) * 255).astype(np.uint8)
+        whole = np.broadcast_to(colour, (canvas[1], canvas[0], 3)).copy()
+        top, left = ((canvas[1] - image.shape[0]) // 2, (canvas[0] - image.shape[1]) // 2)
+        whole[top : top + image.shape[0], left : left + image.shape[1]] = image
+        return whole
+    return np.ascontiguousarray(image)
