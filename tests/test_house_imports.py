@@ -50,7 +50,7 @@ INNER = {
 OUTER = {
     "kernels": {"torch"},
     "diffusion": {"torch", "numpy", "tqdm"},
-    "methods": {"torch", "numpy", "safetensors"},
+    "methods": {"torch", "numpy", "safetensors", "PIL"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from collections.abc import Iterable, Mapping
@@ -83,7 +84,11 @@ class DiffusersBackend:
         known = _fingerprints.get(model.unet)
         if known is None or known[0] != state:
             known = _fingerprints[model.unet] = (state, fingerprint.of_tensors(weights))
-        return known[1]
+        if not model.query_deltas:
+            return known[1]
+        # What is tuned on a tuned model belongs to that one, not to the model below it.
+        shifts = (fingerprint.of_tensors([delta]) for _, delta in sorted(model.query_deltas.items()))
+        return hashlib.sha256(" ".join([known[1], *shifts]).encode()).hexdigest()
 
     def schedule(self, model: DiffusersModel) -> DiscreteSchedule:
         return model.schedule

@@ -150,4 +150,5 @@ def build_stam(
         config={**options, "seed": seed},
         modules=modules,
         sites=frozenset(site.path for site in sites),
+        queries=("attn2.to_q",),
     )

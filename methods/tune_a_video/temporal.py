@@ -56,4 +56,5 @@ def build_temporal_attention(sites: Iterable[BlockSite], *, seed: int = 0) -> At
         config={"seed": seed},
         modules=modules,
         sites=frozenset(site.path for site in sites),
+        queries=("attn2.to_q",),
     )

@@ -1,0 +1,116 @@
+"""A U-Net of a few thousand parameters whose transformer blocks bear LDM names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, gelu, interpolate, linear, scaled_dot_product_attention
+
+from ...diffusion.schedule import DiscreteSchedule
+from ...methods.attachment import Attachment, FrameLayout
+
+PATHS = (
+    "input_blocks.1.1.transformer_blocks.0",
+    "input_blocks.4.1.transformer_blocks.0",
+    "middle_block.1.transformer_blocks.0",
+    "output_blocks.3.1.transformer_blocks.0",
+)
+CHANNELS, HEADS, CONTEXT = 16, 2, 12
+
+
+class DoubleAttention(nn.Module):
+    """Attention with diffusers' and LDM's names of its projections."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(CHANNELS, CHANNELS, bias=False)
+        self.to_k = nn.Linear(context, CHANNELS, bias=False)
+        self.to_v = nn.Linear(context, CHANNELS, bias=False)
+        self.to_out = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, z: Tensor, context: Tensor, mix, delta: Tensor | None) -> Tensor:
+        """``mix(q, k, v) -> out`` replaces softmax(QK^T)V; ``delta`` is added to W_q."""
+        weight = self.to_q.weight if delta is None else self.to_q.weight + delta.to(z.dtype)
+        q, k, v = linear(z, weight), self.to_k(context), self.to_v(context)
+        if mix is not None:
+            return self.to_out(mix(q, k, v))
+        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
+        return self.to_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class DoubleBlock(nn.Module):
+    """Norm, self-attention, norm, cross-attention, norm, feed-forward, then what is attached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(CHANNELS) for _ in range(3))
+        self.attn1, self.attn2 = DoubleAttention(CHANNELS), DoubleAttention(CONTEXT)
+        self.ff = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, feature_map: Tensor, context: Tensor, path: str, attached: Attached, frames: int) -> Tensor:
+        batch, _, height, width = feature_map.shape
+        layout = FrameLayout(batch // frames, frames, height, width)
+        z = feature_map.flatten(2).transpose(1, 2)
+        here = [a for a in attached.attachments if path in a.sites]
+        mixing = next((a.mixing for a in here if a.mixing is not None), None)
+        mix = None if mixing is None else lambda q, k, v: mixing(q, k, v, HEADS, layout)
+        normed = self.norm1(z)
+        z = z + self.attn1(normed, normed, mix, attached.deltas.get(f"{path}.attn1.to_q.weight"))
+        z = z + self.attn2(self.norm2(z), context, None, attached.deltas.get(f"{path}.attn2.to_q.weight"))
+        z = z + gelu(self.ff(self.norm3(z)))
+        for attachment in here:
+            if attachment.modules is not None:
+                z = attachment.modules[path.replace(".", "/")](z, layout)
+        return z.transpose(1, 2).reshape(feature_map.shape)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What one call of the U-Net carries: nothing is ever patched into its modules."""
+
+    attachments: tuple[Attachment, ...] = ()
+    deltas: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class DoubleUNet(nn.Module):
+    """Two resolutions down, a middle, one up; predicts noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({path.replace(".", "/"): DoubleBlock() for path in PATHS})
+        self.conv_in = nn.Conv2d(4, CHANNELS, 3, padding=1)
+        self.conv_out = nn.Conv2d(CHANNELS, 4, 3, padding=1)
+        self.time = nn.Linear(2, CHANNELS)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, attached: Attached, frames: int) -> Tensor:
+        """Args: x [branches * frames, 4, h, w]; timestep [] or [batch]; context [batch, tokens, CONTEXT]."""
+        angle = timestep.to(x).reshape(-1, 1) / 100
+        time = self.time(torch.cat([angle.sin(), angle.cos()], -1))[:, :, None, None]
+
+        def block(index: int, feature_map: Tensor) -> Tensor:
+            path = PATHS[index]
+            return self.blocks[path.replace(".", "/")](feature_map, context, path, attached, frames)
+
+        fine = block(0, self.conv_in(x) + time)
+        coarse = block(2, block(1, avg_pool2d(fine, 2, ceil_mode=True)))
+        return self.conv_out(block(3, fine + interpolate(coarse, size=fine.shape[-2:])))
+
+
+@dataclass(frozen=True, eq=False)
+class DoubleModel:
+    """The MODEL value of the double. Clones share the U-Net."""
+
+    unet: DoubleUNet
+    attached: Attached = Attached()
+    schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule.scaled_linear)
+    latent_scale: float = 0.18215
+
+
+def double_model(seed: int = 0) -> DoubleModel:
+    """A frozen double with weights from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DoubleModel(DoubleUNet().requires_grad_(False).eval())
