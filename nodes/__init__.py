@@ -1,0 +1,23 @@
+"""The nodes, one file per stage: a schema, the unpacking of its inputs, one call. No maths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def node_list() -> list[type]:
+    """All node classes, in the order of the pipeline. Needs ``comfy_api`` (the host's, or a stand-in)."""
+    from . import attach, inversion, toy, tuning, video, weights
+
+    return [node for module in (toy, video, attach, tuning, weights, inversion) for node in module.NODES]
+
+
+def extension() -> Any:
+    """The host's view of this pack."""
+    from comfy_api.latest import ComfyExtension
+
+    class SteadyEditExtension(ComfyExtension):
+        async def get_node_list(self) -> list[type]:
+            return node_list()
+
+    return SteadyEditExtension()

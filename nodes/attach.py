@@ -1,0 +1,111 @@
+"""Attach a method to a MODEL. Untuned, each of these changes what its name says and no weight of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "SteadyEdit/attach"
+
+
+def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
+    """A clone of the MODEL with one method more."""
+    import torch
+
+    from .. import backends
+    from ..methods import registry
+
+    backend = backends.of(model)
+    # New weights must be ordinary tensors: those of inference mode can never be trained.
+    with torch.inference_mode(False):
+        return io.NodeOutput(backend.attach(model, registry.build(method, backend.sites(model), config)))
+
+
+def model_input() -> io.Model.Input:
+    return io.Model.Input("model", tooltip="A Stable Diffusion 1.x or 2.x model (U-Net). It is not changed.")
+
+
+def model_output() -> io.Model.Output:
+    return io.Model.Output(display_name="model", tooltip="The model with the method attached; chain more nodes to it.")
+
+
+class STAM(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditSTAM",
+            display_name="STAM: temporal attention (EI2)",
+            category=CATEGORY,
+            description="EI2's shift-restricted temporal attention after every transformer block. It starts as the "
+            "identity: tune it on the clip with One-Shot Tune.",
+            inputs=[model_input()],
+            outputs=[model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        return attached(model, "stam")
+
+
+class FFAM(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditFFAM",
+            display_name="FFAM: fine-coarse frame attention (EI2)",
+            category=CATEGORY,
+            description="Self-attention in which every frame also sees a coarse version of all other frames. "
+            "Works untuned; One-Shot Tune adapts its queries to the clip.",
+            inputs=[
+                model_input(),
+                io.Int.Input("ratio", default=2, min=1, max=16, tooltip="How many tokens a side of the other frames "
+                             "are averaged into one. 1 is full attention over the clip; the paper uses 2 or 4."),
+                io.Combo.Input("blocks", options=["all", "down", "middle", "up"], default="all",
+                               tooltip="Which blocks of the U-Net get it. The paper: all."),
+            ],
+            outputs=[model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model, ratio, blocks) -> io.NodeOutput:
+        return attached(model, "ffam", ratio=ratio, blocks=blocks)
+
+
+class SparseCausal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditSparseCausal",
+            display_name="Sparse-causal attention (Tune-A-Video)",
+            category=CATEGORY,
+            description="Self-attention in which every frame sees the first and the previous frame: Tune-A-Video's "
+            "rival to FFAM. Attach one of the two.",
+            inputs=[model_input()],
+            outputs=[model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        return attached(model, "sparse-causal")
+
+
+class TemporalAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditTemporalAttention",
+            display_name="Temporal attention (Tune-A-Video)",
+            category=CATEGORY,
+            description="Plain attention over frames after every transformer block: Tune-A-Video's rival to STAM. "
+            "It starts as the identity: tune it on the clip with One-Shot Tune.",
+            inputs=[model_input()],
+            outputs=[model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        return attached(model, "temporal-attention")
+
+
+NODES = [STAM, FFAM, SparseCausal, TemporalAttention]

@@ -1,0 +1,63 @@
+"""Bad input, told before long work begins: one sentence that names the input, what it is, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backends.protocol import Backend
+
+
+def clip_latent(latent: dict[str, Any]) -> Tensor:
+    """The samples [frames, channels, height, width] of a LATENT that is a clip.
+
+    Raises:
+        ValueError: another shape, no frames, or values that are not finite.
+    """
+    from ..methods.tuning import check_samples
+
+    samples = latent["samples"]
+    check_samples(samples)
+    return samples
+
+
+def conditions_fit(name: str, conditioning: list, frames: int) -> None:
+    """Raise ValueError unless every entry holds one prompt, or one a frame."""
+    if not conditioning:
+        raise ValueError(f"{name}: is empty; connect a CLIPTextEncode.")
+    for embedding, _ in conditioning:
+        if embedding.shape[0] not in (1, frames):
+            raise ValueError(f"{name}: holds {embedding.shape[0]} prompts, but the latent has {frames} frames; "
+                             f"give one prompt for all of them or {frames}.")
+
+
+def ratio_fits(backend: Backend, model: Any, samples: Tensor) -> None:
+    """Raise ValueError where an attached ratio is larger than the clip's feature map."""
+    from ..methods.ei2.ffam import check_ratio
+
+    check_ratio(backend.attachments(model), *samples.shape[-2:])
+
+
+def multiple_of_8(name: str, size: int) -> None:
+    """Raise ValueError unless a side in pixels divides by 8, as the VAE needs."""
+    if size % 8:
+        raise ValueError(f"{name}: {size} pixels do not divide by 8; use {size // 8 * 8 or 8} or {size // 8 * 8 + 8}.")
+
+
+@contextmanager
+def memory_told(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
+    """Turn the host's out-of-memory errors into one sentence.
+
+    Raises:
+        MemoryError: memory ran out inside the ``with``.
+    """
+    try:
+        yield
+    except backend.out_of_memory() as error:
+        frames, _, height, width = samples.shape
+        raise MemoryError(f"latent: memory ran out while {work} {frames} frames of {width * 8}x{height * 8}; "
+                          "use fewer frames or a smaller size.") from error

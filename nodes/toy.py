@@ -1,0 +1,81 @@
+"""The toy world as nodes: small trained models, and clips whose true edit is known."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .checks import multiple_of_8
+
+CATEGORY = "SteadyEdit/toy world"
+SPLITS = ["train", "validation", "test", "demo"]
+
+
+class ToyModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyModel",
+            display_name="Toy Model",
+            category=CATEGORY,
+            description="A small Stable-Diffusion-1-shaped model of moving shapes, trained by this pack and shipped "
+            "with it. Nothing is downloaded. It works with all core nodes.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="U-Net; made for 128x128 pixels."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder of the toy world's captions."),
+                io.Vae.Output(display_name="vae", tooltip="Autoencoder, 8 pixels a latent cell."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
+
+        return io.NodeOutput(*backends.current().load_toy())
+
+
+class ToyClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyClip",
+            display_name="Toy Clip",
+            category=CATEGORY,
+            description="Renders a clip of moving shapes with its caption, an edit of it, and the true answer to that "
+            "edit. The same settings give the same clip everywhere.",
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which clip."),
+                io.Int.Input("frames", default=8, min=1, max=256, tooltip="Number of frames."),
+                io.Int.Input("size", default=128, min=32, max=1024, step=8,
+                             tooltip="Side in pixels, a multiple of 8. The toy model was trained at 128."),
+                io.Combo.Input("edit", options=["colour", "shape", "texture", "background", "style"], default="colour",
+                               tooltip="What the edit changes."),
+                io.Combo.Input("split", options=SPLITS, default="demo",
+                               tooltip="Clips of different splits never coincide; the models saw only train."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames."),
+                io.String.Output(display_name="caption", tooltip="What the clip shows."),
+                io.String.Output(display_name="edit_prompt", tooltip="What it should show after the edit."),
+                io.Mask.Output(display_name="mask", tooltip="Where the main object is visible."),
+                io.Image.Output(display_name="truth", tooltip="The rendered true answer to the edit."),
+                io.Float.Output(display_name="fps", tooltip="Frames a second."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, seed, frames, size, edit, split) -> io.NodeOutput:
+        from ..toyworld import apply_edit, edits_of, render, sample_scene
+
+        multiple_of_8("size", size)
+        scene = sample_scene(seed, split, frames=frames, size=size)
+        edits = [candidate for candidate in edits_of(scene) if candidate.kind == edit]
+        if not edits:
+            raise ValueError(f"edit: clip {seed} of {split} has no {edit} to edit; choose another edit or seed.")
+        # By the seed, so that neighbouring clips do not all turn the same colour.
+        answer = render(apply_edit(scene, edits[seed % len(edits)]))
+        clip = render(scene)
+        return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0)
+
+
+NODES = [ToyModel, ToyClip]

@@ -1,0 +1,61 @@
+"""Tune what is attached to a MODEL on one clip."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .checks import clip_latent, conditions_fit, ratio_fits
+
+Weights = io.Custom("STEADYEDIT_WEIGHTS")
+
+
+class OneShotTune(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditOneShotTune",
+            display_name="One-Shot Tune",
+            category="SteadyEdit/tune",
+            description="Trains the attached methods on this one clip, with the loss and a sample as preview. The model "
+            "that comes in is not changed and never copied. Cancelled, it goes on from its last checkpoint next time; "
+            "the same clip, model and recipe is found again and not trained twice.",
+            inputs=[
+                io.Model.Input("model", tooltip="A model with STAM, FFAM or Tune-A-Video's attentions attached."),
+                io.Latent.Input("latent", tooltip="The clip, all frames as one batch (VAE Encode of its images)."),
+                io.Conditioning.Input("conditioning", tooltip="What the clip shows. One prompt, or one a frame."),
+                io.Int.Input("steps", default=500, min=1, max=100000,
+                             tooltip="Training steps. The papers use 500; the toy model needs about 100."),
+                io.Float.Input("learning_rate", default=3e-5, min=1e-8, max=1.0, step=1e-6, round=False,
+                               tooltip="AdamW's learning rate. The papers use 3e-5."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of timesteps and noise."),
+                io.Boolean.Input("tune_queries", default=True, tooltip="Also train the query projections of self- and "
+                                 "cross-attention, as both papers do."),
+                io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and continue an "
+                                 "interrupted one. Off: train anew and keep nothing on disk."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The tuned model: sample the edit with it."),
+                Weights.Output(display_name="weights", tooltip="The tuned weights, for Save Tuned Weights."),
+                io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, conditioning, steps, learning_rate, seed, tune_queries, reuse) -> io.NodeOutput:
+        from .. import backends
+        from ..methods.tuning import TuneRecipe, tune
+
+        backend = backends.of(model)
+        backend.schedule(model)
+        samples = clip_latent(latent)
+        conditions_fit("conditioning", conditioning, len(samples))
+        ratio_fits(backend, model, samples)
+        if not backend.attachments(model):
+            raise ValueError("model: has nothing attached to tune; put STAM and FFAM (or Tune-A-Video's pair) before it.")
+        recipe = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=tune_queries)
+        cache = backend.weights_folder() / "cache" if reuse else None
+        tuned = tune(backend, model, samples, conditioning, recipe, cache=cache)
+        return io.NodeOutput(tuned.model, tuned.weights, tuned.loss_map)
+
+
+NODES = [OneShotTune]

@@ -1,0 +1,80 @@
+"""Frames of a video, ready for a VAE, with sound and rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .checks import multiple_of_8
+
+FITS = ["crop", "pad", "stretch", "keep shape"]
+
+
+def file_of(video: Any) -> Any | None:
+    """Path or buffer of a VIDEO that lies in a file; None for one that was made in this graph."""
+    # A made VIDEO would encode itself to answer: slow, and not the frames that it holds.
+    if type(video).__name__ == "VideoFromComponents":
+        return None
+    try:
+        return video.get_stream_source()
+    except ValueError:
+        return None
+
+
+class LoadFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditLoadFrames",
+            display_name="Load Frames",
+            category="SteadyEdit/video",
+            description="A range of frames of a video at a size that the VAE takes, decoding no more than that range. "
+            "Rotation, transparency and variable frame rates are taken care of.",
+            inputs=[
+                io.Video.Input("video", tooltip="From the core Load Video."),
+                io.Int.Input("start", default=0, min=0, max=10**9, tooltip="First frame."),
+                io.Int.Input("count", default=8, min=0, max=10**6, tooltip="Number of frames; 0 for all."),
+                io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="Take every so many-th frame."),
+                io.Int.Input("size", default=512, min=0, max=8192, step=8,
+                             tooltip="Side in pixels, a multiple of 8 (papers: 512, toy model: 128). 0 keeps the video's "
+                             "own size, cropped to multiples of 8."),
+                io.Combo.Input("fit", options=FITS, default="crop", optional=True,
+                               tooltip="How other proportions become a square: cut the sides, add bars, distort; or "
+                               "keep the shape, with size as the shorter side."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames."),
+                io.Audio.Output(display_name="audio", tooltip="The sound of that range; nothing if there is none."),
+                io.Float.Output(display_name="fps", tooltip="Frames a second of these frames."),
+                io.String.Output(display_name="info", tooltip="What was read, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video, start, count, stride, size, fit="crop") -> io.NodeOutput:
+        from .. import backends
+        from ..video.probe import probe
+        from ..video.read import read_clip
+        from ..video.select import select_frames
+
+        multiple_of_8("size", size)
+        square = (size, size) if size and fit != "keep shape" else (size or None)
+        options = {"size": square, "fit": fit if fit != "keep shape" else "crop", "multiple": 8}
+        source = file_of(video)
+        if source is None:
+            parts = video.get_components()
+            clip = select_frames(parts.images, parts.frame_rate, parts.audio, start, count, stride, **options)
+        else:
+            trimmed = getattr(video, "get_active_trim_window", None)
+            total = count or -(-probe(source).frames // stride)
+            progress = backends.current().progress(total, "reading frames")
+            clip = read_clip(source, start, count, stride, window=trimmed() if trimmed else (0.0, 0.0),
+                             progress=progress.update, **options)
+        frames, height, width, _ = clip.frames.shape
+        sound = "with sound" if clip.audio else "no sound"
+        info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"
+        return io.NodeOutput(clip.frames, clip.audio, float(clip.fps), info)
+
+
+NODES = [LoadFrames]

@@ -1,0 +1,113 @@
+"""Tuned weights to and from files in the host's models folder ``steadyedit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from .tuning import Weights
+
+CATEGORY = "SteadyEdit/tune"
+
+
+def weight_files() -> list[str]:
+    """Names of the files in the folder, without the cache of running tunings."""
+    from .. import backends
+
+    folder = backends.current().weights_folder()
+    names = (path.relative_to(folder) for path in folder.rglob("*.safetensors"))
+    return sorted(name.as_posix() for name in names if name.parts[0] != "cache")
+
+
+def inside(folder: Path, name: str, label: str) -> Path:
+    """``folder / name``. Raises ValueError where it leaves the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{label}: '{name}' leaves the folder of tuned weights; use a name inside it.")
+    return path
+
+
+def free_path(folder: Path, prefix: str) -> Path:
+    """The first unused ``<prefix>_00001.safetensors`` and so on."""
+    stem = inside(folder, prefix, "filename_prefix")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := stem.with_name(f"{stem.name}_{number:05}.safetensors")).exists():
+        number += 1
+    return path
+
+
+class SaveTuned(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditSaveTuned",
+            display_name="Save Tuned Weights",
+            category=CATEGORY,
+            description="Writes tuned weights into models/steadyedit, with the method, the base model's hash and the "
+            "recipe inside. The file is written as a whole or not at all.",
+            inputs=[
+                Weights.Input("weights", tooltip="From One-Shot Tune or Load Tuned Weights."),
+                io.String.Input("filename_prefix", default="tuned", tooltip="Name of the file; a number is added."),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, weights, filename_prefix) -> io.NodeOutput:
+        from comfy_api.latest import ui
+
+        from .. import backends
+        from ..methods.tuning import save_tuned
+
+        folder = backends.current().weights_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = free_path(folder, filename_prefix)
+        save_tuned(path, weights)
+        return io.NodeOutput(ui=ui.PreviewText(path.relative_to(folder.resolve()).as_posix()))
+
+
+class LoadTuned(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditLoadTuned",
+            display_name="Load Tuned Weights",
+            category=CATEGORY,
+            description="Attaches the methods of a file from models/steadyedit and its tuned weights. Edit a clip many "
+            "times without tuning again. LoRA loaders go after this node.",
+            inputs=[
+                io.Model.Input("model", tooltip="The base model that the weights were tuned on."),
+                io.Combo.Input("name", options=weight_files(), tooltip="A file in models/steadyedit."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The tuned model."),
+                Weights.Output(display_name="weights", tooltip="The weights of the file."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: Any = None, name: str = "") -> Any:
+        from .. import backends
+
+        path = inside(backends.current().weights_folder(), name, "name")
+        return (name, path.stat().st_mtime_ns) if path.exists() else name
+
+    @classmethod
+    def execute(cls, model, name) -> io.NodeOutput:
+        import torch
+
+        from .. import backends
+        from ..methods.tuning import apply_tuned, load_tuned
+
+        backend = backends.of(model)
+        # The weights may be trained further, which tensors of inference mode never can.
+        with torch.inference_mode(False):
+            weights = load_tuned(inside(backend.weights_folder(), name, "name"))
+            return io.NodeOutput(apply_tuned(backend, model, weights), weights)
+
+
+NODES = [SaveTuned, LoadTuned]
