@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from .checks import multiple_of_8
 
 FITS = ["crop", "pad", "stretch", "keep shape"]
-
-
-def file_of(video: Any) -> Any | None:
-    """Path or buffer of a VIDEO that lies in a file; None for one that was made in this graph."""
-    # A made VIDEO would encode itself to answer: slow, and not the frames that it holds.
-    if type(video).__name__ == "VideoFromComponents":
-        return None
-    try:
-        return video.get_stream_source()
-    except ValueError:
-        return None
+COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "gray": (0.5, 0.5, 0.5)}
 
 
 class LoadFrames(io.ComfyNode):
@@ -37,11 +25,13 @@ class LoadFrames(io.ComfyNode):
                 io.Int.Input("count", default=8, min=0, max=10**6, tooltip="Number of frames; 0 for all."),
                 io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="Take every so many-th frame."),
                 io.Int.Input("size", default=512, min=0, max=8192, step=8,
-                             tooltip="Side in pixels, a multiple of 8 (papers: 512, toy model: 128). 0 keeps the video's "
-                             "own size, cropped to multiples of 8."),
+                             tooltip="Side in pixels, a multiple of 8 (papers: 512, toy model: 128). 0 keeps the "
+                             "video's own size, cropped to multiples of 8."),
                 io.Combo.Input("fit", options=FITS, default="crop", optional=True,
                                tooltip="How other proportions become a square: cut the sides, add bars, distort; or "
                                "keep the shape, with size as the shorter side."),
+                io.Combo.Input("background", options=list(COLOURS), default="black", optional=True,
+                               tooltip="What transparent pixels and the bars of 'pad' show."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames."),
@@ -52,25 +42,21 @@ class LoadFrames(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video, start, count, stride, size, fit="crop") -> io.NodeOutput:
+    def execute(cls, video, start, count, stride, size, fit="crop", background="black") -> io.NodeOutput:
         from .. import backends
-        from ..video.probe import probe
-        from ..video.read import read_clip
-        from ..video.select import select_frames
+        from ..video.frames_of import frames_of
 
         multiple_of_8("size", size)
         square = (size, size) if size and fit != "keep shape" else (size or None)
-        options = {"size": square, "fit": fit if fit != "keep shape" else "crop", "multiple": 8}
-        source = file_of(video)
-        if source is None:
-            parts = video.get_components()
-            clip = select_frames(parts.images, parts.frame_rate, parts.audio, start, count, stride, **options)
-        else:
-            trimmed = getattr(video, "get_active_trim_window", None)
-            total = count or -(-probe(source).frames // stride)
-            progress = backends.current().progress(total, "reading frames")
-            clip = read_clip(source, start, count, stride, window=trimmed() if trimmed else (0.0, 0.0),
-                             progress=progress.update, **options)
+        shown = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            shown = shown or backends.current().progress(total, "reading frames")
+            shown.update(done)
+
+        clip = frames_of(video, start, count, stride, square, fit="crop" if fit == "keep shape" else fit, multiple=8,
+                         background=COLOURS[background], progress=progress)
         frames, height, width, _ = clip.frames.shape
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"

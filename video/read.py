@@ -36,7 +36,7 @@ def read_clip(
     multiple: int = 1,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     window: tuple[float, float] = (0.0, 0.0),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> VideoClip:
     """Decode frames ``start``, ``start + stride``, ... and the sound of that range.
 
@@ -52,7 +52,7 @@ def read_clip(
         background: RGB in 0..1 behind transparent pixels and around padded frames.
         window: (begin, length) in seconds of the part that counts as the clip; length 0
             means to the end.
-        progress: called with the number of frames read so far; may raise to cancel.
+        progress: called with the frames read so far and expected; may raise to cancel.
 
     Raises:
         FileNotFoundError: no such file.
@@ -61,17 +61,19 @@ def read_clip(
         MemoryError: the frames would not fit into memory.
     """
     info = probe(source)
+    check_range(start, count, stride)
+    expected = -(-max(1, info.frames - start) // stride)
+    expected = min(count or expected, expected)
     frames = []
     images = iter_frames(
         source, start, count, stride, size, fit=fit, multiple=multiple, background=background, window=window, info=info
     )
     for image in images:
         if not frames:
-            expected = -(-max(1, info.frames - start) // stride)
-            _check_memory(info.name, image.size * min(count or expected, expected))
+            _check_memory(info.name, image.size * expected)
         frames.append(image)
         if progress is not None:
-            progress(len(frames))
+            progress(len(frames), max(len(frames), expected))
     fps = info.fps / stride
     begin = info.begin + Fraction(window[0]).limit_denominator(10**6) + start / info.fps
     audio = read_audio(source, begin, begin + len(frames) / fps) if info.audio else None
@@ -92,9 +94,7 @@ def iter_frames(
     info: VideoInfo | None = None,
 ) -> Iterator[np.ndarray]:
     """The frames of ``read_clip`` one by one, uint8 [H, W, 3], for clips of any length."""
-    for label, value, least in (("start", start, 0), ("count", count, 0), ("stride", stride, 1)):
-        if value < least:
-            raise ValueError(f"{label}: at least {least} is needed, but got {value}.")
+    check_range(start, count, stride)
     info = info or probe(source)
     origin = info.begin + Fraction(window[0]).limit_denominator(10**6)
     limit = origin + Fraction(window[1]).limit_denominator(10**6) if window[1] else None
@@ -121,6 +121,13 @@ def iter_frames(
     if not given:
         frames = round(((limit or end) - origin) * info.fps)
         raise ValueError(f"{info.name}: start {start} is past the end; the clip has {frames} frames.")
+
+
+def check_range(start: int, count: int, stride: int) -> None:
+    """Raises ValueError, naming the setting, where a range makes no sense."""
+    for label, value, least in (("start", start, 0), ("count", count, 0), ("stride", stride, 1)):
+        if value < least:
+            raise ValueError(f"{label}: at least {least} is needed, but got {value}.")
 
 
 def _intervals(source: Source, info: VideoInfo, moment: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:

@@ -1,0 +1,111 @@
+"""Frames of a host's VIDEO value, whether it lies in a file or in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .clip import VideoClip, as_rate
+from .geometry import Size, plan
+from .read import check_range, read_clip
+
+
+def frames_of(
+    video: Any,
+    start: int = 0,
+    count: int = 0,
+    stride: int = 1,
+    size: Size = None,
+    *,
+    fit: str = "crop",
+    multiple: int = 1,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    progress: Callable[[int, int], None] | None = None,
+) -> VideoClip:
+    """``read.read_clip`` for a VIDEO object.
+
+    A VIDEO in a file (``get_stream_source``) is read from there, by its trim window if it has
+    one, so that frames outside the range never reach memory. One that was made of tensors is
+    sliced as it is: asked for a stream, the host would encode it first.
+
+    Raises:
+        TypeError: not a VIDEO.
+        FileNotFoundError, ValueError, MemoryError: see ``read.read_clip``.
+    """
+    if not hasattr(video, "get_components"):
+        raise TypeError(f"video: expected a VIDEO, but got {type(video).__name__}.")
+    source = _source(video)
+    if source is None:
+        return _from_tensors(video.get_components(), start, count, stride, size, fit, multiple, background)
+    window = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+    return read_clip(
+        source, start, count, stride, size,
+        fit=fit, multiple=multiple, background=background, window=window, progress=progress,
+    )  # fmt: skip
+
+
+def _source(video: Any) -> str | io.BytesIO | None:
+    # A class that inherits the host's default stream would encode its tensors for us.
+    if "get_stream_source" not in vars(type(video)):
+        return None
+    try:
+        return video.get_stream_source()
+    except ValueError:  # standalone's VIDEO says so where it is in no file
+        return None
+
+
+def _from_tensors(
+    parts: Any, start: int, count: int, stride: int, size: Size, fit: str, multiple: int, background: tuple
+) -> VideoClip:
+    check_range(start, count, stride)
+    total = len(parts.images)
+    if total == 0:
+        raise ValueError("video: the clip has zero frames.")
+    if start >= total:
+        raise ValueError(f"video: start {start} is past the end; the clip has {total} frames.")
+    frames = parts.images[start::stride][: count or None]
+    frames = _over(frames, getattr(parts, "alpha", None), start, stride, background)
+    fps = as_rate(parts.frame_rate) / stride
+    return VideoClip(_fitted(frames, size, fit, multiple, background), fps, _cut(parts, start, len(frames) / fps))
+
+
+def _over(frames: Tensor, alpha: Tensor | None, start: int, stride: int, background: tuple) -> Tensor:
+    """RGBA pictures, or RGB with a separate alpha, over the background."""
+    if frames.shape[-1] == 4:
+        frames, opaque = frames[..., :3], frames[..., 3:]
+    elif alpha is not None and len(alpha):
+        opaque = alpha[start::stride][: len(frames)].reshape(*frames.shape[:-1], 1)
+    else:
+        return frames.float()
+    return frames * opaque + frames.new_tensor(background) * (1 - opaque)
+
+
+def _fitted(frames: Tensor, size: Size, fit: str, multiple: int, background: tuple) -> Tensor:
+    layout = plan(frames.shape[2], frames.shape[1], size, fit, multiple)
+    (width, height), (canvas_width, canvas_height) = layout.scaled, layout.canvas
+    if (height, width) != tuple(frames.shape[1:3]):
+        frames = torch.nn.functional.interpolate(
+            frames.movedim(-1, 1), (height, width), mode="bicubic", antialias=True
+        ).movedim(1, -1).clamp(0, 1)  # fmt: skip
+    top, left = max(0, height - canvas_height) // 2, max(0, width - canvas_width) // 2
+    frames = frames[:, top : top + canvas_height, left : left + canvas_width]
+    if tuple(frames.shape[1:3]) == (canvas_height, canvas_width):
+        return frames.contiguous()
+    whole = frames.new_tensor(background).expand(len(frames), canvas_height, canvas_width, 3).clone()
+    top, left = (canvas_height - frames.shape[1]) // 2, (canvas_width - frames.shape[2]) // 2
+    whole[:, top : top + frames.shape[1], left : left + frames.shape[2]] = frames
+    return whole
+
+
+def _cut(parts: Any, start: int, seconds: Fraction) -> dict | None:
+    if not parts.audio:
+        return None
+    rate = int(parts.audio["sample_rate"])
+    first = round(start / Fraction(parts.frame_rate) * rate)
+    waveform = parts.audio["waveform"][..., first : first + round(seconds * rate)]
+    return {"waveform": waveform, "sample_rate": rate} if waveform.shape[-1] else None
