@@ -32,7 +32,7 @@ def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 class Classifier(nn.Module):
     """[B,3,64,64] in [-1,1] -> dict head -> logits [B, classes]."""
 
-    def __init__(self, channels: tuple[int, ...] = (24, 48, 64, 96)):
+    def __init__(self, channels: tuple[int, ...] = (24, 48, 64, 80)):
         super().__init__()
         layers, inputs = [], 3
         for width in channels:
