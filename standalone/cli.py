@@ -13,7 +13,7 @@ from .graph import GraphError, put_video, read_graph, set_input, title_of
 
 def parser() -> argparse.ArgumentParser:
     """Commands and their options. Heavy imports wait until a command runs."""
-    top = argparse.ArgumentParser(prog="python -m steadyedit", description="Consistent video editing, from the command line.")
+    top = argparse.ArgumentParser(prog="python -m steadyedit", description="Consistent video editing by command.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an API-format graph without the editor")
@@ -86,7 +86,7 @@ def bench(options: argparse.Namespace) -> int:
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
     if options.name not in names:
         raise GraphError(f"bench: there is no '{options.name}'; there are {', '.join(names)}.")
-    module = importlib.import_module(f"...benchmarks.{options.name}", __name__)
+    module = importlib.import_module(f"..benchmarks.{options.name}", __package__)
     methods = options.methods.split(",") if options.methods else None
     module.main(clips=options.clips, methods=methods, json_path=options.json)
     return 0

@@ -126,5 +126,5 @@ def run_in_comfy(graph: Graph, comfy: Path, output: Path, set_inputs: list[tuple
                     raise GraphError(refusal(graph, answer))
                 follow(graph, answer["prompt_id"], connection)
         except ConnectionError as error:
-            raise GraphError(f"ComfyUI went away in the middle ({error}); its last words were:\n{host.tail()}") from error
+            raise GraphError(f"ComfyUI went away ({error}); its last words were:\n{host.tail()}") from error
         return saved_files(host.ask(f"/history/{answer['prompt_id']}").get(answer["prompt_id"], {}), output)

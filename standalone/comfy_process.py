@@ -55,7 +55,8 @@ class Host:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """GET, or POST of JSON; the answer's JSON, that of a refusal (400) included."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"Content-Type": "application/json"})
+        address = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 text = answer.read()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from .. import backends
+from ..video.clip import as_rate
 from .folders import current
 from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 from .video_values import Video, VideoComponents
@@ -119,7 +118,7 @@ class CreateVideo(ComfyNode):
 
     @classmethod
     def execute(cls, images, fps, audio=None, bit_depth=8):
-        return NodeOutput(Video(VideoComponents(images, Fraction(fps).limit_denominator(1001), audio)))
+        return NodeOutput(Video(VideoComponents(images, as_rate(fps), audio)))
 
 
 class SaveVideo(ComfyNode):

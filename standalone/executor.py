@@ -52,7 +52,8 @@ def order_of(graph: Graph, nodes: Mapping[str, type]) -> list[str]:
         for name, value in graph[key]["inputs"].items():
             if is_link(value):
                 if value[0] not in graph:
-                    raise GraphError(f"{label(graph, key)}: input '{name}' is linked to node {value[0]}, which is not there.")
+                    raise GraphError(f"{label(graph, key)}: input '{name}' is linked to node {value[0]}, "
+                                     "which is not there.")
                 visit(value[0])
         above.remove(key)
         order.append(key)
@@ -90,8 +91,10 @@ def check_value(where: str, wanted: Any, value: Any) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and wanted.io_type != "BOOLEAN"):
         raise GraphError(f"{where} takes a value of type {wanted.io_type}, but has {value!r}.")
     low, high = wanted.settings.get("min"), wanted.settings.get("max")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise GraphError(f"{where} is {value}; it takes {low if low is not None else 'any'} to {high if high is not None else 'any'}.")
+    if low is not None and value < low:
+        raise GraphError(f"{where} is {value}; it takes {low} or more.")
+    if high is not None and value > high:
+        raise GraphError(f"{where} is {value}; it takes {high} or less.")
 
 
 def check(graph: Graph, order: list[str], nodes: Mapping[str, type]) -> None:

@@ -107,26 +107,12 @@ class Shown:
         self.values, self.settings = values, settings
 
 
-class Hidden(str, Enum):
-    unique_id = "UNIQUE_ID"
-    prompt = "PROMPT"
-    extra_pnginfo = "EXTRA_PNGINFO"
-
-
-class FolderType(str, Enum):
-    input = "input"
-    output = "output"
-    temp = "temp"
-
-
 def _modules() -> dict[str, ModuleType]:
     io = ModuleType("comfy_api.latest.io")
     io.__dict__.update({attribute: io_type(name) for attribute, name in TYPES.items()})
-    io.__dict__.update(Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=io_type, Hidden=Hidden,
-                       FolderType=FolderType, AnyType=io_type("*"), Input=Input, Output=Output)
+    io.__dict__.update(Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=io_type)
     ui = ModuleType("comfy_api.latest.ui")
-    ui.__dict__.update({name: Shown for name in (
-        "PreviewImage", "PreviewMask", "PreviewVideo", "PreviewText", "SavedImages", "SavedResult")})
+    ui.__dict__.update(PreviewImage=Shown, PreviewText=Shown)
     latest = ModuleType("comfy_api.latest")
     latest.__dict__.update(io=io, ui=ui, ComfyExtension=ComfyExtension)
     package = ModuleType("comfy_api")

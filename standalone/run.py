@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,10 @@ class StandaloneRun:
 def known_nodes() -> dict[str, type]:
     """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
     with host_api.installed():
-        from ..nodes import SteadyEditExtension
+        from ..nodes import node_list
         from .core_nodes import NODES
 
-        own = asyncio.run(SteadyEditExtension().get_node_list())
-        return {**NODES, **{node.GET_SCHEMA().node_id: node for node in own}}
+        return {**NODES, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
 
 
 def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], None] | None = None) -> StandaloneRun:

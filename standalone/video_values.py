@@ -7,8 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..video import read_clip, write_clip
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,6 +28,8 @@ class Video:
 
     def get_components(self) -> VideoComponents:
         if self._components is None:
+            from ..video.read import read_clip
+
             clip = read_clip(self._path)
             self._components = VideoComponents(clip.frames, clip.fps, clip.audio)
         return self._components
@@ -46,5 +46,7 @@ class Video:
 
     def save_to(self, path: Path) -> None:
         """Write the file at once or not at all."""
+        from ..video.write import write_clip
+
         components = self.get_components()
         write_clip(path, components.images, components.frame_rate, audio=components.audio)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,7 +17,9 @@ from ...diffusion.sampling import sample_euler
 from .. import fingerprint
 from .denoiser import Denoiser
 from .model import DiffusersModel
+from .parts import Autoencoder, TextEncoder
 from .paths import locate
+from .toy import load_toy_models
 from .training import opened
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ...diffusion.schedule import DiscreteSchedule
     from ...methods.attachment import Attachment, BlockSite
     from ..protocol import Progress, TrainingView
-
-_fingerprints: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class TerminalProgress:
@@ -78,17 +77,13 @@ class DiffusersBackend:
         return replace(model, query_deltas=total)
 
     def fingerprint(self, model: DiffusersModel) -> str:
-        weights = list(model.unet.state_dict().values())
-        # Hashing a full-size U-Net takes seconds; the versions notice a change in place.
-        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
-        known = _fingerprints.get(model.unet)
-        if known is None or known[0] != state:
-            known = _fingerprints[model.unet] = (state, fingerprint.of_tensors(weights))
+        # Anew at every call: a change through ``.data`` shows in no version counter.
+        base = fingerprint.of_tensors(model.unet.state_dict().values())
         if not model.query_deltas:
-            return known[1]
+            return base
         # What is tuned on a tuned model belongs to that one, not to the model below it.
         shifts = (fingerprint.of_tensors([delta]) for _, delta in sorted(model.query_deltas.items()))
-        return hashlib.sha256(" ".join([known[1], *shifts]).encode()).hexdigest()
+        return hashlib.sha256(" ".join([base, *shifts]).encode()).hexdigest()
 
     def schedule(self, model: DiffusersModel) -> DiscreteSchedule:
         return model.schedule
@@ -123,6 +118,9 @@ class DiffusersBackend:
 
     def progress(self, total: int, label: str) -> Progress:
         return TerminalProgress(total, label)
+
+    def load_toy(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
+        return load_toy_models()
 
     def weights_folder(self) -> Path:
         """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""

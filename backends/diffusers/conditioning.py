@@ -26,5 +26,6 @@ def text_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tenso
         raise ValueError(f"{name}: expected one condition, but got {len(conditioning)}; this host combines none.")
     text = conditioning[0][0]
     if text.shape[0] not in (1, frames):
-        raise ValueError(f"{name}: holds {text.shape[0]} texts, but the clip has {frames} frames (give one, or one a frame).")
+        raise ValueError(f"{name}: holds {text.shape[0]} texts, but the clip has {frames} frames; "
+                         f"give one for all of them or {frames}.")
     return text.expand(frames, -1, -1)

@@ -51,7 +51,7 @@ class Autoencoder:
         top, left = (side % 8 // 2 for side in pixels.shape[1:3])
         height, width = (side // 8 * 8 for side in pixels.shape[1:3])
         if not height or not width:
-            raise ValueError(f"pixels: {pixels.shape[2]}x{pixels.shape[1]} is smaller than the 8x8 pixels of one latent cell.")
+            raise ValueError(f"pixels: {pixels.shape[2]}x{pixels.shape[1]} is smaller than one latent cell (8x8).")
         inner = pixels[:, top : top + height, left : left + width, :3]
         return torch.cat([self._encode(part) for part in inner.split(CHUNK)])
 
