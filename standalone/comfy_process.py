@@ -97,11 +97,12 @@ def _has_gpu(python: str) -> bool:
 
 
 @contextmanager
-def running(comfy: Path, output: Path) -> Iterator[Host]:
+def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
     """A ComfyUI with this pack, in a base folder of its own, ended when the ``with`` ends.
 
     The user's models are seen through a link; nothing else of the installation is touched,
-    no other pack is loaded, and the host writes into ``output`` itself.
+    no other pack is loaded, and the host writes into ``output`` itself. ``editor``: serve the
+    host's own frontend, which must be installed then.
     """
     python = find_python(comfy)
     with tempfile.TemporaryDirectory(prefix="steadyedit-", ignore_cleanup_errors=True) as folder:
@@ -111,14 +112,16 @@ def running(comfy: Path, output: Path) -> Iterator[Host]:
         (base / "custom_nodes" / "steadyedit").symlink_to(PACK, target_is_directory=True)
         if (comfy / "models").is_dir():
             (base / "models").symlink_to(comfy / "models", target_is_directory=True)
-        # A page of its own: headless, the host need not have its frontend installed.
         (base / "web" / "index.html").write_text("<title>SteadyEdit</title>")
         port = _free_port()
         command = [
             python, str(comfy / "main.py"), "--port", str(port), "--disable-auto-launch", "--disable-api-nodes",
             "--base-directory", str(base), "--output-directory", str(output.absolute()),
-            "--front-end-root", str(base / "web"), "--database-url", "sqlite:///:memory:",
+            "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
+        if not editor:
+            # A page of its own: headless, the host need not have its frontend installed.
+            command += ["--front-end-root", str(base / "web")]
         if not _has_gpu(python):
             command.append("--cpu")
         log = base / "host.log"

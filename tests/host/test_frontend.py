@@ -1,0 +1,59 @@
+"""The shipped graphs in the host's own editor, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+
+import frontend
+import pytest
+from steadyedit.standalone.comfy_process import running
+
+pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
+if frontend.chromium() is None:
+    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
+
+GRAPHS = sorted(path.stem for path in frontend.WORKFLOWS.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def started(host, tmp_path_factory):
+    with running(host, tmp_path_factory.mktemp("output"), editor=True) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def editor(started):
+    with frontend.page(f"http://127.0.0.1:{started.port}") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_opens_with_no_missing_node_and_queues_as_its_api_form(editor, name):
+    read = lambda *steps: json.loads(frontend.WORKFLOWS.joinpath(*steps).read_text(encoding="utf-8"))  # noqa: E731
+    frontend.load_ui(editor, read(f"{name}.json"))
+    assert frontend.missing(editor) == []
+    queued, api = frontend.exported(editor), read("api", f"{name}.json")
+    assert {key: node["class_type"] for key, node in queued.items()} == {
+        key: node["class_type"] for key, node in api.items()
+    }
+    for key, node in api.items():
+        # Newer hosts give core nodes more widgets than the graph names.
+        assert {field: queued[key]["inputs"].get(field) for field in node["inputs"]} == node["inputs"], node["_meta"]
+
+
+def test_the_template_browser_lists_every_graph_with_a_thumbnail(started, editor):
+    """The list that the browser shows, and the files that it then asks for."""
+    (listed,) = started.ask("/workflow_templates").values()
+    assert sorted(listed) == GRAPHS
+    pack = next(iter(started.ask("/workflow_templates")))
+    for name in GRAPHS:
+        kind = editor.evaluate(
+            "async (url) => { const r = await fetch(url); return [r.status, r.headers.get('content-type')] }",
+            f"/api/workflow_templates/{pack}/{name}.jpg",
+        )
+        assert kind == [200, "image/jpeg"]
+
+
+def test_a_nodes_help_page_is_served(started, editor):
+    status = editor.evaluate("async () => (await fetch('/extensions/steadyedit/docs/SteadyEditSTAM.md')).status")
+    assert status == 200
