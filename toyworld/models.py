@@ -18,7 +18,7 @@ VOCAB_SIZE = 802
 BOS, EOS = 800, 801
 
 VAE_CONFIG = dict(
-    in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=(32, 64, 64, 64),
+    in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=(32, 32, 64, 64),
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     norm_num_groups=8, sample_size=128, scaling_factor=0.18215,
 )
