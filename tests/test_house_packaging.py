@@ -53,9 +53,9 @@ def node_ids() -> tuple[str, ...]:
 
 def looked_up() -> set[str]:
     """Packages whose files are used without an import: ``find_spec("...")``."""
-    calls = (node for path in sources() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    named = (n.args[0] for n in calls if isinstance(n, ast.Call) and n.args and ast.unparse(n.func).endswith("find_spec"))
-    return {name.value for name in named if isinstance(name, ast.Constant)}
+    nodes = (node for path in sources() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    calls = (node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("find_spec"))
+    return {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
 
 
 def load(*steps: str) -> dict:
