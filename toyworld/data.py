@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .render import render_still
+from .rendering import render_still
 from .scene import Scene, sample_scene
 
 CACHE = Path(__file__).parent / ".cache"

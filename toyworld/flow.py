@@ -18,7 +18,7 @@ MARGIN = 2.0
 
 def distances(scene: Scene, frame: int, x: Array, y: Array) -> list[Array]:
     """Signed distance to each object, in pixels."""
-    from .render import to_local
+    from .rendering import to_local
 
     unit = min(scene.height, scene.width)
     result = []
@@ -41,7 +41,7 @@ def owner(scene: Scene, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
 
 def carry(thing: Thing, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
     """Where points that ride on `thing` at `frame` are one frame later."""
-    from .render import to_local
+    from .rendering import to_local
 
     u, v, _ = to_local(thing, frame, x, y)
     cx, cy, radius, angle = thing.pose(frame + 1)
@@ -51,7 +51,7 @@ def carry(thing: Thing, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
 
 def forward_flow(scene: Scene) -> tuple[Array, Array]:
     """Flow [F-1,H,W,2] float32 in pixels (x, y) and its validity [F-1,H,W] bool."""
-    from .render import world_grid
+    from .rendering import world_grid
 
     x, y = world_grid(scene)
     unit = min(scene.height, scene.width)

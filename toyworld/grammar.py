@@ -34,7 +34,7 @@ BACKGROUNDS: dict[str, str] = {
     "pink": "in front of a pink wall",
     "brick": "in front of a brick wall",
 }
-PHOTOS: dict[str, str] = {  # name -> (file of scikit-image, in render.py); phrase here
+PHOTOS: dict[str, str] = {  # name -> (file of scikit-image, in backgrounds.py); phrase here
     "cat": "in front of a photo of a cat",
     "coffee": "in front of a photo of coffee",
     "astronaut": "in front of a photo of an astronaut",

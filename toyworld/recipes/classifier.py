@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import models
 from ..classifier import HEADS, crop_resize
 from ..data import stills
-from ..render import render_frame
+from ..rendering import render_frame
 from ..scene import sample_scene
 from ..training import Run, add_bars, publish
 
@@ -93,7 +93,7 @@ def measure(model, count: int = 1000, boxes: bool = False) -> dict:
     return {f"accuracy_{name}{'_boxed' if boxes else ''}": round(sum(v) / len(v), 4) for name, v in right.items()}
 
 
-def train(steps: int = 5000, batch: int = 48, peak: float = 2e-3, count: int = 26000) -> None:
+def train(steps: int = 3500, batch: int = 32, peak: float = 2e-3, count: int = 26000) -> None:
     """Train and publish."""
     torch.manual_seed(SEED)
     model = models.build_classifier()

@@ -1,0 +1,46 @@
+"""`python -m steadyedit toyworld measure`: trained models against their bars, on held-out data; recorded in sidecars."""
+
+from __future__ import annotations
+
+from . import models
+from .training import add_bars
+
+
+def measure_vae() -> dict:
+    from .recipes.vae import measure
+
+    return measure(models.load_vae())
+
+
+def measure_classifier() -> dict:
+    from .recipes.classifier import measure
+
+    judge = models.load_classifier()
+    return {**measure(judge), **measure(judge, boxes=True)}
+
+
+def measure_unet() -> dict:
+    from .sample import judge_prompts
+
+    return judge_prompts()
+
+
+def measure_clip() -> dict:
+    from .recipes.clip import measure
+
+    return measure(models.load_clip())
+
+
+MEASURES = {"vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip}
+
+
+def main(*names: str) -> dict:
+    """Measure `names` (all, if none), print and record."""
+    answer = {}
+    for name in names or MEASURES:
+        if name not in MEASURES:
+            raise ValueError(f"There is no measure for {name!r}: choose among {', '.join(MEASURES)}.")
+        answer[name] = MEASURES[name]()
+        add_bars(name, answer[name])
+        print(name, answer[name], flush=True)
+    return answer
