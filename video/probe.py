@@ -56,8 +56,10 @@ def probe(source: Source) -> VideoInfo:
         stream = video_stream(container, name)
         begin = (stream.start_time or 0) * stream.time_base
         rate = stream.average_rate
-        if stream.frames and stream.duration and rate and rate <= 1000:
-            end = promised = begin + stream.duration * stream.time_base
+        length = (stream.duration or 0) * stream.time_base
+        # A gif states its length and number of frames too, but a rate that contradicts them.
+        if stream.frames and length and rate and abs(rate * length - stream.frames) < Fraction(1, 2):
+            end = promised = begin + length
         else:
             begin, end, rate = _measure(container, stream, name)
             promised = _promised(stream, begin)

@@ -132,19 +132,20 @@ def check_range(start: int, count: int, stride: int) -> None:
 
 def _intervals(source: Source, info: VideoInfo, moment: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:
     """(frame, end) for the frames shown from ``moment`` on; gaps show the frame before."""
-    shown, begin = None, info.begin
-    for frame, time in _frames_from(source, info, moment):
+    shown, end = None, info.begin
+    for frame, time, length in _frames_from(source, info, moment):
         if shown is not None and time > moment:
             yield shown, time
-        shown, begin = frame, time
-    if shown is not None:
-        length = (shown.duration or 0) * (shown.time_base or 0)
         # A last frame that says nothing, or something absurd, lasts as long as the others.
-        yield shown, begin + (length if 0 < length * info.fps < 100 else 1 / info.fps)
+        shown, end = frame, time + (length if 0 < length * info.fps < 100 else 1 / info.fps)
+    if shown is not None:
+        yield shown, end
 
 
-def _frames_from(source: Source, info: VideoInfo, moment: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """Frames with their times, the first at or before ``moment``.
+def _frames_from(
+    source: Source, info: VideoInfo, moment: Fraction
+) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
+    """(frame, time, stated length), the first at or before ``moment``.
 
     Some containers jump to the nearest frame, not to the keyframe before it, or cannot jump:
     the first frame's own timestamp decides whether a jump is good; else go back further,
@@ -163,12 +164,12 @@ def _frames_from(source: Source, info: VideoInfo, moment: Fraction) -> Iterator[
             time = info.begin - 1 / info.fps
             good = jump is None
             for frame in decoded(container, stream):
-                timed = frame.pts is not None and frame.time_base
-                time = frame.pts * frame.time_base if timed else time + 1 / info.fps
-                if not good and not (timed and time <= moment):
+                # Frames that leave the decoder last know no time base of their own.
+                time = time + 1 / info.fps if frame.pts is None else frame.pts * stream.time_base
+                if not good and (frame.pts is None or time > moment):
                     break
                 good = True
-                yield frame, time
+                yield frame, time, (frame.duration or 0) * stream.time_base
             if good:
                 return
 

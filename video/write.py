@@ -60,8 +60,9 @@ def write_clip(
             error.errno, f"{path.name}: the video could not be saved ({reason}); nothing was left behind."
         ) from error
     finally:
-        # Also after a cancel. Where the name was moved into place there is nothing to remove.
-        temporary.unlink(missing_ok=True)
+        # Also after a cancel. Where it was moved into place there is nothing to remove.
+        if temporary.exists():
+            temporary.unlink()
     return path
 
 
