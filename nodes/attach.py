@@ -98,7 +98,7 @@ class TemporalAttention(io.ComfyNode):
             display_name="Temporal attention (Tune-A-Video)",
             category=CATEGORY,
             description="Plain attention over frames after every transformer block: Tune-A-Video's rival to STAM. "
-            "It starts as the identity: tune it on the clip with One-Shot Tune.",
+            "It starts as a small constant shift: tune it on the clip with One-Shot Tune.",
             inputs=[model_input()],
             outputs=[model_output()],
         )
