@@ -24,7 +24,7 @@ class DDIMInversion(io.ComfyNode):
                 io.Int.Input("steps", default=50, min=1, max=999,
                              tooltip="Steps of inversion and sampling. The papers use 50; best a divisor of 1000."),
                 io.Int.Input("refinement", default=0, min=0, max=20, tooltip="Fixed-point iterations per step. 0 is "
-                             "plain DDIM inversion; 2 to 5 come close to an exact inverse, each at the cost of one run."),
+                             "plain DDIM inversion; 2 to 5 come close to an exact inverse, each as dear as one run."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The noise, with the whole trajectory inside."),

@@ -16,9 +16,9 @@ class OneShotTune(io.ComfyNode):
             node_id="SteadyEditOneShotTune",
             display_name="One-Shot Tune",
             category="SteadyEdit/tune",
-            description="Trains the attached methods on this one clip, with the loss and a sample as preview. The model "
-            "that comes in is not changed and never copied. Cancelled, it goes on from its last checkpoint next time; "
-            "the same clip, model and recipe is found again and not trained twice.",
+            description="Trains the attached methods on this one clip, with the loss and a sample as preview. The "
+            "model that comes in is not changed and never copied. Cancelled, it goes on from its last checkpoint next "
+            "time; the same clip, model and recipe is found again and not trained twice.",
             inputs=[
                 io.Model.Input("model", tooltip="A model with STAM, FFAM or Tune-A-Video's attentions attached."),
                 io.Latent.Input("latent", tooltip="The clip, all frames as one batch (VAE Encode of its images)."),
@@ -30,8 +30,8 @@ class OneShotTune(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of timesteps and noise."),
                 io.Boolean.Input("tune_queries", default=True, tooltip="Also train the query projections of self- and "
                                  "cross-attention, as both papers do."),
-                io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and continue an "
-                                 "interrupted one. Off: train anew and keep nothing on disk."),
+                io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and "
+                                 "continue an interrupted one. Off: train anew and keep nothing on disk."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model: sample the edit with it."),
@@ -51,7 +51,7 @@ class OneShotTune(io.ComfyNode):
         conditions_fit("conditioning", conditioning, len(samples))
         ratio_fits(backend, model, samples)
         if not backend.attachments(model):
-            raise ValueError("model: has nothing attached to tune; put STAM and FFAM (or Tune-A-Video's pair) before it.")
+            raise ValueError("model: has nothing attached to tune; put STAM and FFAM before this node.")
         recipe = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=tune_queries)
         cache = backend.weights_folder() / "cache" if reuse else None
         tuned = tune(backend, model, samples, conditioning, recipe, cache=cache)

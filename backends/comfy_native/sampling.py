@@ -37,8 +37,8 @@ def run_sampler(
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds(conditions)
     guider.set_cfg(guidance)
-    nothing = torch.zeros_like(samples)
-    return guider.sample(nothing, samples, sampler, sigmas, callback=previewing(model, progress), disable_pbar=True, seed=0)
+    callback, no_noise = previewing(model, progress), torch.zeros_like(samples)
+    return guider.sample(no_noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=0)
 
 
 def invert(

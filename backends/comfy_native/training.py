@@ -177,7 +177,6 @@ def opened(
     state = Attached(attachments, training=True, recompute_all=checkpointing)
     patcher = with_state(model, state)
     device = patcher.load_device
-    view = None
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -188,9 +187,9 @@ def opened(
         stack.enter_context(frozen(unet, dict(deltas.values())))
         parameters = module_parameters(attachments) | {key: delta for key, (_, delta) in deltas.items()}
         conditions = comfy.sampler_helpers.convert_cond(own_tensors(conditioning))
-        view = ComfyTraining(patcher, parameters, conditions, frames, MEMORY_RECOMPUTED if checkpointing else MEMORY_KEPT)
+        memory = MEMORY_RECOMPUTED if checkpointing else MEMORY_KEPT
         try:
-            yield view
+            yield ComfyTraining(patcher, parameters, conditions, frames, memory)
         finally:
             patcher.model_options["transformer_options"].pop(KEY, None)
             patcher.cleanup()

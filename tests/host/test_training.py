@@ -9,9 +9,19 @@ import pytest
 import torch
 from steadyedit.backends.comfy_native import training
 from steadyedit.methods.registry import build
-
 from toys import (
-    BACKEND, FRAMES, METHODS, SIDE, assert_untouched, clip, diffusers_unet, model, moved, text, traces, weights,
+    BACKEND,
+    FRAMES,
+    METHODS,
+    SIDE,
+    assert_untouched,
+    clip,
+    diffusers_unet,
+    model,
+    moved,
+    text,
+    traces,
+    weights,
 )  # fmt: skip
 
 PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal")]
@@ -37,8 +47,8 @@ def gradients(patcher, attachments, dtype=torch.float32, checkpointing=False, ti
 
 def reference(attachments, timestep=400):
     """The same step on a plain float64 copy of the diffusers U-Net, with the deltas as ordinary weights."""
-    from steadyedit.backends.diffusers.paths import locate
     from steadyedit.backends.diffusers.patching import Batch, attached
+    from steadyedit.backends.diffusers.paths import locate
 
     unet = copy.deepcopy(diffusers_unet()).double()
     attachments = [copy_of(a) for a in attachments]

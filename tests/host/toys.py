@@ -98,6 +98,11 @@ def assert_untouched(patcher, before_weights: dict, before_traces: list) -> None
     assert traces(patcher) == before_traces
 
 
+def assert_close(first, second, tolerance: float = 1e-4) -> None:
+    """Equal to rounding, measured against the largest value: guidance and high noise levels magnify both."""
+    assert (first - second).abs().max() < tolerance * second.abs().max()
+
+
 def separate_calls(patcher):
     """A clone on which the host computes every condition in a call of its own."""
     clone = patcher.clone()

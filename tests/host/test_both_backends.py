@@ -1,0 +1,87 @@
+"""One method, two backends: ComfyUI's MODEL and a diffusers U-Net with the same weights give the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
+from steadyedit.methods.registry import build
+from steadyedit.methods.tuning import TuneRecipe, apply_tuned, tune
+from toys import BACKEND, METHODS, Quiet, assert_close, clip, diffusers_unet, model, moved, text
+
+OTHER = DiffusersBackend()
+PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal")]
+
+
+def both(*methods):
+    """(backend, MODEL) twice, with the same methods attached."""
+    found = []
+    for backend, value in ((BACKEND, model()), (OTHER, DiffusersModel(diffusers_unet()))):
+        for method in methods:
+            value = backend.attach(value, moved(build(method, backend.sites(value), METHODS[method])))
+        found.append((backend, value))
+    return found
+
+
+def test_sites_schedule_and_fingerprint():
+    (here, a), (there, b) = both()
+    assert here.sites(a) == there.sites(b)
+    assert here.fingerprint(a) == there.fingerprint(b)
+    first, second = here.schedule(a), there.schedule(b)
+    assert torch.allclose(first.alphas_cumprod, second.alphas_cumprod, rtol=1e-5)
+    assert torch.allclose(first.ddim_sigmas(50), second.ddim_sigmas(50), rtol=1e-5)
+    x = torch.randn(1, 4, 2, 2)
+    assert torch.allclose(here.to_model_space(a, x), there.to_model_space(b, x))
+    assert torch.allclose(here.from_model_space(a, x), there.from_model_space(b, x))
+
+
+@pytest.mark.parametrize("methods", PAIRS)
+def test_inversion_and_sampling(methods):
+    sigmas = OTHER.schedule(both()[1][1]).ddim_sigmas(4)
+    inverted, sampled = [], []
+    for backend, value in both(*methods):
+        path = backend.invert(value, text(1), clip(), sigmas.flip(0), 1, Quiet())
+        assert len(path) == len(sigmas)
+        inverted.append(path)
+        sampled.append(backend.sample(value, text(1), text(2), 4.0, path[-1], sigmas, Quiet()))
+    for here, there in zip(*inverted, strict=True):
+        assert_close(here, there, 1e-3)
+    assert_close(*sampled, 1e-3)
+
+
+def test_refinement_comes_closer():
+    """Inverted and sampled back at guidance 1, each refinement lessens the error."""
+    patcher = model()
+    sigmas = BACKEND.schedule(patcher).ddim_sigmas(5)
+    errors = []
+    for refinement in (0, 2):
+        path = BACKEND.invert(patcher, text(1), clip(), sigmas.flip(0), refinement, Quiet())
+        back = BACKEND.sample(patcher, text(1), text(2), 1.0, path[-1], sigmas, Quiet())
+        errors.append((back - clip()).square().mean().item())
+    assert errors[1] < errors[0]
+
+
+def test_a_cancel_stops_inversion_at_once():
+    import comfy.model_management
+
+    patcher, bar = model(), Quiet(2, comfy.model_management.InterruptProcessingException)
+    sigmas = BACKEND.schedule(patcher).ddim_sigmas(20).flip(0)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        BACKEND.invert(patcher, text(1), clip(), sigmas, 0, bar)
+    assert bar.values == [1, 2]
+
+
+def test_tuning_and_its_weights_move_between_hosts():
+    """Three steps on both: the same losses, and the weights of one sample the same on the other."""
+    recipe = TuneRecipe(steps=3, learning_rate=1e-3)
+    tuned = [
+        tune(backend, value, clip(), text(1), recipe, progress=Quiet(), preview_every=2)
+        for backend, value in both("stam", "ffam")
+    ]
+    assert tuned[0].losses == pytest.approx(tuned[1].losses, rel=1e-3)
+    (here, a), (there, b) = both()
+    sigmas = there.schedule(b).ddim_sigmas(3)
+    weights = tuned[1].weights
+    first = here.sample(apply_tuned(here, a, weights), text(1), text(2), 4.0, clip(), sigmas, Quiet())
+    second = there.sample(tuned[1].model, text(1), text(2), 4.0, clip(), sigmas, Quiet())
+    assert_close(first, second, 1e-3)

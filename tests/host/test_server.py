@@ -1,0 +1,92 @@
+"""The pack in a running ComfyUI: it registers, it costs its start nothing, and the toy graph runs through the API."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from steadyedit.standalone.comfy_process import running
+from steadyedit.toyworld.models import weights_path
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAPH = ROOT / "workflows" / "api" / "toy_ei2.json"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    from conftest import HOST
+
+    output = tmp_path_factory.mktemp("output")
+    with running(HOST, output) as started:
+        started.output = output
+        yield started
+
+
+def test_all_nodes_are_registered(server):
+    assert "IMPORT FAILED" not in server.log.read_text(errors="replace")
+    known = server.ask("/object_info")
+    from steadyedit.nodes import node_list
+
+    for node in node_list():
+        schema = node.GET_SCHEMA()
+        assert schema.node_id in known, schema.node_id
+        assert known[schema.node_id]["description"]
+    for node in json.loads(GRAPH.read_text()).values():
+        info = known[node["class_type"]]["input"]
+        names = set(info.get("required", {})) | set(info.get("optional", {}))
+        assert set(info.get("required", {})) <= set(node["inputs"]), node["class_type"]
+        assert set(node["inputs"]) <= names, node["class_type"]
+
+
+def test_the_import_costs_next_to_nothing(server):
+    (seconds,) = re.findall(r"([\d.]+) seconds: .*custom_nodes.steadyedit", server.log.read_text(errors="replace"))
+    # A machine that is busy with something else may take longer; a heavy import takes seconds.
+    assert float(seconds) <= 0.5
+
+
+def test_help_pages_are_served(server):
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/extensions/steadyedit/docs/SteadyEditFFAM.md") as page:
+        assert b"# FFAM" in page.read()
+
+
+def run(server, graph, seconds=900):
+    answer = server.ask("/prompt", {"prompt": graph})
+    assert "prompt_id" in answer, answer
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        history = server.ask(f"/history/{answer['prompt_id']}")
+        if history:
+            return history[answer["prompt_id"]]
+        time.sleep(1)
+    raise AssertionError(server.tail())
+
+
+@pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
+def test_the_toy_graph_runs(server):
+    graph = json.loads(GRAPH.read_text())
+    changes = {"SteadyEditOneShotTune": {"steps": 3, "reuse": False}, "SteadyEditDDIMInversion": {"steps": 5},
+               "SteadyEditToyClip": {"frames": 4}}  # fmt: skip
+    for node in graph.values():
+        node["inputs"].update(changes.get(node["class_type"], {}))
+    history = run(server, graph)
+    assert history["status"]["status_str"] == "success", server.tail()
+    (video,) = server.output.rglob("toy_ei2*.mp4")
+    assert video.stat().st_size > 1000
+
+
+@pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
+def test_a_bad_input_names_itself(server):
+    graph = json.loads(GRAPH.read_text())
+    for node in graph.values():
+        if node["class_type"] == "SteadyEditFFAM":
+            node["inputs"]["ratio"] = 16
+        if node["class_type"] == "SteadyEditToyClip":
+            node["inputs"].update(size=64, frames=2)
+    history = run(server, graph)
+    messages = [data for name, data in history["status"]["messages"] if name == "execution_error"]
+    assert messages and messages[0]["exception_message"].startswith("ratio: 16 is larger than the largest feature map")
