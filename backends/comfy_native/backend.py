@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 import comfy.model_sampling
 import folder_paths
+import torch
 
 from ...diffusion.schedule import DiscreteSchedule
 from . import identity, patcher, sampling, training
@@ -95,4 +95,5 @@ class ComfyBackend:
         return folder
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return (comfy.model_management.OOM_EXCEPTION, MemoryError)
+        # Not the host's OOM_EXCEPTION, which is plain Exception where torch has no CUDA.
+        return (torch.cuda.OutOfMemoryError, MemoryError)

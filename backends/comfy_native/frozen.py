@@ -8,7 +8,7 @@ backward asks the host for the weight again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,7 @@ def casting(layer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(unet: nn.Module, deltas: dict[nn.Module, Tensor]) -> Iterator[None]:
+def frozen(unet: nn.Module, deltas: Mapping[nn.Module, Tensor]) -> Iterator[None]:
     """All layers of a U-Net frozen and differentiable, inside the ``with``.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -55,14 +55,25 @@ def plain_attention(func, q, k, v, heads, mask=None, skip_reshape=False, skip_ou
 
 @dataclass
 class ComfyTraining:
-    """``TrainingView`` on the host's MODEL; the first call loads the model for the size that it sees."""
+    """``TrainingView`` on the host's MODEL; the first call loads the model for the size that it sees.
+
+    Args:
+        patcher: the clone that is open.
+        parameters: see ``TrainingView``.
+        deltas: trained differences by the layer that they go beside.
+        conditions: the CONDITIONING in the host's inner form.
+        memory: see ``MEMORY_KEPT``.
+        armed: what is set on the model after it is loaded; closed by the owner.
+    """
 
     patcher: ModelPatcher
     parameters: Mapping[str, Tensor]
+    deltas: Mapping[torch.nn.Module, Tensor]
     conditions: list[dict]
-    frames: int
     memory: int
-    _ready: dict[torch.Size, tuple] = field(default_factory=dict)
+    armed: ExitStack
+    _ready: tuple = ()
+    _shape: torch.Size | None = None
 
     def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """epsilon_theta(x_t, t, c) through the host's own road, from x_t in variance-preserving scale.
@@ -82,9 +93,15 @@ class ComfyTraining:
         return ((x - denoised) / sigma).to(noisy.device)
 
     def _prepared(self, noisy: Tensor) -> tuple:
-        if noisy.shape not in self._ready:
-            self._ready[noisy.shape] = self._prepare(noisy)
-        return self._ready[noisy.shape]
+        if noisy.shape != self._shape:
+            # Loading writes flags onto the layers: they must be as the host left them, and the freezing comes after.
+            self.armed.close()
+            self._ready = self._prepare(noisy)
+            base, dtype = self._ready[0], training_dtype(self.patcher.load_device)
+            self.armed.enter_context(attribute_set(base, "manual_cast_dtype", dtype))
+            self.armed.enter_context(frozen(base.diffusion_model, self.deltas))
+            self._shape = noisy.shape
+        return self._ready
 
     def _prepare(self, noisy: Tensor) -> tuple:
         """What ``CFGGuider`` does before its sampler: hooks, loading, conditions for this size."""
@@ -176,20 +193,21 @@ def opened(
         check_fit("conditioning", embedding, frames)
     state = Attached(attachments, training=True, recompute_all=checkpointing)
     patcher = with_state(model, state)
+    for key in [key for key in patcher.additional_models if key.startswith(KEY)]:
+        patcher.remove_additional_models(key)
     device = patcher.load_device
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(attribute_set(comfy.model_management, "in_training", True))
-        stack.enter_context(attribute_set(patcher.model, "manual_cast_dtype", training_dtype(device)))
         stack.enter_context(modules_on(attachments, device, patcher.offload_device))
+        armed = stack.enter_context(ExitStack())
         deltas = query_deltas(unet, attachments, device) if queries else {}
-        stack.enter_context(frozen(unet, dict(deltas.values())))
         parameters = module_parameters(attachments) | {key: delta for key, (_, delta) in deltas.items()}
         conditions = comfy.sampler_helpers.convert_cond(own_tensors(conditioning))
         memory = MEMORY_RECOMPUTED if checkpointing else MEMORY_KEPT
         try:
-            yield ComfyTraining(patcher, parameters, conditions, frames, memory)
+            yield ComfyTraining(patcher, parameters, dict(deltas.values()), conditions, memory, armed)
         finally:
             patcher.model_options["transformer_options"].pop(KEY, None)
             patcher.cleanup()

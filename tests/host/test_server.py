@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from steadyedit.toyworld.models import weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = ROOT / "workflows" / "api" / "toy_ei2.json"
+trained = pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +70,48 @@ def run(server, graph, seconds=900):
     raise AssertionError(server.tail())
 
 
-@pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
-def test_the_toy_graph_runs(server):
+def short_graph():
+    """The toy graph with few frames and steps, whose frames are also saved as pictures."""
     graph = json.loads(GRAPH.read_text())
     changes = {"SteadyEditOneShotTune": {"steps": 3, "reuse": False}, "SteadyEditDDIMInversion": {"steps": 5},
                "SteadyEditToyClip": {"frames": 4}}  # fmt: skip
     for node in graph.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
+    (decoded,) = (key for key, node in graph.items() if node["class_type"] == "VAEDecode")
+    inputs = {"images": [decoded, 0], "filename_prefix": "frames/frame"}
+    graph["pictures"] = {"class_type": "SaveImage", "inputs": inputs}
+    return graph
+
+
+def pictures(folder):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    files = sorted(folder.rglob("frame_*.png"))
+    return torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() for file in files])
+
+
+@trained
+def test_the_toy_graph_runs_and_standalone_gives_the_same_frames(server, tmp_path):
+    graph = short_graph()
     history = run(server, graph)
     assert history["status"]["status_str"] == "success", server.tail()
     (video,) = server.output.rglob("toy_ei2*.mp4")
     assert video.stat().st_size > 1000
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    command = [sys.executable, "-m", "steadyedit", "run", str(tmp_path / "graph.json"), "--host", "standalone",
+               "--output", str(tmp_path / "out")]  # fmt: skip
+    # The pack's folder under its import name, as an installed copy has it.
+    (tmp_path / "steadyedit").symlink_to(ROOT, target_is_directory=True)
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
+    here, there = pictures(server.output), pictures(tmp_path / "out")
+    assert here.shape == there.shape == (4, 128, 128, 3)
+    assert here.std() > 1, "a flat picture would prove nothing"
+    assert (here - there).abs().mean() < 1 and (here - there).abs().max() < 16
 
 
-@pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
+@trained
 def test_a_bad_input_names_itself(server):
     graph = json.loads(GRAPH.read_text())
     for node in graph.values():
