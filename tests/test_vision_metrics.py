@@ -1,0 +1,135 @@
+"""Measures against plain loops and known answers, and what each must and must not reward."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from steadyedit.toyworld import apply_edit, edits_of, render, sample_scene
+from steadyedit.vision import metrics
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A moving object on a plain background, 64 pixels."""
+    return render(sample_scene(4, "validation", frames=5, size=64, objects=1, photo=False, background="gray"))
+
+
+def test_psnr():
+    truth = torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    assert metrics.psnr(truth + 0.1, truth) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr(truth, truth) == 100
+    mask = torch.zeros(2, 4, 5)
+    mask[:, :2] = 1
+    frames = truth.clone()
+    frames[:, :2] += 0.01
+    frames[:, 2:] += 0.5
+    assert metrics.psnr(frames, truth, mask) == pytest.approx(40, abs=1e-3)
+    assert metrics.psnr(frames, truth, 1 - mask) == pytest.approx(-20 * math.log10(0.5), abs=1e-3)
+    assert metrics.psnr(frames, truth, mask * 0) is None
+
+
+def test_the_truth_does_not_flicker(clip):
+    assert metrics.flicker(clip.frames, clip.frames, clip.flow, clip.flow_valid) == 0
+    assert metrics.warp_error(clip.frames, clip.flow, clip.flow_valid) < 1e-3
+
+
+def test_flicker_against_a_plain_loop(clip):
+    frames = (clip.frames + 0.1 * torch.rand(clip.frames.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    flow, valid = clip.flow.round(), clip.flow_valid.clone()
+    difference, total, count = frames - clip.frames, 0.0, 0
+    for t in range(len(flow)):
+        for y in range(64):
+            for x in range(64):
+                to_x, to_y = x + int(flow[t, y, x, 0]), y + int(flow[t, y, x, 1])
+                if not (0 <= to_x < 64 and 0 <= to_y < 64):
+                    valid[t, y, x] = False
+                elif valid[t, y, x]:
+                    total += float((difference[t + 1, to_y, to_x] - difference[t, y, x]).abs().mean())
+                    count += 1
+    assert metrics.flicker(frames, clip.frames, flow, valid) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_flicker_sees_flicker_and_not_a_steady_error(clip):
+    steady = clip.frames + 0.2
+    alternating = clip.frames + torch.tensor([0.1, -0.1, 0.1, -0.1, 0.1])[:, None, None, None]
+    values = [metrics.flicker(f, clip.frames, clip.flow, clip.flow_valid) for f in (steady, alternating)]
+    assert values[0] < 1e-6
+    assert values[1] == pytest.approx(0.2, abs=1e-4)
+
+
+def test_a_frozen_or_smeared_clip_gains_nothing(clip):
+    """Both look perfectly steady; the true flow and the estimated one are not fooled."""
+    frozen = clip.frames[:1].expand_as(clip.frames)
+    smeared = clip.frames.mean(0, keepdim=True).expand_as(clip.frames)
+    honest = clip.frames + 0.01 * torch.randn(clip.frames.shape, generator=torch.Generator().manual_seed(0))
+    measured = [
+        (metrics.flicker(f, clip.frames, clip.flow, clip.flow_valid),
+         metrics.motion_error(f, clip.flow, clip.flow_valid, clip.masks.amax(0)[:-1]))
+        for f in (honest, frozen, smeared)
+    ]  # fmt: skip
+    own = metrics.motion_error(clip.frames, clip.flow, clip.flow_valid, clip.masks.amax(0)[:-1])
+    speed = clip.flow.norm(dim=-1)[clip.masks[0][:-1] > 0.5].mean()
+    for still, (_, motion) in zip((False, True, True), measured, strict=True):
+        assert (motion > 0.8 * speed) == still, (still, motion, own, speed)
+    # A plain object hides its own motion inside: only points that leave its first place tell.
+    assert min(measured[1][0], measured[2][0]) > 1e-3
+    steady = clip.frames + 0.2
+    assert metrics.flicker(steady, clip.frames, clip.flow, clip.flow_valid) < measured[1][0] / 100
+
+
+def test_a_single_frame_has_no_motion(clip):
+    one, none = clip.frames[:1], (clip.flow[:0], clip.flow_valid[:0])
+    assert metrics.flicker(one, one, *none) is None
+    assert metrics.warp_error(one, *none) is None
+    assert metrics.motion_error(one, *none) is None
+    assert metrics.clip_frame(torch.rand(1, 4)) is None
+
+
+def test_accuracy_and_clip_scores():
+    assert metrics.edit_accuracy(["blue", "red", "blue", "blue"], "blue") == 0.75
+    embeddings = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    pairs = [
+        float(torch.cosine_similarity(embeddings[i], embeddings[j], dim=0)) for i in range(5) for j in range(5) if i < j
+    ]
+    assert metrics.clip_frame(embeddings) == pytest.approx(sum(pairs) / 10, abs=1e-6)
+    assert metrics.clip_frame(embeddings[:1].expand(3, -1)) == pytest.approx(1)
+    assert metrics.clip_text(embeddings[:1].expand(3, -1) * 7, embeddings[0]) == pytest.approx(1)
+
+
+def test_shifts_against_plain_covariances():
+    generator = torch.Generator().manual_seed(0)
+    frames, tokens, channels = 6, 3, 4
+    before, after = (torch.randn(2 * frames, tokens, channels, generator=generator) + 1 for _ in range(2))
+    up, down, means, base = 0.0, 0.0, 0.0, 0.0
+    for branch in range(2):
+        for site in range(tokens):
+            a, b = (z[branch * frames : (branch + 1) * frames, site].double() for z in (before, after))
+            sigma, other = (torch.cov(z.T, correction=0) for z in (a, b))
+            up, down = up + (other - sigma).square().sum(), down + sigma.square().sum()
+            means, base = means + (b.mean(0) - a.mean(0)).square().sum(), base + a.mean(0).square().sum()
+    assert metrics.variance_shift(before, after, frames) == pytest.approx(float((up / down).sqrt()), rel=1e-9)
+    assert metrics.mean_shift(before, after, frames) == pytest.approx(float((means / base).sqrt()), rel=1e-9)
+    assert metrics.mean_shift(before, before, frames) == metrics.variance_shift(before, before, frames) == 0
+    assert metrics.variance_shift(before, before + 5, frames) == pytest.approx(0, abs=1e-6)
+
+
+def test_interval_is_paired():
+    first = [1.0, 5.0, 9.0, 2.0]
+    low, high = metrics.paired_interval([value + 0.5 for value in first], first)
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
+    low, high = metrics.paired_interval([2.0, 5.0, 11.0, 3.0], first)
+    # d = 1, 0, 2, 1: mean 1, s = 0.8165, t(0.975, 3) = 3.1824
+    assert (low, high) == (pytest.approx(1 - 3.1824 * 0.8165 / 2, abs=1e-3), pytest.approx(1 + 1.2993, abs=1e-3))
+    assert metrics.paired_interval([1.0, None], [1.0, 2.0]) is None
+
+
+def test_an_edit_is_measured_where_it_happens():
+    """The true answer of a colour edit differs from the source inside the object alone."""
+    scene = sample_scene(9, "validation", frames=2, size=64, objects=1, photo=False)
+    edit = next(edit for edit in edits_of(scene) if edit.kind == "colour")
+    source, truth = render(scene), render(apply_edit(scene, edit))
+    mask = truth.masks[0]
+    assert metrics.psnr(source.frames, truth.frames, mask) < 20
+    assert metrics.psnr(source.frames, truth.frames, (mask < 0.01).float()) > 60

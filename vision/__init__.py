@@ -1,0 +1,1 @@
+"""Looking at clips: optical flow and the measures of an edit. Knows no host."""
