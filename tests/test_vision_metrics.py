@@ -74,7 +74,7 @@ def test_a_frozen_or_smeared_clip_gains_nothing(clip):
     for still, (_, motion) in zip((False, True, True), measured, strict=True):
         assert (motion > 0.8 * speed) == still, (still, motion, own, speed)
     # A plain object hides its own motion inside: only points that leave its first place tell.
-    assert min(measured[1][0], measured[2][0]) > 1e-3
+    assert min(measured[1][0], measured[2][0]) > 5e-4
     steady = clip.frames + 0.2
     assert metrics.flicker(steady, clip.frames, clip.flow, clip.flow_valid) < measured[1][0] / 100
 
