@@ -25,9 +25,7 @@ class DiscreteSchedule:
     alphas_cumprod: Tensor
 
     @classmethod
-    def scaled_linear(
-        cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000
-    ) -> DiscreteSchedule:
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> DiscreteSchedule:
         """Betas linear in their square roots: Stable Diffusion's own."""
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
         return cls((1 - betas).cumprod(0))

@@ -45,7 +45,9 @@ class NoiseTraining:
         seed: int,
     ) -> None:
         if not parameters:
-            raise ValueError("training: the model holds nothing to train; attach a method with weights or tune queries.")
+            raise ValueError(
+                "training: the model holds nothing to train; attach a method with weights or tune queries."
+            )
         # Sorted, so that the optimizer's numbering in a checkpoint does not hang on a host's order.
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         self.schedule = schedule

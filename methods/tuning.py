@@ -52,6 +52,9 @@ class TuneRecipe:
     queries: bool = True
 
 
+PUBLISHED = TuneRecipe()
+
+
 @dataclass(frozen=True, eq=False)
 class Tuned:
     """What a tuning gives.
@@ -89,7 +92,7 @@ def tune(
     model: Any,
     samples: Tensor,
     conditioning: Any,
-    recipe: TuneRecipe = TuneRecipe(),
+    recipe: TuneRecipe = PUBLISHED,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,

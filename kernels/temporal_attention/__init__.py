@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .fused import temporal_attention_fused
 from .reference import temporal_attention_reference
 
-__all__ = ["temporal_attention", "temporal_attention_reference"]
+__all__ = ["temporal_attention", "temporal_attention_fused", "temporal_attention_reference"]
 
 
 def temporal_attention(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int) -> Tensor:
@@ -26,9 +27,8 @@ def temporal_attention(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int
     """
     if z.ndim != 3 or frames < 1 or z.shape[0] % frames:
         raise ValueError(
-            f"temporal attention: {tuple(z.shape)} is not [branches * frames, tokens, channels] "
-            f"with {frames} frames."
+            f"temporal attention: {tuple(z.shape)} is not [branches * frames, tokens, channels] with {frames} frames."
         )
     if heads < 1 or wq.shape[0] % heads:
         raise ValueError(f"temporal attention: {wq.shape[0]} channels do not split into {heads} heads.")
-    return temporal_attention_reference(z, wq, wk, wv, heads, frames)
+    return temporal_attention_fused(z, wq, wk, wv, heads, frames)

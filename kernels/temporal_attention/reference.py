@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def temporal_attention_reference(
-    z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int
-) -> Tensor:
+def temporal_attention_reference(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int) -> Tensor:
     """softmax(Q K^T / sqrt d) V over the frames of each place, in float32.
 
     Shapes as in ``temporal_attention``.

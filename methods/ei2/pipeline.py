@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..one_shot import edit_with
-from ..tuning import TuneRecipe
+from ..tuning import PUBLISHED, TuneRecipe
 from .ffam import build_ffam
 from .stam import build_stam
 
@@ -22,7 +22,7 @@ def edit_clip(
     source_cond: Any,
     target_cond: Any,
     uncond: Any,
-    recipe: TuneRecipe = TuneRecipe(),
+    recipe: TuneRecipe = PUBLISHED,
     steps: int = 50,
     guidance: float = 7.5,
     *,

@@ -1,0 +1,75 @@
+"""Flash attention over one set of keys with its log-sum-exp, and the backward pass for a joined one.
+
+PyTorch's public attention returns no log-sum-exp. The operators below it do; they are the
+same that the public function calls, but not part of the stable API. ``available`` therefore
+tries them once per kind of device and type against plain attention.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .reference import attention
+
+OPS = torch.ops.aten
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt d) V and log sum exp(Q K^T / sqrt d).
+
+    Args:
+        q: [batch, heads, queries, d]; k, v: [batch, heads, keys, d]; any strides with the
+            last one 1.
+
+    Returns:
+        [batch, heads, queries, d] and [batch, heads, queries] (float32 or wider).
+    """
+    if q.device.type == "cpu":
+        return OPS._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    out, lse, *_ = OPS._scaled_dot_product_efficient_attention(q, k, v, None, True)
+    # Rows of the log-sum-exp are padded to what the backward kernel wants.
+    return out, lse[..., : q.shape[2]]
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v for this set of keys, given the joined ``out`` and ``lse``."""
+    if q.device.type == "cpu":
+        return OPS._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, False)
+    rows = -(-q.shape[2] // 32) * 32
+    padded = torch.nn.functional.pad(lse, (0, rows - q.shape[2]), value=float("inf"))
+    seed = torch.zeros((), dtype=torch.int64, device=q.device)
+    grads = OPS._scaled_dot_product_efficient_attention_backward(
+        grad.to(q.dtype), q, k, v, None, out, padded, seed, seed, 0.0, [True, True, True, False]
+    )
+    return grads[:3]
+
+
+@lru_cache
+def available(device: str, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether the operators exist here and agree with plain attention, tried on a small input."""
+    if device not in ("cpu", "cuda"):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        # Strided like the real call: heads inside the last dimension of [batch, tokens, channels].
+        q, k, v, slope = (
+            torch.randn(2, n, 2 * head_dim, generator=generator).to(device, dtype) for n in (37, 19, 19, 37)
+        )
+        split = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v, slope)]
+        wide = [x.detach().to("cpu", torch.float64).requires_grad_() for x in (q, k, v)]
+        expected = attention(*wide, 2)
+        expected.backward(slope.to("cpu", torch.float64))
+        try:
+            out, lse = attend(*split[:3])
+            grads = attend_backward(split[3], *split[:3], out, lse.clone())
+        except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+            return False
+    joined = [x.transpose(1, 2).flatten(2).to("cpu", torch.float64) for x in (out, *grads)]
+    truth = [expected.detach(), *(x.grad for x in wide)]
+    close = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(dtype, 1e-3)
+    return all(((a - b).abs().max() <= close * (1 + b.abs().max())).item() for a, b in zip(joined, truth, strict=True))
