@@ -30,9 +30,10 @@ INNER = {
     "backends": {"backends", "backends/comfy_native", "backends/diffusers", "methods", "diffusion"},
     "backends/comfy_native": {"backends/comfy_native", "backends", "methods", "diffusion", "toyworld"},
     "backends/diffusers": {"backends/diffusers", "backends", "methods", "diffusion", "toyworld"},
+    "backends/double": {"backends/double", "backends", "methods", "diffusion"},
     "vision": {"vision"},
     "video": {"video"},
-    "toyworld": {"toyworld", "diffusion", "video", "vision"},
+    "toyworld": {"toyworld", "diffusion"},
     "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld"},
     "standalone": {
         "standalone", "nodes", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision", "video",
@@ -49,7 +50,7 @@ INNER = {
 # the host (only nodes and backends/comfy_native name it).
 OUTER = {
     "kernels": {"torch"},
-    "diffusion": {"torch", "numpy", "tqdm"},
+    "diffusion": {"torch", "numpy"},
     "methods": {"torch", "numpy", "safetensors", "PIL"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
