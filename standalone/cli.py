@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train a model again by its recipe")
     train.add_argument("name", metavar="NAME", help="vae, unet, clip or classifier")
-    actions.add_parser("measure", help="measure the trained models against their bars")
+    measure = actions.add_parser("measure", help="measure the trained models against their bars")
+    measure.add_argument("names", nargs="*", metavar="NAME", help="vae, unet, clip or classifier; default: all")
     render = actions.add_parser("render", help="render a clip and the answer of one of its edits")
     render.add_argument("--seed", type=int, default=0)
     render.add_argument("--edit", default="colour", help="colour, shape, texture, background or style")
@@ -101,7 +102,7 @@ def toyworld(options: argparse.Namespace) -> int:
     elif options.action == "measure":
         from ..toyworld import measure
 
-        measure.main()
+        measure.main(*options.names)
     else:
         from .render import render_files
 

@@ -81,7 +81,8 @@ def follow(graph: Graph, prompt_id: str, connection: socket.socket) -> None:
                 raise GraphError(f"{label(graph, data['node_id'])}: {data['exception_message'].strip()}")
             elif kind == "execution_interrupted":
                 raise GraphError("the run was cancelled in ComfyUI.")
-            elif kind == "execution_success" or (kind == "executing" and data.get("node") is None):
+            elif kind == "executing" and data.get("node") is None:
+                # The last message: what the prompt wrote is in the history by now.
                 return
         raise GraphError("ComfyUI closed the connection before the graph was done.")
     finally:

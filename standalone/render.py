@@ -1,0 +1,46 @@
+"""Clips of the toy world as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..toyworld import apply_edit, edits_of, render, sample_scene
+from ..video.write import write_clip
+from .sheet import contact_sheet
+
+if TYPE_CHECKING:
+    from ..toyworld import Clip
+
+FPS = 8
+
+
+def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) -> tuple[Clip, Clip, Any]:
+    """The clip of SteadyEditToyClip's settings, the answer to an edit of it, and that edit.
+
+    Args:
+        clip_settings: seed, frames, size, edit and, if not "demo", split.
+        prompt: the edit prompt that the node gave; the first edit of that kind if None.
+
+    Raises:
+        ValueError: the clip has no such edit.
+    """
+    kind, size = clip_settings["edit"], clip_settings["size"]
+    scene = sample_scene(clip_settings["seed"], clip_settings.get("split", "demo"), clip_settings["frames"], size)
+    for edit in edits_of(scene):
+        if edit.kind == kind:
+            answer = apply_edit(scene, edit)
+            if prompt in (None, answer.caption):
+                return render(scene), render(answer), edit
+    raise ValueError(f"edit: clip {clip_settings['seed']} has no {kind} to edit; choose another edit or seed.")
+
+
+def render_files(seed: int, kind: str, frames: int, size: int, output: Path) -> list[Path]:
+    """Write a clip, the true answer to an edit of it, and both on a sheet."""
+    clip, answer, edit = clip_and_answer({"seed": seed, "edit": kind, "frames": frames, "size": size})
+    paths = [output / f"toy_{seed}_{kind}_{part}" for part in ("source.mp4", "truth.mp4", "sheet.png")]
+    write_clip(paths[0], clip.frames, FPS)
+    write_clip(paths[1], answer.frames, FPS)
+    rows = [("source", clip.caption, clip.frames), ("truth", answer.caption, answer.frames)]
+    contact_sheet(paths[2], edit.instruction, [(name, "", frames) for name, _, frames in rows])
+    return paths
