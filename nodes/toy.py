@@ -44,7 +44,8 @@ class ToyClip(io.ComfyNode):
             description="Renders a clip of moving shapes with its caption, an edit of it, and the true answer to that "
             "edit. The same settings give the same clip everywhere.",
             inputs=[
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Which clip."),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate="fixed",
+                             tooltip="Which clip."),
                 io.Int.Input("frames", default=8, min=1, max=256, tooltip="Number of frames."),
                 io.Int.Input("size", default=128, min=32, max=1024, step=8,
                              tooltip="Side in pixels, a multiple of 8. The toy model was trained at 128."),

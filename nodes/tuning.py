@@ -27,7 +27,8 @@ class OneShotTune(io.ComfyNode):
                              tooltip="Training steps. The papers use 500; the toy model needs about 100."),
                 io.Float.Input("learning_rate", default=3e-5, min=1e-8, max=1.0, step=1e-6, round=False,
                                tooltip="AdamW's learning rate. The papers use 3e-5."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of timesteps and noise."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate="fixed",
+                             tooltip="Seed of timesteps and noise. Another seed is another training."),
                 io.Boolean.Input("tune_queries", default=True, tooltip="Also train the query projections of self- and "
                                  "cross-attention, as both papers do."),
                 io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and "

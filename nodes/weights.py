@@ -64,7 +64,6 @@ class SaveTuned(io.ComfyNode):
         from ..methods.tuning import save_tuned
 
         folder = backends.current().weights_folder()
-        folder.mkdir(parents=True, exist_ok=True)
         path = free_path(folder, filename_prefix)
         save_tuned(path, weights)
         return io.NodeOutput(ui=ui.PreviewText(path.relative_to(folder.resolve()).as_posix()))

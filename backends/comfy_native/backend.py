@@ -90,9 +90,7 @@ class ComfyBackend:
     def weights_folder(self) -> Path:
         if FOLDER not in folder_paths.folder_names_and_paths:
             folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-        folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         # Not the host's OOM_EXCEPTION, which is plain Exception where torch has no CUDA.

@@ -127,11 +127,12 @@ def mixed_replacements(state: Attached, present: Mapping[str, Any]) -> dict[str,
 @contextmanager
 def blocks_extended(unet: nn.Module, state: Attached) -> Iterator[None]:
     """The U-Net with the attached modules in its blocks, inside the ``with``."""
+    # By path, not by a walk over the whole network, which would cost a small model a tenth of its time.
+    paths = {site.path for site, _ in located(unet)} if state.training else state.touched
     with ExitStack() as stack:
-        for site, block in located(unet):
-            modules = state.modules(site.key)
-            if modules or state.training:
-                stack.enter_context(forward_replaced(block, extended_block(block.forward, modules, state)))
+        for path in paths:
+            block = unet.get_submodule(path)
+            stack.enter_context(forward_replaced(block, extended_block(block.forward, state.modules(path), state)))
         for module in unet.modules() if state.training else ():
             if isinstance(module, ResBlock):
                 stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))

@@ -46,9 +46,10 @@ class Attached:
                                  f"{attachment.method} replaces too; give the model only one of the two.")
         return replace(self, attachments=(*kept, attachment))
 
-    def modules(self, path_key: str) -> list[nn.Module]:
-        """Modules that run after the feed-forward of one block (by ``BlockSite.key``)."""
-        return [a.modules[path_key] for a in self.attachments if a.modules is not None and path_key in a.modules]
+    def modules(self, path: str) -> list[nn.Module]:
+        """Modules that run after the feed-forward of one block, in order."""
+        key = path.replace(".", "/")
+        return [a.modules[key] for a in self.attachments if a.modules is not None and key in a.modules]
 
     @property
     def touched(self) -> frozenset[str]:

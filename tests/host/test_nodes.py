@@ -83,8 +83,10 @@ def test_tune_invert_save_load(weights_folder):
     assert_untouched(plain, before, marks)
 
 
-def test_cancelled_training_goes_on_where_it_stopped(monkeypatch, weights_folder):
-    """Within one step, with a checkpoint; continued it equals the uninterrupted run bit for bit."""
+# The host asks at every layer: 1 is the first layer of all, 400 lies inside the second forward.
+@pytest.mark.parametrize("asked", [1, 400])
+def test_cancelled_training_goes_on_where_it_stopped(asked, monkeypatch, weights_folder):
+    """At once, inside a step, with a checkpoint; continued it equals the uninterrupted run bit for bit."""
     import comfy.model_management
 
     interrupt = comfy.model_management.InterruptProcessingException
@@ -97,7 +99,7 @@ def test_cancelled_training_goes_on_where_it_stopped(monkeypatch, weights_folder
 
     def cancelled():
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == asked:
             raise interrupt
 
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", cancelled)
