@@ -156,7 +156,7 @@ def check_conditions(executor, noise, *args, **kwargs):
     Raises:
         ValueError: a CONDITIONING holds neither one entry nor one a frame.
     """
-    for name, conditions in executor.class_obj.conds.items():
+    for name, conditions in getattr(executor.class_obj, "conds", {}).items():
         for condition in conditions:
             check_fit(name, condition.get("cross_attn"), noise.shape[0])
     return executor(noise, *args, **kwargs)

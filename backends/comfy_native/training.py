@@ -96,6 +96,7 @@ class ComfyTraining:
         if noisy.shape != self._shape:
             # Loading writes flags onto the layers: they must be as the host left them, and the freezing comes after.
             self.armed.close()
+            self._shape = None
             self._ready = self._prepare(noisy)
             base, dtype = self._ready[0], training_dtype(self.patcher.load_device)
             self.armed.enter_context(attribute_set(base, "manual_cast_dtype", dtype))
@@ -112,7 +113,9 @@ class ComfyTraining:
         comfy.sampler_helpers.prepare_model_patcher(patcher, conditions, options)
         comfy.samplers.filter_registered_hooks_on_conds(conditions, options)
         shape = [noisy.shape[0] * self.memory, *noisy.shape[1:]]
-        base, conditions, _ = comfy.sampler_helpers.prepare_sampling(patcher, shape, conditions, options)
+        base, conditions, others = comfy.sampler_helpers.prepare_sampling(patcher, shape, conditions, options)
+        # ControlNets keep the picture of their last size until they are told that the run is over.
+        self.armed.callback(comfy.sampler_helpers.cleanup_models, conditions, others)
         comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
         patcher.pre_run()
         conditions = comfy.samplers.process_conds(base, noisy.to(device), conditions, device)
