@@ -1,4 +1,4 @@
-"""`python -m steadyedit toyworld measure`: trained models against their bars, on held-out data; recorded in sidecars."""
+"""`python -m steadyedit toyworld measure`: trained models against their bars; the numbers go to their sidecars."""
 
 from __future__ import annotations
 

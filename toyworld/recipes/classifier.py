@@ -93,13 +93,13 @@ def measure(model, count: int = 1000, boxes: bool = False) -> dict:
     return {f"accuracy_{name}{'_boxed' if boxes else ''}": round(sum(v) / len(v), 4) for name, v in right.items()}
 
 
-def train(steps: int = 3500, batch: int = 32, peak: float = 2e-3, count: int = 26000) -> None:
+def train(steps: int = 1800, batch: int = 32, peak: float = 4e-3, count: int = 26000) -> None:
     """Train and publish."""
     torch.manual_seed(SEED)
     model = models.build_classifier()
     images, _ = stills(count)
     table = torch.tensor([labels_of(i) for i in range(sum(len(c) for c in images))])
-    run = Run("classifier", {"classifier": model}, steps, peak, SEED, ema=0.998, weight_decay=0.02)
+    run = Run("classifier", {"classifier": model}, steps, peak, SEED, ema=0.995, weight_decay=0.02)
     chunk = len(images[0])
     for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
         rows = torch.randint(0, len(table), (batch,), generator=run.generator)

@@ -52,7 +52,7 @@ def measure(model, count: int = 500, ways: int = 50) -> dict:
             f"picture_of_{ways}": round(torch.cat(to_image).mean().item(), 4)}
 
 
-def train(steps: int = 2500, batch: int = 64, peak: float = 1.5e-3, count: int = 26000) -> None:
+def train(steps: int = 1200, batch: int = 64, peak: float = 3e-3, count: int = 26000) -> None:
     """Train and publish."""
     torch.manual_seed(SEED)
     model = models.build_clip().train()

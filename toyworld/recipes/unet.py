@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .. import models
 from ..data import CACHE, CHUNK, chunk_paths, render_chunk, still
 from ..rendering import render_frame
-from ..training import Run, publish
+from ..training import Run, publish, quiet_residuals
 
 SEED = 37
 SCALE = 0.18215
@@ -83,13 +83,14 @@ def loss_of(unet, text_encoder, z, near, ids, abar, generator) -> torch.Tensor:
     return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(weight).mean()
 
 
-def train(steps: int = 4500, batch: int = 24, peak: float = 8e-4, chunks: int = 8, publish_every: int = 700) -> None:
+def train(steps: int = 3000, batch: int = 32, peak: float = 2.5e-3, chunks: int = 6, publish_every: int = 500) -> None:
     """Train both, publishing the running average now and then."""
     torch.manual_seed(SEED)
     unet, text_encoder = models.build_unet(), models.build_text_encoder()
+    quiet_residuals(unet)
     latents, near, ids = dataset(chunks)
     empty, abar = models.tokenize([""])[0], alphas_cumprod()
-    run = Run("unet", {"unet": unet, "text_encoder": text_encoder}, steps, peak, SEED, ema=0.999, warmup=150)
+    run = Run("unet", {"unet": unet, "text_encoder": text_encoder}, steps, peak, SEED, ema=0.998, warmup=60)
     unet.train(), text_encoder.train()
     for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
         rows = torch.randint(0, len(latents), (batch,), generator=run.generator)

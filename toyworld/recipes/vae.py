@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .. import models
 from ..data import held_out, stills
-from ..training import Run, add_bars, publish
+from ..training import Run, add_bars, publish, quiet_residuals
 
 SEED = 11
 SCALE = 0.18215
@@ -76,40 +76,35 @@ def measure(vae, count: int = 64) -> dict:
             for word, photo in (("plain", False), ("photo", True))}
 
 
-def train(steps: int = 5200, batch: int = 8, peak: float = 1.5e-3, whole: float = 0.12, count: int = 8000) -> None:
+def train(
+    steps: int = 2400, batch: int = 8, peak: float = 4e-3, whole: float = 0.1, count: int = 8000
+) -> None:
     """Train, normalise, publish. whole: last share of the steps that see 128-pixel frames, a quarter as many."""
     torch.manual_seed(SEED)
     vae = models.build_vae()
+    quiet_residuals(vae)
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -8  # start with little posterior noise
     images, _ = stills(count)
-    run = Run("vae", {"vae": vae}, steps, peak, SEED, ema=0.998, weight_decay=1e-3)
+    run = Run("vae", {"vae": vae}, steps, peak, SEED, ema=0.995, weight_decay=1e-3, warmup=40)
     for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
         full = run.step >= (1 - whole) * steps
         x = crops(images, run.generator, max(batch // 4, 1) if full else batch, 128 if full else 64)
         run.advance(loss_of(vae, x, run.generator))
-        if run.step % 1000 == 0:
-            tqdm.write(f"step {run.step}: {preview(run)}")
-    finish(run, steps, batch)
+        if run.step % 750 == 0 or run.step == steps:
+            tqdm.write(f"step {run.step}: {release(run, batch, 64 if run.step == steps else 12)}")
 
 
-def preview(run: Run) -> dict:
-    """Bars of the running average, on few pictures."""
+def release(run: Run, batch: int, count: int) -> dict:
+    """Publish the running average, normalised and rounded to fp16, with its bars from 2 x `count` held-out stills."""
     vae = models.build_vae().eval()
     vae.load_state_dict(run.ema.average["vae"])
-    return measure(vae, 16)
-
-
-def finish(run: Run, steps: int, batch: int) -> dict:
-    """Publish the running average, normalised and rounded to fp16, with its bars."""
-    vae = models.build_vae().eval()
-    vae.load_state_dict(run.ema.average["vae"])
-    normalise(vae, crops(stills(8000)[0], torch.Generator().manual_seed(SEED + 1), 256, 128))
+    normalise(vae, crops(stills(8000)[0], torch.Generator().manual_seed(SEED + 1), 128, 128))
     run.write_curve()
     publish("vae", vae.state_dict(), {
-        "recipe": "toyworld/recipes/vae.py", "seed": SEED, "steps": run.step, "batch": batch,
+        "recipe": "toyworld/recipes/vae.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps, "batch": batch,
         "minutes": round(run.minutes, 1), "parameters": sum(p.numel() for p in vae.parameters()),
         "architecture": models.VAE_CONFIG})
-    bars = measure(models.load_vae())
+    bars = measure(models.load_vae(), count)
     add_bars("vae", bars)
     return bars

@@ -1,0 +1,82 @@
+"""The trainings' shared parts: resuming equals never having stopped, and broken losses stop a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from steadyedit.toyworld import models, train, training
+from steadyedit.toyworld.muon import Muon, orthogonalise
+
+
+def steps_of(run: training.Run, until: int) -> None:
+    while run.step < until:
+        x = torch.randn(4, 3, generator=run.generator)
+        run.advance((run.modules["net"](x) - x.sum(1, keepdim=True)).pow(2).mean())
+
+
+def start(steps: int = 60) -> training.Run:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    return training.Run("tiny", {"net": net}, steps, 1e-2, seed=1, ema=0.9, warmup=5, save_minutes=60)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CACHE", tmp_path)
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    return tmp_path
+
+
+def test_resumed_equals_uninterrupted(cache):
+    whole = start()
+    steps_of(whole, 59)
+    part = start()
+    steps_of(part, 25)
+    part.save()
+    resumed = start()
+    assert resumed.step == 25
+    steps_of(resumed, 59)
+    for one, other in zip(whole.parameters, resumed.parameters):
+        assert torch.equal(one, other)
+    assert whole.ema.average["net"]["0.weight"].equal(resumed.ema.average["net"]["0.weight"])
+    assert whole.curve == resumed.curve
+    assert whole.curve[-1][1] < whole.curve[0][1]
+
+
+def test_a_broken_loss_stops_the_run(cache):
+    run = start()
+    with pytest.raises(training.Stopped, match="lower the learning rate"):
+        run.advance(run.modules["net"](torch.full((1, 3), torch.nan)).mean())
+
+
+def test_publishing_writes_hash_and_curve(cache):
+    run = start()
+    steps_of(run, 60)
+    run.write_curve()
+    training.publish("tiny", run.ema.average["net"], {"seed": 1})
+    training.add_bars("tiny", {"loss": 0.5})
+    record = models.config_of("tiny")
+    assert record["sha256"] == models.sha256_of(cache / "tiny.safetensors") and record["bars"] == {"loss": 0.5}
+    assert (cache / "tiny_curve.csv").read_text().startswith("step,loss") and (cache / "tiny_curve.png").exists()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 17), (20, 5)])
+def test_orthogonalised_updates_have_even_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert values.max() < 1.3 and values.min() > 0.3
+
+
+def test_muon_leaves_vectors_to_adam():
+    net = nn.Linear(3, 2)
+    optimiser = Muon(net.parameters(), lr=0.1)
+    net(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    assert "second" in optimiser.state[net.bias] and "second" not in optimiser.state[net.weight]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="choose one of"):
+        train.main("everything")
