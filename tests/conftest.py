@@ -1,10 +1,13 @@
-"""Make the tree importable as ``steadyedit`` where it is not installed."""
+"""Make the tree importable as ``steadyedit`` where it is not installed; shared fixtures."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 NAME = "steadyedit"
 
@@ -14,3 +17,14 @@ if importlib.util.find_spec(NAME) is None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[NAME] = module
     spec.loader.exec_module(module)
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that nobody has written holds NaN, so that an output left out shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
