@@ -63,8 +63,11 @@ def extended_block(inner: Callable, modules: Sequence[nn.Module], state: Attache
         def run(x: Tensor, context: Tensor | None) -> Tensor:
             z = inner(x, context=context, transformer_options=options)
             for module in modules:
-                width = next(module.parameters()).dtype
-                z = module(z.to(width), frame_layout(z.shape[0], options)).to(z.dtype)
+                weight = next(module.parameters())
+                if weight.device != z.device:
+                    # Short of memory, the host leaves models that are not its own layers where they rested.
+                    module.to(z.device)
+                z = module(z.to(weight.dtype), frame_layout(z.shape[0], options)).to(z.dtype)
             return z
 
         if recomputed(state, x.shape[0] * x.shape[1]):
