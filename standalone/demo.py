@@ -153,8 +153,8 @@ def main(output: Path) -> None:
     decoded = read_clip(source).frames
     unedited, true = (measure(frames, clip, answer, edit) for frames in (decoded, answer.frames))
     rows = [("source", unedited, 0.0), *rows, ("truth", true, 0.0)]
-    pictures = [("source", str(unedited), decoded), *pictures, ("truth", f"right in {true.right} of {true.frames} frames",
-                                                               answer.frames)]
+    judged = f"right in {true.right} of {true.frames} frames"
+    pictures = [("source", str(unedited), decoded), *pictures, ("truth", judged, answer.frames)]
     contact_sheet(output / "contact_sheet.png", f"{clip.caption}  >  {answer.caption}", pictures)
     print(report(rows))
     print(f"{output / 'edited.mp4'} and {output / 'contact_sheet.png'} written; "
