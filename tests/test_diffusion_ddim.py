@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tolerances import assert_close
-
 from steadyedit.diffusion.inversion import ddim_inversion
 from steadyedit.diffusion.sampling import guided, sample_euler
 from steadyedit.diffusion.schedule import DiscreteSchedule
+from tolerances import assert_close
 
 SCHEDULE = DiscreteSchedule.scaled_linear()
 STEPS = 10
@@ -55,7 +54,7 @@ def test_sampling_is_ddim(clean, sigmas):
     x_t = clean
     descending = [*reversed(timesteps()), None]
     for here, there in zip(descending, descending[1:], strict=False):
-        x_t = ddim_move(x_t, eps_theta(x_t, torch.tensor(float(here))), here, there)
+        x_t = ddim_move(x_t, eps_theta(x_t, torch.tensor(here).double()), here, there)
     start = clean * (1 + sigmas[0] ** 2).sqrt()
     assert_close(sample_euler(denoiser, start, sigmas), x_t)
 
@@ -64,7 +63,7 @@ def test_inversion_evaluates_at_the_target(clean, sigmas):
     x_t, expected = clean, [clean]
     ascending = [None, *timesteps()]
     for here, there in zip(ascending, ascending[1:], strict=False):
-        x_t = ddim_move(x_t, eps_theta(x_t, torch.tensor(float(there))), here, there)
+        x_t = ddim_move(x_t, eps_theta(x_t, torch.tensor(there).double()), here, there)
         expected.append(x_t / abar(there).sqrt())
     trajectory = ddim_inversion(denoiser, clean, sigmas.flip(0))
     assert len(trajectory) == STEPS + 1

@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from tolerances import assert_close
-
 from steadyedit.diffusion.schedule import DiscreteSchedule
+from tolerances import assert_close
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tolerances import assert_close
-
 from steadyedit.diffusion.schedule import DiscreteSchedule
 from steadyedit.diffusion.training import NoiseTraining
+from tolerances import assert_close
 
 RECIPE = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "weight_decay": 1e-2, "max_grad_norm": 1.0, "seed": 3}
 SCHEDULE = DiscreteSchedule.scaled_linear()
@@ -28,6 +27,7 @@ def clip():
 
 
 def trained(steps, state=None):
+    """Some steps on the linear model, from ``state`` or from the start."""
     parameters, predict = linear_model()
     training = NoiseTraining(parameters, SCHEDULE, **RECIPE)
     if state is not None:
@@ -51,12 +51,13 @@ def test_resumed_equals_uninterrupted_bit_for_bit():
 
 
 def test_state_is_a_copy():
-    training = trained(2)
+    parameters, predict = linear_model()
+    training = NoiseTraining(parameters, SCHEDULE, **RECIPE)
+    training.step(predict, clip())
     state = training.state()
     kept = {name: value.clone() for name, value in state["parameters"].items()}
     moments = [m["exp_avg"].clone() for m in state["optimizer"]["state"].values()]
-    _, predict = linear_model()
-    training.step(lambda noisy, t: predict(noisy, t) + 0 * training.parameters["bias"] + training.parameters["bias"], clip())
+    training.step(predict, clip())
     assert all(value.equal(kept[name]) for name, value in state["parameters"].items())
     for saved, kept_moment in zip(state["optimizer"]["state"].values(), moments, strict=True):
         assert saved["exp_avg"].equal(kept_moment)
@@ -101,7 +102,7 @@ def test_timesteps_cover_the_schedule():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_step_never_happened(error):
-    training, (_, predict) = trained(2), linear_model()
+    training = trained(2)
     before = training.state()
 
     def interrupted(noisy, timestep):
@@ -116,7 +117,7 @@ def test_an_interrupted_step_never_happened(error):
 
 
 def test_a_loss_that_is_not_finite_stops():
-    training, _ = trained(1), None
+    training = trained(1)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 2; try a lower learning rate"):
         training.step(lambda noisy, t: noisy * float("nan"), clip())
 

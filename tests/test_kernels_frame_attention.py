@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from tolerances import assert_close
-
 from steadyedit.kernels import frame_attention as kernels
+from tolerances import assert_close
 
 # branches, frames, height, width, heads, head_dim, ratio: ones, odd numbers, no powers of two,
 # maps that the ratio does not divide, a window over the whole map.

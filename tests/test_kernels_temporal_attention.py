@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from tolerances import assert_close
-
 from steadyedit.kernels import temporal_attention as kernels
 from steadyedit.kernels.temporal_attention import fused
+from tolerances import assert_close
 
 # branches, frames, tokens, heads, head_dim
 SIZES = [(1, 1, 1, 1, 1), (2, 3, 5, 3, 5), (1, 9, 7, 2, 4), (3, 2, 1, 1, 6)]
