@@ -1,0 +1,146 @@
+"""The benchmark's plumbing on untrained toy models: every method, every key, the table, the files."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import pytest
+import torch
+from steadyedit.benchmarks import ei2
+from steadyedit.benchmarks._cases import World, quiet_backend
+from steadyedit.benchmarks._memory import peak_memory
+from steadyedit.benchmarks._methods import METHODS, Settings, edit
+from steadyedit.benchmarks._report import meta, rows, table, write_json
+from steadyedit.benchmarks._scores import KEYS, score
+from steadyedit.methods.tuning import TuneRecipe
+from steadyedit.vision.metrics import paired_interval
+
+QUICK = Settings(recipe=TuneRecipe(steps=2, learning_rate=1e-4), steps=3, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Random weights, true shapes."""
+    from steadyedit.backends.diffusers import DiffusersModel
+    from steadyedit.backends.diffusers.parts import Autoencoder, TextEncoder
+    from steadyedit.toyworld import models
+
+    torch.manual_seed(0)
+    built = {name: build().eval().requires_grad_(False) for name, build in models.BUILDERS.items()}
+    return World(
+        quiet_backend(),
+        DiffusersModel(built["unet"]),
+        TextEncoder(built["text_encoder"], models.tokenize),
+        Autoencoder(built["vae"]),
+        built["classifier"],
+        built["clip"],
+    )
+
+
+@pytest.fixture(scope="module")
+def case(world):
+    return next(world.cases(1, 3, 64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_every_number(world, case, method):
+    before = {name: value.clone() for name, value in world.model.unet.state_dict().items()}
+    edited = edit(world, case, method, QUICK, seed=0)
+    assert edited.frames.shape == case.truth.frames.shape
+    numbers = score(world, case, edited, QUICK)
+    assert list(numbers) == list(KEYS)
+    meaningless = {key for key, value in numbers.items() if value is None}
+    assert meaningless == ({"train_seconds", "mean_shift", "variance_shift"} if method == "per-frame" else set())
+    assert all(math.isfinite(value) for value in numbers.values() if value is not None)
+    after = world.model.unet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_methods_differ_and_seeds_repeat(world, case):
+    once, again, other = (edit(world, case, method, QUICK, seed=3).frames for method in ("ei2", "ei2", "tune-a-video"))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_the_true_answer_scores_best(world, case):
+    """The measures know their goal: the truth itself, as an edit."""
+    base = edit(world, case, "per-frame", QUICK, seed=0)
+    from dataclasses import replace
+
+    best = score(world, case, replace(base, frames=case.truth.frames), QUICK)
+    own = score(world, case, base, QUICK)
+    assert best["psnr_truth"] == best["psnr_inside"] == best["psnr_background"] == 100
+    assert best["flicker"] == 0 < own["flicker"]
+    assert best["warp_error"] < own["warp_error"]
+
+
+def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ei2, "FRAMES", 3)
+    monkeypatch.setattr(ei2, "SIZE", 64)
+    path = tmp_path / "new" / "ei2.json"
+    ei2.main(2, ["per-frame", "ei2"], path, settings=QUICK, world=world)
+    report = json.loads(path.read_text())
+    assert set(report["meta"]) >= {"seed", "clips", "versions", "device", "commit"}
+    assert report["meta"]["clips"] == 2
+    assert [row["method"] for row in report["rows"]] == ["per-frame", "ei2"]
+    for row in report["rows"]:
+        assert set(row) == {"method", *KEYS, *(f"{key}_ci" for key in KEYS)}
+    assert len(report["clips"]) == 4 and len({row["clip"] for row in report["clips"]}) == 2
+    assert report["rows"][0]["psnr_truth_ci"] is None
+    values = [[row["psnr_truth"] for row in report["clips"] if row["method"] == m] for m in ("ei2", "per-frame")]
+    assert report["rows"][1]["psnr_truth_ci"] == paired_interval(*values)
+    said = capsys.readouterr().out
+    assert "| ei2 |" in said and "| per-frame |" in said
+    assert path.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("clips", "methods", "sentence"),
+    [(1, ["ei2", "ei3"], "^methods: there is no ei3; there are per-frame, tune-a-video, ei2"), (0, None, "^clips: at")],
+)
+def test_a_wrong_request_is_refused_at_once(clips, methods, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ei2.main(clips, methods)
+
+
+def test_rows_and_table():
+    keys = {"a": ("A", ".1f", 1), "b": ("B", ".2f", -1)}
+    clips = [
+        {"method": method, "clip": clip, "a": a, "b": b}
+        for method, values in {"first": [(1, None), (2, None)], "other": [(3, 0.5), (4.1, None)]}.items()
+        for clip, (a, b) in enumerate(values)
+    ]
+    first, other = rows(clips, keys)
+    assert first == {"method": "first", "a": 1.5, "a_ci": None, "b": None, "b_ci": None}
+    assert other["a"] == pytest.approx(3.55) and other["b"] == 0.5 and other["b_ci"] is None
+    assert other["a_ci"][0] < 2.05 < other["a_ci"][1]
+    assert table([first, other], keys).splitlines() == [
+        "| method | A ↑ | B ↓ |",
+        "|---|---|---|",
+        "| first | 1.5 | – |",
+        "| other | 3.5 * | 0.50 |",
+    ]
+
+
+def test_numbers_are_saved_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "numbers.json"
+    write_json(path, {"meta": meta(0, 1), "rows": []})
+    old = path.read_text()
+    with pytest.raises(ValueError):
+        write_json(path, {"rows": [{"psnr": float("nan")}]})
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="numbers.json: the numbers could not be saved"):
+        write_json(tmp_path / "file" / "numbers.json", {})
+    assert path.read_text() == old
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "numbers.json"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its own memory is measured")
+def test_peak_memory_sees_what_is_freed_before_the_end():
+    with peak_memory() as memory:
+        held = torch.ones(40 * 2**18)  # 40 MB
+        time.sleep(0.1)
+        del held
+    assert 30 < memory.peak_mb < 80
