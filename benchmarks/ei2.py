@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -90,8 +91,8 @@ def main(
     return report
 
 
-#: Rows on the contact sheet; more would be scrolled past.
-MOST_STRIPS = 60
+#: Rows on the contact sheet, more would be scrolled past; and letters in a line beside one.
+MOST_STRIPS, LINE = 60, 30
 
 
 def _strips(case: Case, pictures: dict[str, Tensor], measured: list[dict[str, Any]]) -> list[tuple[str, str, Tensor]]:
@@ -102,7 +103,7 @@ def _strips(case: Case, pictures: dict[str, Tensor], measured: list[dict[str, An
         for method, row in scores.items()
     ]
     return [
-        ("source", case.source.caption, case.source.frames),
+        ("source", fill(case.source.caption, LINE), case.source.frames),
         *edits,
-        ("true answer", case.edit.instruction, case.truth.frames),
+        ("true answer", fill(case.edit.instruction, LINE), case.truth.frames),
     ]
