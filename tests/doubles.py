@@ -1,0 +1,53 @@
+"""Small clips, conditions and models for tests of methods on the test double."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from steadyedit.backends.double import DoubleBackend, double_model
+from steadyedit.backends.double.unet import CONTEXT, Attached
+from steadyedit.methods.registry import build
+
+FRAMES, HEIGHT, WIDTH = 3, 5, 6
+METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention"]
+
+
+def clip(frames=FRAMES, dtype=torch.float32, seed=0):
+    """LATENT samples."""
+    return 5 * torch.randn(frames, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def condition(seed=0, dtype=torch.float32):
+    """A CONDITIONING."""
+    return [[torch.randn(1, 7, CONTEXT, generator=torch.Generator().manual_seed(seed), dtype=dtype), {}]]
+
+
+def with_methods(*methods, **configs):
+    """A backend, a MODEL, and the MODEL with methods attached."""
+    backend, model = DoubleBackend(), double_model()
+    attached = model
+    for method in methods:
+        config = configs.get(method.replace("-", "_"), {})
+        attached = backend.attach(attached, build(method, backend.sites(model), config))
+    return backend, model, attached
+
+
+def predict(model, samples, conditioning, timestep=300, branches=1):
+    """epsilon_theta for ``branches`` copies of a clip in one call."""
+    context = conditioning[0][0].expand(len(samples), -1, -1)
+    with torch.no_grad():
+        return model.unet(samples, torch.tensor(timestep), context, model.attached, len(samples) // branches)
+
+
+def randomised(model, seed=5, scale=0.5):
+    """A copy whose attached modules hold random weights, as after a long training."""
+    backend = DoubleBackend()
+    generator = torch.Generator().manual_seed(seed)
+    attachments = []
+    for attachment in model.attached.attachments:
+        copy = build(attachment.method, backend.sites(model), attachment.config)
+        for parameter in (copy.modules or torch.nn.ModuleDict()).parameters():
+            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+        attachments.append(copy)
+    return replace(model, attached=Attached(tuple(attachments), model.attached.deltas))
