@@ -42,27 +42,25 @@ class Measured:
         truth: PSNR to the true answer, dB, over the whole picture.
         background: PSNR to the source where nothing should change, dB; None where the edit
             is of the whole picture.
+        flicker: change of the error from frame to frame, in 1/255 (``vision.metrics.flicker``).
     """
 
     right: int
     frames: int
     truth: float
     background: float | None
+    flicker: float
 
     def __str__(self) -> str:
         kept = "" if self.background is None else f"\nbackground {self.background:.1f} dB"
-        return f"right in {self.right} of {self.frames} frames\nto the truth {self.truth:.1f} dB{kept}"
-
-
-def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
-    """-10 log10 mean((a - b)^2), over the pixels where ``where`` [F, H, W] is true."""
-    error = (a - b).square().mean(-1)
-    return float(-10 * (error if where is None else error[where]).mean().clamp_min(1e-10).log10())
+        right = f"right in {self.right} of {self.frames} frames"
+        return f"{right}\nto the truth {self.truth:.1f} dB{kept}\nflicker {self.flicker:.1f}"
 
 
 def measure(frames: Tensor, clip: Clip, answer: Clip, edit: Any) -> Measured:
     """Judge an edited clip [F, H, W, 3] in 0..1."""
     from ..toyworld.classifier import boxes_of, classify
+    from ..vision import metrics
 
     local = edit.kind in ("colour", "shape", "texture")
     seen = classify(frames, boxes_of(answer.masks[0]) if local else None)[edit.kind]
@@ -70,8 +68,10 @@ def measure(frames: Tensor, clip: Clip, answer: Clip, edit: Any) -> Measured:
     if local:
         thing = torch.maximum(clip.masks[0], answer.masks[0])[:, None]
         grown = torch.nn.functional.max_pool2d(thing, 2 * MARGIN + 1, 1, MARGIN)[:, 0]
-        background = psnr(frames, clip.frames, grown < 0.01)
-    return Measured(sum(name == edit.target for name in seen), len(frames), psnr(frames, answer.frames), background)
+        background = metrics.psnr(frames, clip.frames, grown < 0.01)
+    truth = metrics.psnr(frames, answer.frames)
+    flicker = 255 * (metrics.flicker(frames, answer.frames, answer.flow, answer.flow_valid) or 0.0)
+    return Measured(sum(name == edit.target for name in seen), len(frames), truth, background, flicker)
 
 
 def without_methods(graph: Graph) -> Graph:
@@ -112,12 +112,13 @@ def edit_file(graph: Graph, source: Path, saved: Path) -> tuple[StandaloneRun, T
 
 def report(rows: list[tuple[str, Measured, float]]) -> str:
     """The table that is printed."""
-    lines = [f"{'':22}{'edit seen':>12}{'to truth':>12}{'background':>12}{'seconds':>10}"]
+    lines = [f"{'':18}{'edit seen':>12}{'to truth':>12}{'background':>12}{'flicker':>10}{'seconds':>10}"]
     for name, measured, seconds in rows:
         kept = "-" if measured.background is None else f"{measured.background:.1f} dB"
         took = f"{seconds:.0f}" if seconds else "-"
         seen = f"{measured.right}/{measured.frames}"
-        lines.append(f"{name:22}{seen:>12}{measured.truth:>9.1f} dB{kept:>12}{took:>10}")
+        numbers = f"{measured.truth:>9.1f} dB{kept:>12}{measured.flicker:>10.1f}"
+        lines.append(f"{name:18}{seen:>12}{numbers}{took:>10}")
     return "\n".join(lines)
 
 
