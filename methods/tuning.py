@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -144,7 +145,8 @@ def tune(
             "recipe": asdict(recipe),
             "losses": state["losses"],
         }
-        weights = TunedWeights(tensors, metadata)
+        # As it will be read from a file: lists for tuples.
+        weights = TunedWeights(tensors, json.loads(json.dumps(metadata)))
         store.finish(weights)
         return Tuned(apply_tuned(backend, model, weights), weights, state["losses"])
 

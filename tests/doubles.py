@@ -13,14 +13,14 @@ FRAMES, HEIGHT, WIDTH = 3, 5, 6
 METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention"]
 
 
-def clip(frames=FRAMES, dtype=torch.float32, seed=0):
+def clip(frames=FRAMES, seed=0):
     """LATENT samples."""
-    return 5 * torch.randn(frames, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 5 * torch.randn(frames, 4, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def condition(seed=0, dtype=torch.float32):
     """A CONDITIONING."""
-    return [[torch.randn(1, 7, CONTEXT, generator=torch.Generator().manual_seed(seed), dtype=dtype), {}]]
+    return [[torch.randn(1, 7, CONTEXT, generator=torch.Generator().manual_seed(seed)).to(dtype), {}]]
 
 
 def with_methods(*methods, **configs):

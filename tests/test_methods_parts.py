@@ -1,0 +1,63 @@
+"""The small parts under tuning: hashes and preview pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steadyedit.methods.content_hash import content_hash
+from steadyedit.methods.preview import latent_to_rgb, loss_curve, smoothed, training_preview
+
+
+def test_equal_content_has_an_equal_hash():
+    def value():
+        return [{"b": torch.arange(3), "a": (1, 2.5, None, "x")}, True]
+
+    assert content_hash(value()) == content_hash(value()) and len(content_hash(value())) == 64
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    assert content_hash(torch.arange(6).view(2, 3).T) == content_hash(torch.arange(6).view(2, 3).T.contiguous())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (torch.zeros(4, dtype=torch.bfloat16), torch.zeros(4, dtype=torch.float16)),
+        (1, True),
+        (1, 1.0),
+        ("1", 1),
+        ([1, [2]], [[1], 2]),
+        ({"a": 1}, {"a": 2}),
+        (None, "None"),
+    ],
+)
+def test_different_content_has_another_hash(one, other):
+    assert content_hash(one) != content_hash(other)
+
+
+def test_content_that_can_not_be_read_has_no_hash():
+    assert content_hash([{"control": object()}]) is None
+
+
+def test_latents_become_colours():
+    red = torch.zeros(4, 2, 3)
+    red[0], red[2], red[3] = 2.0, -1.5, -0.5
+    colours = latent_to_rgb(red)
+    assert colours.shape == (2, 3, 3) and colours.dtype == torch.uint8
+    assert (colours[..., 0] > colours[..., 2]).all()
+    assert latent_to_rgb(torch.full((16, 2, 3), float("nan"))).shape == (2, 3, 3)
+
+
+def test_smoothing_is_a_running_mean():
+    assert smoothed([4.0, 2.0, 0.0, 6.0], window=2) == [4.0, 3.0, 1.0, 3.0]
+    assert smoothed([]) == []
+
+
+@pytest.mark.parametrize("losses", [[], [0.0], [1.0], [0.0, 0.0], [3.0, 2.0, 1.0]])
+def test_any_curve_is_drawn(losses):
+    assert loss_curve(losses, total=3).size == (192, 192)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 64), (9, 5)])
+def test_any_shape_is_shown(size):
+    assert training_preview(torch.zeros(2, 4, *size), [1.0], 10).size == (384, 192)
