@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: few that stay when blocks are computed again.
 MEMORY_KEPT, MEMORY_RECOMPUTED = 6, 2
 
+AFTER_SKIP = "input_block_patch_after_skip"
+
 
 def own_tensors(value: Any) -> Any:
     """A copy of nested dicts and lists in which every tensor is an ordinary one: inference tensors cannot be
@@ -51,6 +53,12 @@ def plain_attention(func, q, k, v, heads, mask=None, skip_reshape=False, skip_ou
         mask = mask.unsqueeze(0) if mask.ndim == 2 else mask.unsqueeze(1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def apart_from_skip(h: Tensor, options: dict) -> Tensor:
+    """What goes down, apart from what waits as a skip: a ControlNet is added to the latter in place, after the
+    layers below have kept the former for backward."""
+    return h.clone()
 
 
 @dataclass
@@ -122,7 +130,11 @@ class ComfyTraining:
         for condition in conditions["positive"]:
             for value in condition.get("model_conds", {}).values():
                 value.cond = own_tensors(value.cond)
-        options["transformer_options"]["optimized_attention_override"] = plain_attention
+        inner = options["transformer_options"]
+        inner["optimized_attention_override"] = plain_attention
+        if any("control" in condition for condition in conditions["positive"]):
+            patches = inner.setdefault("patches", {})
+            patches[AFTER_SKIP] = [*patches.get(AFTER_SKIP, ()), apart_from_skip]
         return base, conditions["positive"], options
 
 

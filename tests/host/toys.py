@@ -83,9 +83,9 @@ def weights(patcher) -> dict:
 
 
 def traces(patcher) -> list:
-    """Whatever attaching could leave on the torch model: instance attributes and hooks of every module."""
+    """Whatever attaching could leave on the torch model: what it sets on modules, and hooks."""
     return [
-        (name, sorted((k, id(v)) for k, v in module.__dict__.items() if k == "forward" or k.startswith("comfy_")),
+        (name, [id(module.__dict__.get(key)) for key in ("forward", "comfy_cast_weights")],
          len(module._forward_hooks), len(module._forward_pre_hooks))
         for name, module in patcher.model.named_modules()
     ]  # fmt: skip
