@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,21 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..diffusion.training import NoiseTraining
-from .atomic import write_atomically
 from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
 from .ei2.ffam import check_ratio
-from .preview import training_preview
 from .registry import build
 from .tuned_weights import FORMAT_VERSION, QUERY_PREFIX, TunedWeights, apply_tuned, fill, load_tuned, save_tuned
+from .tuning_run import TuningRun
+from .tuning_store import TuningStore
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend, Progress, TrainingView
+    from ..backends.protocol import Backend, Progress
 
 __all__ = ["TuneRecipe", "Tuned", "TunedWeights", "apply_tuned", "load_tuned", "save_tuned", "tune"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,14 +123,14 @@ def tune(
         methods = [{"method": a.method, "config": dict(a.config)} for a in attachments]
         initial = [named_tensors(a) for a in attachments]
         key = content_hash(samples, conditioning, _decisive(recipe), methods, initial, base)
-        store = _Store(cache, key)
+        store = TuningStore(cache, key)
         weights = store.finished()
         if weights is not None:
             return Tuned(apply_tuned(backend, model, weights), weights, list(weights.metadata["losses"]), True)
         sites = backend.sites(model)
         owned = [_owned(a, sites) for a in attachments]
         progress = progress or backend.progress(recipe.steps, "tuning")
-        run = _Run(backend, model, owned, samples.clone(), conditioning, recipe, store, progress, preview_every)
+        run = TuningRun(backend, model, owned, samples.clone(), conditioning, recipe, store, progress, preview_every)
         state = run.with_retry()
         tensors = _final_tensors(owned, state["parameters"])
         metadata = {
@@ -189,127 +184,3 @@ def _final_tensors(owned: Sequence[Attachment], trained: Mapping[str, Tensor]) -
                 module.bake()
         tensors |= {name: value.detach().cpu().float().clone() for name, value in named_tensors(attachment).items()}
     return tensors
-
-
-class _Store:
-    """Finished weights and the checkpoint of one tuning on disk; does nothing without a folder or key."""
-
-    def __init__(self, folder: Path | None, key: str | None) -> None:
-        self.weights = folder / f"{key}.safetensors" if folder and key else None
-        self.checkpoint = folder / f"{key}.checkpoint" if folder and key else None
-
-    def finished(self) -> TunedWeights | None:
-        if self.weights is None or not self.weights.exists():
-            return None
-        try:
-            return load_tuned(self.weights)
-        except ValueError as error:
-            log.warning("%s It is tuned again.", error)
-            return None
-
-    def finish(self, weights: TunedWeights) -> None:
-        if self.weights is not None:
-            try:
-                save_tuned(self.weights, weights)
-                self.checkpoint.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("%s; the tuning itself is not lost, but will not be found again.", error)
-
-    def resume(self) -> dict[str, Any] | None:
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return None
-        try:
-            return torch.load(self.checkpoint, weights_only=True)
-        except Exception as error:  # torch.load has no one type for a damaged file
-            log.warning("%s: a damaged checkpoint, starting anew (%s).", self.checkpoint.name, error)
-            return None
-
-    def keep(self, state: Mapping[str, Any]) -> None:
-        if self.checkpoint is not None:
-            buffer = io.BytesIO()
-            torch.save(dict(state), buffer)
-            try:
-                write_atomically(self.checkpoint, buffer.getvalue())
-            except OSError as error:
-                log.warning("%s; training goes on without this checkpoint.", error)
-
-
-@dataclass
-class _Run:
-    """One training, from its last checkpoint to its last step."""
-
-    backend: Backend
-    model: Any
-    attachments: Sequence[Attachment]
-    samples: Tensor
-    conditioning: Any
-    recipe: TuneRecipe
-    store: _Store
-    progress: Progress
-    preview_every: int
-
-    def with_retry(self) -> dict[str, Any]:
-        """Train; where memory runs out, go on once more with gradient checkpointing."""
-        state = self.store.resume()
-        kept: list[dict[str, Any]] = []
-        try:
-            return self.train(state, kept)
-        except self.backend.out_of_memory() as error:
-            log.warning("tuning: memory ran out; trying again with gradient checkpointing.")
-            first = error.with_traceback(None)
-        # Outside the handler, so that the failed step's activations are freed by now.
-        try:
-            return self.train(kept[-1] if kept else state, [], checkpointing=True)
-        except self.backend.out_of_memory():
-            raise MemoryError(
-                "tuning: memory ran out, also with gradient checkpointing; use fewer frames or a smaller size."
-            ) from first
-
-    def train(
-        self, state: dict[str, Any] | None, kept: list[dict[str, Any]], checkpointing: bool = False
-    ) -> dict[str, Any]:
-        """Train from ``state``; whatever interrupts leaves a checkpoint on disk and in ``kept``."""
-        recipe, frames = self.recipe, self.samples.shape[0]
-        extra = {"checkpointing": True} if checkpointing else {}
-        opened = self.backend.training(
-            self.model, self.attachments, self.conditioning, frames, queries=recipe.queries, **extra
-        )
-        with opened as view, torch.enable_grad():
-            training = NoiseTraining(
-                view.parameters,
-                self.backend.schedule(self.model),
-                learning_rate=recipe.learning_rate,
-                betas=recipe.betas,
-                weight_decay=recipe.weight_decay,
-                max_grad_norm=recipe.max_grad_norm,
-                seed=recipe.seed,
-            )
-            if state is not None:
-                training.load_state(state)
-            clean = self.backend.to_model_space(self.model, self.samples).float()
-            clean = clean.to(next(iter(view.parameters.values())).device)
-            try:
-                while len(training.losses) < recipe.steps:
-                    loss = training.step(view.predict_noise, clean)
-                    done = len(training.losses)
-                    self.progress.update(done, self.preview(view, training, clean), loss=loss)
-                    if done % recipe.checkpoint_every == 0 and done < recipe.steps:
-                        self.store.keep(training.state())
-            except BaseException:
-                kept.append(training.state())
-                self.store.keep(kept[-1])
-                raise
-            return training.state()
-
-    def preview(self, view: TrainingView, training: NoiseTraining, clean: Tensor) -> Any:
-        """Every few steps: the model's guess of the clip from half-way noise, beside the losses."""
-        done = len(training.losses)
-        if not self.preview_every or (done % self.preview_every and done != 1):
-            return None
-        schedule = training.schedule
-        timestep = torch.tensor(len(schedule) // 2)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.recipe.seed)).to(clean)
-        noisy = schedule.add_noise(clean, noise, timestep)
-        with torch.no_grad():
-            predicted = view.predict_noise(noisy, timestep.to(clean.device)).to(clean)
-        return training_preview(schedule.remove_noise(noisy, predicted, timestep), training.losses, self.recipe.steps)
