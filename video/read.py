@@ -103,7 +103,7 @@ def iter_frames(
         aspect = video_stream(container, info.name).sample_aspect_ratio
     layout = plan(*shown_size(frame, aspect), size, fit, multiple)
 
-    given, image, shown, end = 0, None, None, origin
+    given, end = 0, origin
     for shown, end in _intervals(source, info, origin + (start + Fraction(1, 2)) / info.fps):
         image = None  # converted when a moment falls on it: frames that a stride skips cost nothing
         while not (count and given == count):
