@@ -52,8 +52,3 @@ def test_the_template_browser_lists_every_graph_with_a_thumbnail(started, editor
             f"/api/workflow_templates/{pack}/{name}.jpg",
         )
         assert kind == [200, "image/jpeg"]
-
-
-def test_a_nodes_help_page_is_served(started, editor):
-    status = editor.evaluate("async () => (await fetch('/extensions/steadyedit/docs/SteadyEditSTAM.md')).status")
-    assert status == 200
