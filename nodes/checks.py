@@ -30,7 +30,7 @@ def conditions_fit(name: str, conditioning: list, frames: int) -> None:
     if not conditioning:
         raise ValueError(f"{name}: is empty; connect a CLIPTextEncode.")
     for embedding, _ in conditioning:
-        if embedding.shape[0] not in (1, frames):
+        if embedding is not None and embedding.shape[0] not in (1, frames):
             raise ValueError(f"{name}: holds {embedding.shape[0]} prompts, but the latent has {frames} frames; "
                              f"give one prompt for all of them or {frames}.")
 
