@@ -64,6 +64,9 @@ LAY_OUT = """
     for (const widget of node.widgets ?? [])
       // A graph that is shipped gives the same result every time it is queued.
       if (widget.name === 'control_after_generate') widget.value = 'fixed';
+  // The view that it opens with: all of it on a common screen.
+  app.canvas.ds.scale = 0.6;
+  app.canvas.ds.offset = [120, 120];
 }
 """
 
