@@ -19,7 +19,7 @@ import torch
 from .graph import Graph, GraphError, is_link, label
 
 #: What a node raises when its input is at fault: shown as one sentence, without a traceback.
-USER_ERRORS = (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError)
+USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
 NUMBERS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
 
 

@@ -126,6 +126,7 @@ def put_video(graph: Graph, file: str) -> None:
     graph[load] = {"class_type": LOAD_VIDEO, "inputs": {"file": file}, "_meta": {"title": "Video file"}}
     graph[frames] = {
         "class_type": LOAD_FRAMES,
-        "inputs": {"video": [load, 0], "start": 0, "count": settings["frames"], "stride": 1, "size": settings["size"]},
+        "inputs": {"video": [load, 0], "start": 0, "count": settings.get("frames", 8), "stride": 1,
+                   "size": settings.get("size", 128)},
         "_meta": {"title": "Frames of the video"},
     }

@@ -36,7 +36,7 @@ class Denoiser:
         negative: CONDITIONING, dropped at guidance 1.
         cfg: guidance scale.
         frames: of the clip.
-        joint: all branches in one call.
+        joint: all branches in one call, until memory runs out.
 
     Raises:
         ValueError: a conditioning that does not fit the frames.
@@ -62,9 +62,16 @@ class Denoiser:
 
     def _noise(self, scaled: Tensor, timestep: Tensor) -> Sequence[Tensor]:
         """epsilon of every branch."""
-        model, texts = self.model, self.texts
-        step = len(texts) if self.joint else 1
-        noise: list[Tensor] = []
+        if self.joint and len(self.texts) > 1:
+            try:
+                return self._noise_by(len(self.texts), scaled, timestep)
+            except torch.OutOfMemoryError:
+                self.joint = False
+        return self._noise_by(1, scaled, timestep)
+
+    def _noise_by(self, step: int, scaled: Tensor, timestep: Tensor) -> Sequence[Tensor]:
+        """epsilon of every branch, ``step`` branches a call."""
+        model, texts, noise = self.model, self.texts, []
         with attached(model.unet, model.attachments, model.query_deltas, self.batch):
             for group in (texts[i : i + step] for i in range(0, len(texts), step)):
                 self.batch.branches = n = len(group)
