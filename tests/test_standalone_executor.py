@@ -7,7 +7,6 @@ import json
 import sys
 
 import pytest
-
 from steadyedit.standalone import folders, host_api
 from steadyedit.standalone.executor import execute
 from steadyedit.standalone.graph import GraphError, find_node, put_video, read_graph, set_input
