@@ -96,7 +96,8 @@ def test_edits_change_only_what_they_name():
 
 
 def test_instructions_read_as_english():
-    scene = sample_scene(2, "test", colour="red", shape="ball", texture="plain", style="none", background="sand")
+    scene = sample_scene(
+        2, "test", colour="red", shape="ball", texture="plain", style="none", background="sand", objects=1)
     orders = {e.instruction for e in edits_of(scene)}
     assert {"make the ball blue", "turn the ball into a star", "make the ball striped", "at sunset",
             "in black and white", "replace the background with grass"} <= orders

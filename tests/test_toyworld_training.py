@@ -12,14 +12,14 @@ from steadyedit.toyworld.muon import Muon, orthogonalise
 
 def steps_of(run: training.Run, until: int) -> None:
     while run.step < until:
-        x = torch.randn(4, 3, generator=run.generator)
+        x = torch.randn(32, 3, generator=run.generator)
         run.advance((run.modules["net"](x) - x.sum(1, keepdim=True)).pow(2).mean())
 
 
 def start(steps: int = 60) -> training.Run:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-    return training.Run("tiny", {"net": net}, steps, 1e-2, seed=1, ema=0.9, warmup=5, save_minutes=60)
+    return training.Run("tiny", {"net": net}, steps, 3e-2, seed=1, ema=0.9, warmup=5, save_minutes=60)
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ def test_publishing_writes_hash_and_curve(cache):
 def test_orthogonalised_updates_have_even_singular_values(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrix))
-    assert values.max() < 1.3 and values.min() > 0.3
+    assert values.max() < 1.8 and values.min() > 0.1
+    assert values.max() / values.min() < 0.75 * (lambda v: v.max() / v.min())(torch.linalg.svdvals(matrix))
 
 
 def test_muon_leaves_vectors_to_adam():

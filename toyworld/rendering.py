@@ -97,7 +97,7 @@ def render_frame(scene: Scene, frame: float) -> tuple[Array, Array]:
     masks = np.zeros((len(scene.things), *x.shape), np.float32)
     for index in sorted(range(len(scene.things)), key=lambda i: scene.things[i].depth):
         colour, cover = paint(scene.things[index], frame, x, y, pixel)
-        image = image + cover[..., None] * (colour - image)
+        image = image * (1 - cover[..., None]) + colour * cover[..., None]  # exact where cover is 0 or 1
         masks *= 1 - cover
         masks[index] = cover
     return np.clip(stylise(image.astype(np.float32), scene.style), 0, 1), masks

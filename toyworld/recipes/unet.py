@@ -72,7 +72,8 @@ def loss_of(unet, text_encoder, z, near, ids, abar, generator) -> torch.Tensor:
     """The weighted loss above; z [B,4,h,w] scaled latents."""
     count = len(z)
     t = torch.randint(0, 1000, (count,), generator=generator)
-    noise = torch.randn(z.shape, generator=generator)
+    z = z.contiguous(memory_format=torch.channels_last)
+    noise = torch.randn(z.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     a = abar[t][:, None, None, None]
     snr = abar[t] / (1 - abar[t])
     weight = snr.clamp(max=5) / snr
@@ -83,11 +84,12 @@ def loss_of(unet, text_encoder, z, near, ids, abar, generator) -> torch.Tensor:
     return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(weight).mean()
 
 
-def train(steps: int = 3000, batch: int = 32, peak: float = 2.5e-3, chunks: int = 6, publish_every: int = 500) -> None:
+def train(steps: int = 1700, batch: int = 32, peak: float = 2.5e-3, chunks: int = 6, publish_every: int = 500) -> None:
     """Train both, publishing the running average now and then."""
     torch.manual_seed(SEED)
     unet, text_encoder = models.build_unet(), models.build_text_encoder()
     quiet_residuals(unet)
+    unet.to(memory_format=torch.channels_last)  # a fifth faster on two cores
     latents, near, ids = dataset(chunks)
     empty, abar = models.tokenize([""])[0], alphas_cumprod()
     run = Run("unet", {"unet": unet, "text_encoder": text_encoder}, steps, peak, SEED, ema=0.998, warmup=60)
