@@ -80,6 +80,7 @@ def test_tune_invert_save_load(weights_folder):
     path = [run("SteadyEditDDIMInversion", model=m, conditioning=text(2), latent=latent(), steps=2)[0]["samples"]
             for m in (tuned, loaded, again)]  # fmt: skip
     assert torch.equal(path[0], path[1]) and torch.equal(path[0], path[2])
+    plain.unpatch_model()
     assert_untouched(plain, before, marks)
 
 
