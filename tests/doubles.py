@@ -37,7 +37,7 @@ def predict(model, samples, conditioning, timestep=300, branches=1):
     """epsilon_theta for ``branches`` copies of a clip in one call."""
     context = conditioning[0][0].expand(len(samples), -1, -1)
     with torch.no_grad():
-        return model.unet(samples, torch.tensor(timestep), context, model.attached, len(samples) // branches)
+        return model.unet(samples, torch.as_tensor(timestep), context, model.attached, len(samples) // branches)
 
 
 def randomised(model, seed=5, scale=0.5):

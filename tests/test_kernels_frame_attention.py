@@ -146,6 +146,18 @@ def test_long_clips_pass_backward_in_rounds():
     compare(kernels.frame_attention_fused, fine_coarse, (1, frames, 2, 2, 2), tensors, slope, torch.float64)
 
 
+@pytest.mark.parametrize("operation", TRUTHS)
+def test_strides_do_not_matter(operation):
+    """Inputs that are views of other layouts, and the gradient of a sum, which has no strides."""
+    arguments = (2, 3, 3, 4, 2) if operation == "frame_attention" else (2, 3)
+    given = [t.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for t in random_tensors(9, 6, 12, 4)[:3]]
+    wide = [t.detach().clone().requires_grad_() for t in given]
+    getattr(kernels, operation)(*given, *arguments).sum().backward()
+    TRUTHS[operation](*wide, *arguments).sum().backward()
+    for a, b in zip(given, wide, strict=True):
+        assert_close(a.grad, b.grad)
+
+
 def test_inputs_stay_as_they_were():
     tensors = random_tensors(7, 6, 12, 4)[:3]
     before = [t.clone() for t in tensors]

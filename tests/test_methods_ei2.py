@@ -10,7 +10,8 @@ import torch
 from doubles import clip, condition, predict, randomised, with_methods
 from steadyedit.methods.attachment import BlockSite, FrameLayout
 from steadyedit.methods.ei2.ffam import FineCoarseMixing, check_ratio
-from steadyedit.methods.ei2.stam import STAM, spectrally_normalised
+from steadyedit.methods.ei2.spectral import spectrally_normalised
+from steadyedit.methods.ei2.stam import STAM
 from steadyedit.methods.registry import build
 from tolerances import assert_close
 
@@ -122,13 +123,34 @@ def test_norms_that_cannot_start_as_the_identity_are_refused(norm):
         STAM(CHANNELS, HEADS, norm="batch")
 
 
-@pytest.mark.parametrize("channels", [1, 7, 64])
+@pytest.mark.parametrize("channels", [1, 7, 64, 320])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_spectral_norm_is_one(channels, dtype):
     weight = 3 * torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
     normalised = spectrally_normalised(weight)
     assert normalised.dtype == torch.float32
     assert torch.linalg.svdvals(normalised.double()).max().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["random", "rank one", "zero rows", "tall"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_large_road_agrees_with_the_svd(kind, dtype):
+    """Beyond 256 channels the norm is found without an SVD; the gradient is that of the norm."""
+    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if kind == "rank one":
+        weight = torch.outer(weight[0], weight[1]) + 1e-6 * weight
+    if kind == "zero rows":
+        weight[5:] = 0
+    if kind == "tall":
+        weight = torch.cat([weight, weight.flip(0)[:80]])
+    narrow = weight.to(dtype).requires_grad_()
+    wide = weight.to(dtype).double().requires_grad_()
+    slope = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    out, expected = spectrally_normalised(narrow), wide / torch.linalg.matrix_norm(wide, ord=2)
+    (out * slope.to(dtype)).sum().backward()
+    (expected * slope).sum().backward()
+    assert_close(out.detach(), expected.detach(), torch.float32)
+    assert_close(narrow.grad, wide.grad, torch.float32)
 
 
 def test_baking_changes_no_output():

@@ -35,12 +35,12 @@ def frame_attention_fused(
     if frames == 1 or ratio == 1:
         return full_attention_fused(q, k, v, heads, frames)
     coarse_k, coarse_v = (pool_tokens(x, height, width, ratio).contiguous() for x in (k, v))
-    return _FineCoarse.apply(q, k, v, coarse_k, coarse_v, heads, frames)
+    return _FineCoarse.apply(q.contiguous(), k.contiguous(), v.contiguous(), coarse_k, coarse_v, heads, frames)
 
 
 def sparse_causal_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Sparse-causal attention; see ``sparse_causal_attention``."""
-    return _SparseCausal.apply(q, k, v, heads, frames)
+    return _SparseCausal.apply(q.contiguous(), k.contiguous(), v.contiguous(), heads, frames)
 
 
 def full_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
@@ -123,6 +123,7 @@ class _FineCoarse(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, coarse_k, coarse_v, result, lse = ctx.saved_tensors
         heads, frames = ctx.heads, ctx.frames
+        grad = grad.contiguous()  # a sum's gradient comes as one number with strides of zero
         queries, keys, values, out, slope = (_split(x, heads) for x in (q, k, v, result, grad))
         grad_q, grad_k, grad_v = attend_backward(slope, queries, keys, values, out, lse)
         grad_q = _wide(grad_q)
@@ -179,6 +180,7 @@ class _SparseCausal(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, result, lse = ctx.saved_tensors
         heads, frames = ctx.heads, ctx.frames
+        grad = grad.contiguous()  # a sum's gradient comes as one number with strides of zero
         queries, keys, values, out, slope = (_split(x, heads) for x in (q, k, v, result, grad))
         wide = torch.promote_types(q.dtype, torch.float32)
         grads = [torch.zeros_like(q, dtype=wide) for _ in range(3)]

@@ -10,6 +10,7 @@ from torch.nn.functional import layer_norm, linear
 
 from ...kernels.temporal_attention import temporal_attention
 from ..attachment import Attachment, BlockSite, FrameLayout
+from .spectral import spectrally_normalised
 
 NORMS = ("center", "instance", "layer", "none")
 
@@ -22,12 +23,6 @@ def instance_center(z: Tensor, layout: FrameLayout) -> Tensor:
     """
     clips = z.unflatten(0, (layout.branches, layout.frames))
     return (clips - clips.mean(1, keepdim=True)).flatten(0, 1)
-
-
-def spectrally_normalised(weight: Tensor) -> Tensor:
-    """W / sigma_max(W), exact and differentiable, in float32 (float64 stays float64)."""
-    wide = weight if weight.dtype == torch.float64 else weight.float()
-    return wide / torch.linalg.matrix_norm(wide, ord=2)
 
 
 class STAM(nn.Module):
