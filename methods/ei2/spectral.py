@@ -47,11 +47,13 @@ def _krylov_basis(weight: Tensor) -> Tensor:
     start = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
     basis = weight.new_zeros(KRYLOV, weight.shape[1])
     basis[0] = start / start.norm()
+    rounding = torch.finfo(weight.dtype).eps * weight.square().sum()
     for k in range(1, KRYLOV):
         step = weight.T @ (weight @ basis[k - 1])
         # Twice: once leaves rounding errors that grow into copies of vectors already found.
         for _ in range(2):
             step = step - (basis[:k] @ step) @ basis[:k]
-        # An exhausted space leaves zeros, which change nothing.
-        basis[k] = step / step.norm().clamp_min(torch.finfo(step.dtype).tiny)
+        # Where the space is exhausted, what is left is rounding: zeros in its place change nothing.
+        length = step.norm()
+        basis[k] = torch.where(length > rounding, step / length, 0.0)
     return basis
