@@ -20,9 +20,9 @@ def measure_classifier() -> dict:
 
 
 def measure_unet() -> dict:
-    from .sample import judge_prompts
+    from .sample import inversion_round_trip, judge_prompts
 
-    return judge_prompts()
+    return {**judge_prompts(), **inversion_round_trip()}
 
 
 def measure_clip() -> dict:

@@ -71,3 +71,29 @@ def judge_prompts(count: int = 200, steps: int = 30, guidance: float = 4.5, part
         "background": share([a == s.background for a, s in zip(seen["background"], scenes)]),
         "style": share([a == s.style for a, s in zip(seen["style"], scenes)]),
     }
+
+
+@torch.no_grad()
+def inversion_round_trip(count: int = 16, steps: int = 50) -> dict:
+    """DDIM inversion under the caption at guidance 1 and DDIM back: PSNR against the autoencoder's reconstruction."""
+    from ..diffusion.inversion import ddim_inversion
+    from ..diffusion.sampling import sample_euler
+    from ..diffusion.schedule import DiscreteSchedule
+    from .data import held_out
+
+    vae, unet, text_encoder = models.load_vae(), models.load_unet(), models.load_text_encoder()
+    schedule = DiscreteSchedule(alphas_cumprod().double())
+    frames, scenes, _ = held_out(count)
+    context = text_encoder(models.tokenize([s.caption for s in scenes])).last_hidden_state
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        level = sigma[:, None, None, None]
+        return x - level * unet(x / (1 + level**2).sqrt(), schedule.timestep(sigma), context).sample
+
+    z = torch.cat([vae.encode(few * 2 - 1).latent_dist.mean for few in frames.permute(0, 3, 1, 2).split(8)]) * SCALE
+    sigmas = torch.cat([torch.zeros(1), schedule.sigma(torch.linspace(0, 999, steps + 1)[1:].round()).float()])
+    back = sample_euler(denoise, ddim_inversion(denoise, z, sigmas)[-1], sigmas.flip(0))
+    first, second = (torch.cat([vae.decode(few / SCALE).sample for few in x.split(8)]).clamp(-1, 1) for x in (z, back))
+    psnr = -10 * torch.log10(((first - second) / 2).pow(2).mean((1, 2, 3)))
+    return {"inversion_steps": steps, "inversion_psnr": round(psnr.mean().item(), 2),
+            "inversion_psnr_worst": round(psnr.min().item(), 2)}
