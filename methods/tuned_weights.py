@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from .atomic import write_atomically
 from .attachment import Attachment, named_tensors
 from .registry import build
+from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend
 
 FORMAT_VERSION = 1
 QUERY_PREFIX = "queries."
+METADATA_KEY = "steadyedit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +46,7 @@ def save_tuned(path: Path, weights: TunedWeights) -> None:
     Raises:
         OSError: one sentence with the reason; no partial file is left.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    metadata = {"steadyedit": json.dumps(dict(weights.metadata), sort_keys=True)}
-    write_atomically(Path(path), to_safetensors(tensors, metadata))
+    write_tensors(path, weights.tensors, METADATA_KEY, dict(weights.metadata))
 
 
 def load_tuned(path: Path) -> TunedWeights:
@@ -63,13 +58,9 @@ def load_tuned(path: Path) -> TunedWeights:
             than this version.
     """
     path = Path(path)
-    data = path.read_bytes()
     try:
-        tensors = parse_safetensors(data)
-        # The format: eight bytes of length, then a JSON header that carries the metadata.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"]["steadyedit"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        tensors, metadata = read_tensors(path, METADATA_KEY)
+    except ValueError as error:
         raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit.") from error
     if metadata.get("version") != FORMAT_VERSION:
         raise ValueError(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from .atomic import write_atomically
+from .tensor_file import read_tensors, write_tensors
 from .tuned_weights import TunedWeights, load_tuned, save_tuned
 
 log = logging.getLogger(__name__)
+CHECKPOINT_KEY = "steadyedit_checkpoint"
 
 
 class TuningStore:
@@ -44,16 +44,42 @@ class TuningStore:
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
         try:
-            return torch.load(self.checkpoint, weights_only=True)
-        except Exception as error:  # torch.load has no one type for a damaged file
+            return _unpacked(*read_tensors(self.checkpoint, CHECKPOINT_KEY))
+        except ValueError as error:
             log.warning("%s: a damaged checkpoint, starting anew (%s).", self.checkpoint.name, error)
             return None
 
     def keep(self, state: Mapping[str, Any]) -> None:
         if self.checkpoint is not None:
-            buffer = io.BytesIO()
-            torch.save(dict(state), buffer)
             try:
-                write_atomically(self.checkpoint, buffer.getvalue())
+                write_tensors(self.checkpoint, *_packed(state))
             except OSError as error:
                 log.warning("%s; training goes on without this checkpoint.", error)
+
+
+def _packed(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """``NoiseTraining.state()`` as tensors, the metadata's key, and what JSON holds exactly."""
+    tensors = {f"parameters.{name}": tensor for name, tensor in state["parameters"].items()}
+    for number, moments in state["optimizer"]["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": moment for name, moment in moments.items()}
+    tensors["generator"] = state["generator"]
+    return tensors, CHECKPOINT_KEY, {"groups": state["optimizer"]["param_groups"], "losses": state["losses"]}
+
+
+def _unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``_packed``."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    parameters = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "parameters":
+            parameters[rest] = tensor
+        elif kind == "optimizer":
+            number, _, moment = rest.partition(".")
+            moments.setdefault(int(number), {})[moment] = tensor
+    return {
+        "parameters": parameters,
+        "optimizer": {"state": moments, "param_groups": settings["groups"]},
+        "generator": tensors["generator"],
+        "losses": list(settings["losses"]),
+    }
