@@ -127,7 +127,7 @@ def test_a_workflow_uses_nodes_that_exist(name):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_both_forms_of_a_workflow_are_the_same_graph(name):
-    """Nodes, links and widget values. Save with ``python tests/host/frontend.py`` when this fails."""
+    """Nodes, links and widget values. When values differ: ``python tests/host/frontend.py NAME --values``."""
     graph, api = load(f"{name}.json"), load("api", f"{name}.json")
     notes = {"Note", "MarkdownNote"}
     nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] not in notes}

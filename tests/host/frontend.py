@@ -5,6 +5,9 @@ As a command it writes the UI form of a graph (``workflows/NAME.json``) from its
 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
 
+With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets over into a UI form whose nodes and
+links stay as they are.
+
 The layout follows the API form: nodes of one ``_meta.group`` stand under each other in the order of the file, groups
 side by side; ``workflows/api/NAME.md``, where it is there, becomes the note at the left. Needs ``pip install
 playwright`` and a Chromium (CHROMIUM, else the one on PATH); no browser is downloaded.
@@ -169,8 +172,35 @@ def write_ui(opened: Any, name: str) -> Path:
     )
     if unknown := missing(opened):
         raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
+    return write(WORKFLOWS / f"{name}.json", saved(opened))
+
+
+def carry_values(name: str) -> Path:
+    """Set the widgets of ``workflows/NAME.json`` to the values in ``workflows/api/NAME.json``.
+
+    Raises:
+        KeyError: the UI form lacks a node or a widget, so it must be drawn again.
+    """
     path = WORKFLOWS / f"{name}.json"
-    path.write_text(json.dumps(saved(opened), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {str(node["id"]): node for node in graph["nodes"]}
+    for key, node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")).items():
+        widgets = nodes[key].get("widgets_values_named", {})
+        for field, value in node["inputs"].items():
+            if isinstance(value, list):
+                continue
+            if field not in widgets:
+                raise KeyError(f"{name}: node {key} has no widget '{field}' in the UI form; draw it again.")
+            widgets[field] = value
+        if widgets:
+            # The list is what older frontends read; the names are in its order.
+            nodes[key]["widgets_values"] = list(widgets.values())
+    return write(path, graph)
+
+
+def write(path: Path, graph: dict[str, Any]) -> Path:
+    """A UI form, one field a line, so that a change reads well."""
+    path.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
@@ -178,8 +208,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a graph of workflows/api/, without .json")
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with this pack")
+    parser.add_argument("--values", action="store_true", help="only carry values of widgets over")
     parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
     args = parser.parse_args()
+    if args.values:
+        for name in args.names:
+            print(carry_values(name))
+        return 0
     with page(args.url) as opened:
         for name in args.names:
             print(write_ui(opened, name))
