@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods.ei2 import build_ffam, build_stam
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from ..methods.attachment import Attachment, BlockSite
     from ._cases import Case, World
 
-# (world, case, recipe, steps, guidance, seed) -> the dict of ``methods.one_shot.edit_with``
+GRAPH = Path(__file__).parents[1] / "workflows" / "api" / "toy_ei2.json"
+
+# (world, case, settings, seed) -> the dict of ``methods.one_shot.edit_with``
 Method = Callable[..., dict[str, Any]]
 
 
@@ -30,15 +34,29 @@ class Settings:
     """What all methods have in common, so that nothing but the method differs.
 
     Args:
-        recipe: of the tuning. The papers' 500 steps at 3e-5 are for SD1.4; the toy U-Net has
-            learned a clip after far fewer at a higher rate.
+        recipe: of the tuning.
         steps: of inversion and of sampling.
         guidance: of the sampling.
+        refinement: fixed-point iterations of each inversion step.
     """
 
-    recipe: TuneRecipe = TuneRecipe(steps=100, learning_rate=1e-4)
-    steps: int = 50
-    guidance: float = 7.5
+    recipe: TuneRecipe
+    steps: int
+    guidance: float
+    refinement: int = 0
+
+    @classmethod
+    def shipped(cls) -> Settings:
+        """Those of the toy graph, so that the numbers are of what a user runs."""
+        graph = json.loads(GRAPH.read_text(encoding="utf-8"))
+        inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
+        tuning, inversion = inputs["SteadyEditOneShotTune"], inputs["SteadyEditDDIMInversion"]
+        return cls(
+            recipe=TuneRecipe(steps=tuning["steps"], learning_rate=tuning["learning_rate"]),
+            steps=inversion["steps"],
+            guidance=inputs["SamplerCustom"]["cfg"],
+            refinement=inversion["refinement"],
+        )
 
 
 @dataclass(frozen=True)
@@ -62,13 +80,17 @@ class Edited:
     sigmas: Tensor
 
 
+def _common(settings: Settings) -> dict[str, Any]:
+    return {"steps": settings.steps, "guidance": settings.guidance, "refinement": settings.refinement}
+
+
 def _published(pipeline: Callable[..., dict[str, Any]]) -> Method:
     """A paper's own pipeline, by the common recipe."""
 
-    def run(world: World, case: Case, recipe: TuneRecipe, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+    def run(world: World, case: Case, settings: Settings, seed: int) -> dict[str, Any]:
         return pipeline(
-            world.backend, world.model, case.samples, case.source_text, case.target_text, case.empty, recipe,
-            steps, guidance, seed=seed,
+            world.backend, world.model, case.samples, case.source_text, case.target_text, case.empty,
+            settings.recipe, seed=seed, **_common(settings),
         )  # fmt: skip
 
     return run
@@ -77,26 +99,26 @@ def _published(pipeline: Callable[..., dict[str, Any]]) -> Method:
 def _pair(mixing: Callable[[Sequence[BlockSite]], Attachment], **stam: Any) -> Method:
     """A frame attention and a variant of STAM, by the same road."""
 
-    def run(world: World, case: Case, recipe: TuneRecipe, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+    def run(world: World, case: Case, settings: Settings, seed: int) -> dict[str, Any]:
         sites = world.backend.sites(world.model)
         return edit_with(
             world.backend, world.model, [build_stam(sites, seed=seed, **stam), mixing(sites)], case.samples,
-            case.source_text, case.target_text, case.empty, recipe, steps=steps, guidance=guidance,
+            case.source_text, case.target_text, case.empty, settings.recipe, **_common(settings),
         )  # fmt: skip
 
     return run
 
 
-def _per_frame(world: World, case: Case, recipe: TuneRecipe, steps: int, guidance: float, seed: int) -> dict[str, Any]:
+def _per_frame(world: World, case: Case, settings: Settings, seed: int) -> dict[str, Any]:
     """The image model on every frame by itself: inversion and sampling, nothing attached or tuned."""
     backend, model = world.backend, world.model
-    sigmas = backend.schedule(model).ddim_sigmas(steps)
+    sigmas = backend.schedule(model).ddim_sigmas(settings.steps)
     start = time.perf_counter()
-    bar = backend.progress(steps, "inversion")
-    trajectory = backend.invert(model, case.empty, case.samples, sigmas.flip(0), 0, bar)
+    bar = backend.progress(len(sigmas) - 1, "inversion")
+    trajectory = backend.invert(model, case.empty, case.samples, sigmas.flip(0), settings.refinement, bar)
     middle = time.perf_counter()
-    bar = backend.progress(steps, "sampling")
-    samples = backend.sample(model, case.target_text, case.empty, guidance, trajectory[-1], sigmas, bar)
+    bar = backend.progress(len(sigmas) - 1, "sampling")
+    samples = backend.sample(model, case.target_text, case.empty, settings.guidance, trajectory[-1], sigmas, bar)
     timings = {"inversion": middle - start, "sampling": time.perf_counter() - middle}
     return {"samples": samples, "trajectory": trajectory, "sigmas": sigmas, "timings": timings}
 
@@ -125,9 +147,9 @@ def edit(world: World, case: Case, method: str, settings: Settings, seed: int) -
         seed: of the tuning's timesteps and noise and of initial weights: of the case, the
             same for all methods.
     """
-    recipe = replace(settings.recipe, seed=seed)
+    settings = replace(settings, recipe=replace(settings.recipe, seed=seed))
     with peak_memory() as memory:
-        result = METHODS[method](world, case, recipe, settings.steps, settings.guidance, seed)
+        result = METHODS[method](world, case, settings, seed)
         start = time.perf_counter()
         frames = world.vae.decode(result["samples"])
         decoding = time.perf_counter() - start

@@ -35,7 +35,7 @@ def main(
     json_path: Path | None = None,
     *,
     sheet_path: Path | None = None,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     world: World | None = None,
 ) -> dict[str, Any]:
     """Measure, print the table, and write the numbers and a contact sheet.
@@ -45,7 +45,7 @@ def main(
         methods: slugs of ``_methods.METHODS``; intervals are against the first one.
         json_path: where the numbers go; the sheet goes beside it as a .png.
         sheet_path: where the sheet goes instead.
-        settings, world: for tests.
+        settings, world: other than the toy graph's and the committed models.
 
     Returns:
         what the JSON file holds.
@@ -61,7 +61,7 @@ def main(
         raise ValueError(f"clips: at least 1 is needed, but got {count}.")
     if sheet_path is None and json_path is not None:
         sheet_path = Path(json_path).with_suffix(".png")
-    world = world or World.load()
+    settings, world = settings or Settings.shipped(), world or World.load()
     measured: list[dict[str, Any]] = []
     strips: list[tuple[str, str, Tensor]] = []
     with tqdm(total=count * len(chosen), desc="bench ei2", unit="edit", position=0) as bar:

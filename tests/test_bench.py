@@ -105,6 +105,12 @@ def test_a_wrong_request_is_refused_at_once(clips, methods, sentence):
         ei2.main(clips, methods)
 
 
+def test_the_settings_are_those_that_ship():
+    """The numbers in the README are of the graph in the README."""
+    settings = Settings.shipped()
+    assert settings.recipe.steps > 1 and settings.steps > 1 and settings.guidance >= 1
+
+
 def test_rows_and_table():
     keys = {"a": ("A", ".1f", 1), "b": ("B", ".2f", -1)}
     clips = [
