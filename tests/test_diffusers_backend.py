@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-
 from steadyedit.backends import of
 from steadyedit.backends.diffusers import Denoiser, DiffusersBackend, DiffusersModel
 from steadyedit.backends.diffusers.patching import Batch, attached

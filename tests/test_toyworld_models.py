@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-
 from steadyedit.toyworld import edits_of, models, sample_scene
 from steadyedit.toyworld.classifier import HEADS, boxes_of, classify
 from steadyedit.toyworld.data import held_out

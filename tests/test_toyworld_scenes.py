@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from steadyedit.toyworld import apply_edit, edits_of, heldout_edits, render, sample_scene
 from steadyedit.toyworld.edits import KINDS
 from steadyedit.toyworld.scene import SPLITS
+from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("size", [64, (40, 72)])

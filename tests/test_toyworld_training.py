@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from steadyedit.toyworld import models, train, training
 from steadyedit.toyworld.muon import Muon, orthogonalise
+from torch import nn
 
 
 def steps_of(run: training.Run, until: int) -> None:

@@ -6,7 +6,7 @@ They are kept low in contrast and frequency so that a small f=8 autoencoder can 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,7 +91,7 @@ PROCEDURAL = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def photograph(name: str):
     """The bundled photograph as a PIL image; scikit-image is located, not imported."""
     from PIL import Image

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .grammar import (ALL_BACKGROUNDS, BACKGROUNDS, COLOURS, INVISIBLE, PHOTOS, SHAPES, STYLES, TEXTURES, article,
-                      background_noun)
+from .grammar import (
+    ALL_BACKGROUNDS,
+    BACKGROUNDS,
+    COLOURS,
+    INVISIBLE,
+    PHOTOS,
+    SHAPES,
+    STYLES,
+    TEXTURES,
+    article,
+    background_noun,
+)
 from .scene import Scene, sample_scene, with_main
 
 KINDS = ("colour", "shape", "texture", "background", "style")

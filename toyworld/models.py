@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -105,7 +105,7 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def check_hash(name: str) -> None:
     """Raise ValueError unless the weights file is the one its sidecar describes."""
     if sha256_of(weights_path(name)) != config_of(name)["sha256"]:

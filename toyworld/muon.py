@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 
-
 #: x <- a x + b x^3 + c x^5 on singular values, round by round (Polar Express, Amsel et al. 2025)
 ROUNDS = ((8.2051, -22.9019, 16.4607), (4.0664, -2.8612, 0.5184), (3.9096, -2.8234, 0.5250))
 
