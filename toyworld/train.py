@@ -11,7 +11,4 @@ def main(name: str, **options) -> None:
     """Train `name`; options go to the recipe (steps, batch, peak, ...)."""
     if name not in NAMES:
         raise ValueError(f"There is no recipe {name!r}: choose one of {', '.join(NAMES)}.")
-    recipe = import_module(f".recipes.{name}", __package__)
-    recipe.train(**options)
-    if name == "vae":
-        recipe.refine()
+    import_module(f".recipes.{name}", __package__).train(**options)

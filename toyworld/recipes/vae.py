@@ -95,34 +95,6 @@ def train(
             tqdm.write(f"step {run.step}: {release(run, batch, 64 if run.step == steps else 12)}")
 
 
-def refine(steps: int = 700, batch: int = 8, peak: float = 1.5e-3, count: int = 8000) -> None:
-    """Train the published decoder further against the frozen encoder: latents, and all that was learned on them, stay.
-
-    Half of the steps see whole frames (a quarter as many). Latents carry noise of deviation 0..0.1, as generated ones
-    do.
-    """
-    vae = models.load_vae()
-    decoder = {"decoder": vae.decoder.requires_grad_(True), "post_quant_conv": vae.post_quant_conv.requires_grad_(True)}
-    images, _ = stills(count)
-    run = Run("vae_refine", decoder, steps, peak, SEED + 2, ema=0.99, weight_decay=1e-3, warmup=30)
-    for step in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
-        full = step % 2 == 1
-        x = crops(images, run.generator, max(batch // 4, 1) if full else batch, 128 if full else 64)
-        with torch.no_grad():
-            z = vae.quant_conv(vae.encoder(x))[:, :4]
-            level = 0.1 / SCALE * torch.rand((len(z), 1, 1, 1), generator=run.generator)
-            z = z + level * torch.randn(z.shape, generator=run.generator)
-        guess = vae.decoder(vae.post_quant_conv(z))
-        run.advance(F.mse_loss(guess, x) + 0.1 * F.l1_loss(guess, x))
-    for name, module in decoder.items():
-        module.load_state_dict(run.ema.average[name])
-    record = models.config_of("vae")
-    before = record.pop("bars")
-    publish("vae", vae.state_dict(), {
-        **record, "refine_steps": steps, "refine_minutes": round(run.minutes, 1), "bars_before_refine": before})
-    add_bars("vae", measure(models.load_vae()))
-
-
 def release(run: Run, batch: int, count: int) -> dict:
     """Publish the running average, normalised and rounded to fp16, with its bars from 2 x `count` held-out stills."""
     vae = models.build_vae().eval()
