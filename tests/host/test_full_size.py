@@ -34,10 +34,12 @@ def skeletons():
     """(key prefix, module without memory) of the three parts of a checkpoint."""
     config = Path(comfy.sd1_clip.__file__).with_name("sd1_clip_config.json")
     with torch.device("meta"):
-        yield "model.diffusion_model.", UNetModel(**UNET)
-        yield "first_stage_model.", AutoencoderKL(ddconfig=VAE, embed_dim=4)
-        text = comfy.clip_model.CLIPTextModel(json.loads(config.read_text()), None, None, torch.nn)
-        yield "cond_stage_model.transformer.", text
+        return [
+            ("model.diffusion_model.", UNetModel(**UNET)),
+            ("first_stage_model.", AutoencoderKL(ddconfig=VAE, embed_dim=4)),
+            ("cond_stage_model.transformer.",
+             comfy.clip_model.CLIPTextModel(json.loads(config.read_text()), None, None, torch.nn)),
+        ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
