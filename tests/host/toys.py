@@ -78,7 +78,8 @@ def sample(patcher, guidance: float = 7.5, steps: int = 2, samples=None, positiv
 
 
 def weights(patcher) -> dict:
-    """A copy of the torch model's weights."""
+    """A copy of the torch model's weights, without the patches that an earlier test's clone may have left loaded."""
+    patcher.unpatch_model()
     return {key: value.clone() for key, value in patcher.model.state_dict().items()}
 
 
