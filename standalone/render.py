@@ -20,18 +20,20 @@ def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) ->
 
     Args:
         clip_settings: seed, frames, size, edit and, if not "demo", split.
-        prompt: the edit prompt that the node gave; the first edit of that kind if None.
+        prompt: the edit prompt that the node gave; the node's own choice if None.
 
     Raises:
         ValueError: the clip has no such edit.
     """
     kind, size = clip_settings["edit"], clip_settings["size"]
     scene = sample_scene(clip_settings["seed"], clip_settings.get("split", "demo"), clip_settings["frames"], size)
-    for edit in edits_of(scene):
-        if edit.kind == kind:
-            answer = apply_edit(scene, edit)
-            if prompt in (None, answer.caption):
-                return render(scene), render(answer), edit
+    edits = [edit for edit in edits_of(scene) if edit.kind == kind]
+    # Without a prompt the same edit as the node's, which picks by the seed.
+    first = clip_settings["seed"] % max(len(edits), 1)
+    for edit in edits[first:] + edits[:first]:
+        answer = apply_edit(scene, edit)
+        if prompt in (None, answer.caption):
+            return render(scene), render(answer), edit
     raise ValueError(f"edit: clip {clip_settings['seed']} has no {kind} to edit; choose another edit or seed.")
 
 
