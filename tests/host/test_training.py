@@ -159,9 +159,10 @@ def owned_outside(patcher):
 
 def test_lora_patches_take_part():
     """Trained with a LoRA below, gradients are those of the merged weights."""
+    torch.manual_seed(5)
     lora = {
-        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": torch.randn(64, 64) * 0.1,
-        "diffusion_model.input_blocks.1.1.transformer_blocks.0.ff.net.2.weight": torch.randn(64, 256) * 0.1,
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": torch.randn(64, 64) * 0.5,
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.ff.net.2.weight": torch.randn(64, 256) * 0.5,
     }
     patched = model()
     assert len(patched.add_patches({key: ("diff", (value,)) for key, value in lora.items()})) == 2
