@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from .via.gather_swap import GatherSwap
+
+#: Stages of the U-Net by the name that a user picks them with.
+BLOCKS = {"all": ("input", "middle", "output"), "down": ("input",), "middle": ("middle",), "up": ("output",)}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Attachment:
         sites: paths of the blocks that the attachment touches.
         queries: projections whose weight the method tunes, relative to a block
             (``attn1.to_q``, ``attn2.to_q``).
+        lanes: settings of gather-swap, whose group frames ride along as extra rows of the batch.
     """
 
     method: str
@@ -78,11 +84,33 @@ class Attachment:
     modules: nn.ModuleDict | None = None
     sites: frozenset[str] = frozenset()
     queries: tuple[str, ...] = ()
+    lanes: GatherSwap | None = None
+
+    @property
+    def replaces_self_attention(self) -> bool:
+        """In the blocks that it touches; one attachment at most can."""
+        return self.mixing is not None or (self.lanes is not None and self.lanes.self_attention)
+
+    @property
+    def mixes_frames(self) -> bool:
+        """Needs all frames of the clip in one call of the U-Net, and no other rows among them."""
+        return self.mixing is not None or self.modules is not None
 
     def __deepcopy__(self, memo: dict) -> Attachment:
         # Hosts deep-copy the options of a model on every clone; an attachment is immutable
         # and its weights are shared by all clones on purpose.
         return self
+
+
+def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
+    """Raise ValueError where two attachments would replace the same self-attention."""
+    for other in others:
+        shared = attachment.sites & other.sites
+        if shared and attachment.replaces_self_attention and other.replaces_self_attention:
+            raise ValueError(
+                f"model: {other.method} already replaces the self-attention of {min(shared)}, "
+                f"so {attachment.method} cannot (attach one of the two, or keep them to different blocks)."
+            )
 
 
 def named_tensors(attachment: Attachment) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 from .attachment import Attachment, BlockSite
 from .ei2 import build_ffam, build_stam
 from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
+from .via import build_gather_swap
 
 BUILDERS = {
     "stam": build_stam,
@@ -15,6 +16,7 @@ BUILDERS = {
     "sparse-causal": build_sparse_causal,
     "temporal-attention": build_temporal_attention,
     "full-attention": build_full_attention,
+    "gather-swap": build_gather_swap,
 }
 
 

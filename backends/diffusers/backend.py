@@ -14,6 +14,7 @@ import torch
 
 from ...diffusion.inversion import ddim_inversion
 from ...diffusion.sampling import sample_euler
+from ...methods.attachment import check_rivals
 from .. import fingerprint
 from .denoiser import Denoiser
 from .model import DiffusersModel
@@ -60,11 +61,7 @@ class DiffusersBackend:
         if unknown:
             raise ValueError(f"model: {attachment.method} names the block {min(unknown)}, which this U-Net has not.")
         kept = [a for a in model.attachments if a.method != attachment.method]
-        for other in kept:
-            if attachment.mixing and other.mixing and (shared := attachment.sites & other.sites):
-                raise ValueError(
-                    f"model: {other.method} already replaces the self-attention of {min(shared)}, "
-                    f"so {attachment.method} cannot (attach one of the two).")
+        check_rivals(attachment, kept)
         if attachment.modules is not None:
             attachment.modules.to(model.unet.device)
         return replace(model, attachments=(*kept, attachment))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ...diffusion.inversion import ddim_inversion
 from ...diffusion.sampling import guided, sample_euler
 from ...diffusion.schedule import DiscreteSchedule
-from ...methods.attachment import Attachment, BlockSite, named_tensors
+from ...methods.attachment import Attachment, BlockSite, check_rivals, named_tensors
 from .. import fingerprint
 from .unet import CHANNELS, HEADS, PATHS, Attached, DoubleModel
 
@@ -74,9 +74,7 @@ class DoubleBackend:
 
     def attach(self, model: DoubleModel, attachment: Attachment) -> DoubleModel:
         kept = tuple(a for a in model.attached.attachments if a.method != attachment.method)
-        for other in kept:
-            if attachment.mixing and other.mixing and attachment.sites & other.sites:
-                raise ValueError(f"model: {other.method} already replaces the self-attention.")
+        check_rivals(attachment, kept)
         return replace(model, attached=replace(model.attached, attachments=(*kept, attachment)))
 
     def add_query_deltas(self, model: DoubleModel, deltas: Mapping[str, Tensor]) -> DoubleModel:

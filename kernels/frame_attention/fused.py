@@ -1,14 +1,8 @@
 """Attention across frames without a copy of keys per frame.
 
-A softmax over a union of key sets is computed set by set. With out_s and lse_s, the result
-and the log of the softmax's denominator over set s alone,
-
-    lse = log sum_s exp(lse_s),    out = sum_s exp(lse_s - lse) out_s.
-
-The backward pass of flash attention recomputes exp(QK^T - lse) and needs only ``out`` and
-``lse``: given the joined ones, it yields the exact gradient of each set apart (the same
-trick as in ring attention). Every set is a view: the coarse tokens of all frames but one
-are a window of a ring that holds them nearly twice.
+A softmax over a union of key sets is computed set by set and joined (``parts.join``). Every
+set is a view: the coarse tokens of all frames but one are a window of a ring that holds
+them nearly twice.
 """
 
 from __future__ import annotations
@@ -21,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from .parts import attend, attend_backward
+from .parts import attend, attend_backward, folded, join, split_heads, wide_copy
 from .reference import pool_tokens
 
 # The gradient of windows is made per frame before it is folded into the ring: so many frames at a time.
@@ -45,26 +39,8 @@ def sparse_causal_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, f
 
 def full_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: the frames are folded into the length, no key is repeated."""
-    q_, k_, v_ = (_split(x.reshape(-1, frames * x.shape[1], x.shape[2]), heads) for x in (q, k, v))
+    q_, k_, v_ = (split_heads(x.reshape(-1, frames * x.shape[1], x.shape[2]), heads) for x in (q, k, v))
     return scaled_dot_product_attention(q_, k_, v_).transpose(1, 2).reshape(q.shape)
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """[batch, tokens, heads * d] -> [batch, heads, tokens, d], a view."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _join(out: Tensor, lse: Tensor, more: Tensor, lse_more: Tensor) -> None:
-    """Fold another key set's result into ``out`` (float32) and ``lse``, in place."""
-    joined = torch.logaddexp(lse, lse_more)
-    out.mul_((lse - joined).exp_().unsqueeze(-1))
-    out.add_(more * (lse_more - joined).exp_().unsqueeze(-1))
-    lse.copy_(joined)
-
-
-def _wide(out: Tensor) -> Tensor:
-    """A copy in which the sets are joined: at least float32."""
-    return out.to(torch.promote_types(out.dtype, torch.float32), copy=True)
 
 
 class _Windows:
@@ -105,14 +81,14 @@ class _FineCoarse(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, coarse_k: Tensor, coarse_v: Tensor, heads: int, frames: int
     ) -> Tensor:
-        queries, keys, values = (_split(x, heads) for x in (q, k, v))
+        queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
         out, lse = attend(queries, keys, values)
-        out, lse = _wide(out), lse.clone()
+        out, lse = wide_copy(out), lse.clone()
         ring_k, ring_v = _Windows(coarse_k, heads, frames), _Windows(coarse_v, heads, frames)
         for branch in range(q.shape[0] // frames):
             rows = slice(branch * frames, (branch + 1) * frames)
             others = ring_k.view(branch, 0, frames), ring_v.view(branch, 0, frames)
-            _join(out[rows], lse[rows], *attend(queries[rows], *others))
+            join(out[rows], lse[rows], *attend(queries[rows], *others))
         result = out.to(q.dtype).transpose(1, 2).flatten(2)
         ctx.save_for_backward(q, k, v, coarse_k, coarse_v, result, lse)
         ctx.heads, ctx.frames = heads, frames
@@ -124,9 +100,9 @@ class _FineCoarse(torch.autograd.Function):
         q, k, v, coarse_k, coarse_v, result, lse = ctx.saved_tensors
         heads, frames = ctx.heads, ctx.frames
         grad = grad.contiguous()  # a sum's gradient comes as one number with strides of zero
-        queries, keys, values, out, slope = (_split(x, heads) for x in (q, k, v, result, grad))
+        queries, keys, values, out, slope = (split_heads(x, heads) for x in (q, k, v, result, grad))
         grad_q, grad_k, grad_v = attend_backward(slope, queries, keys, values, out, lse)
-        grad_q = _wide(grad_q)
+        grad_q = wide_copy(grad_q)
         ring_k, ring_v = _Windows(coarse_k, heads, frames), _Windows(coarse_v, heads, frames)
         shape = (q.shape[0] // frames, frames * coarse_k.shape[1], q.shape[2])
         coarse_grads = [torch.zeros(shape, device=q.device, dtype=grad_q.dtype) for _ in range(2)]
@@ -156,20 +132,20 @@ class _SparseCausal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
-        queries, keys, values = (_split(x, heads) for x in (q, k, v))
+        queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
         out = torch.empty_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
         lse = None
         for first, rows, _, _ in _branches(q.shape[0], frames):
             # The first frame's keys serve all queries of the branch: fold frames into the length.
-            part, part_lse = attend(_folded(q[rows], heads), keys[first], values[first])
+            part, part_lse = attend(folded(q[rows], heads), keys[first], values[first])
             out[rows] = part.transpose(1, 2).reshape(q[rows].shape)
             if lse is None:
                 lse = part_lse.new_empty(q.shape[0], heads, q.shape[1])
             lse[rows] = part_lse.unflatten(2, (frames, -1)).transpose(1, 2)[0]
-        wide = _split(out, heads)
+        wide = split_heads(out, heads)
         for _, _, later, previous in _branches(q.shape[0], frames):
             if frames > 2:
-                _join(wide[later], lse[later], *attend(queries[later], keys[previous], values[previous]))
+                join(wide[later], lse[later], *attend(queries[later], keys[previous], values[previous]))
         result = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, result, lse)
         ctx.heads, ctx.frames = heads, frames
@@ -181,14 +157,14 @@ class _SparseCausal(torch.autograd.Function):
         q, k, v, result, lse = ctx.saved_tensors
         heads, frames = ctx.heads, ctx.frames
         grad = grad.contiguous()  # a sum's gradient comes as one number with strides of zero
-        queries, keys, values, out, slope = (_split(x, heads) for x in (q, k, v, result, grad))
+        queries, keys, values, out, slope = (split_heads(x, heads) for x in (q, k, v, result, grad))
         wide = torch.promote_types(q.dtype, torch.float32)
         grads = [torch.zeros_like(q, dtype=wide) for _ in range(3)]
-        grad_q, grad_k, grad_v = (_split(x, heads) for x in grads)
+        grad_q, grad_k, grad_v = (split_heads(x, heads) for x in grads)
         for first, rows, later, previous in _branches(q.shape[0], frames):
-            folded = [_folded(x[rows], heads) for x in (grad, q, result)]
-            folded_lse = lse[rows].transpose(0, 1).flatten(1)[None].contiguous()
-            more = attend_backward(folded[0], folded[1], keys[first], values[first], folded[2], folded_lse)
+            slope_all, q_all, out_all = (folded(x[rows], heads) for x in (grad, q, result))
+            lse_all = lse[rows].transpose(0, 1).flatten(1)[None].contiguous()
+            more = attend_backward(slope_all, q_all, keys[first], values[first], out_all, lse_all)
             grads[0][rows] += more[0].transpose(1, 2).reshape(q[rows].shape)
             grad_k[first] += more[1]
             grad_v[first] += more[2]
@@ -200,11 +176,6 @@ class _SparseCausal(torch.autograd.Function):
                 grad_k[previous] += more[1]
                 grad_v[previous] += more[2]
         return *(x.to(q.dtype) for x in grads), None, None
-
-
-def _folded(x: Tensor, heads: int) -> Tensor:
-    """[frames, tokens, heads * d] -> [1, heads, frames * tokens, d], a view."""
-    return _split(x.reshape(1, -1, x.shape[-1]), heads)
 
 
 def _branches(batch: int, frames: int) -> Iterator[tuple[slice, slice, slice, slice]]:

@@ -1,4 +1,13 @@
-"""Flash attention over one set of keys with its log-sum-exp, and the backward pass for a joined one.
+"""Flash attention over one set of keys with its log-sum-exp, and the joining of several sets.
+
+A softmax over a union of key sets is computed set by set. With out_s and lse_s, the result
+and the log of the softmax's denominator over set s alone,
+
+    lse = log sum_s exp(lse_s),    out = sum_s exp(lse_s - lse) out_s.
+
+The backward pass of flash attention recomputes exp(QK^T - lse) and needs only ``out`` and
+``lse``: given the joined ones, it yields the exact gradient of each set apart (the same
+trick as in ring attention).
 
 PyTorch's public attention returns no log-sum-exp. The operators below it do; they are the
 same that the public function calls, but not part of the stable API. ``available`` therefore
@@ -47,6 +56,29 @@ def attend_backward(
         grad.to(q.dtype), q, k, v, None, out, padded, seed, seed, 0.0, [True, True, True, False]
     )
     return grads[:3]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[batch, tokens, heads * d] -> [batch, heads, tokens, d], a view."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def folded(x: Tensor, heads: int) -> Tensor:
+    """[frames, tokens, heads * d] -> [1, heads, frames * tokens, d], a view."""
+    return split_heads(x.reshape(1, -1, x.shape[-1]), heads)
+
+
+def join(out: Tensor, lse: Tensor, more: Tensor, lse_more: Tensor) -> None:
+    """Fold another key set's result into ``out`` (float32) and ``lse``, in place."""
+    joined = torch.logaddexp(lse, lse_more)
+    out.mul_((lse - joined).exp_().unsqueeze(-1))
+    out.add_(more * (lse_more - joined).exp_().unsqueeze(-1))
+    lse.copy_(joined)
+
+
+def wide_copy(out: Tensor) -> Tensor:
+    """A copy in which the sets are joined: at least float32."""
+    return out.to(torch.promote_types(out.dtype, torch.float32), copy=True)
 
 
 @lru_cache

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...kernels.frame_attention import frame_attention
-from ..attachment import Attachment, BlockSite, FrameLayout
+from ..attachment import BLOCKS, Attachment, BlockSite, FrameLayout
 
 QUERIES = ("attn1.to_q", "attn2.to_q")
-BLOCKS = {"all": ("input", "middle", "output"), "down": ("input",), "middle": ("middle",), "up": ("output",)}
 
 
 @dataclass(frozen=True)
