@@ -86,8 +86,11 @@ def build_classifier():
 
 BUILDERS = {
     "vae": build_vae, "unet": build_unet, "text_encoder": build_text_encoder, "clip": build_clip,
-    "classifier": build_classifier,
+    "classifier": build_classifier, "editor": lambda: build_unet(in_channels=8),
+    "editor_text_encoder": build_text_encoder,
 }
+#: name -> the model that it was trained from and whose weights it shares where its own file has none
+OVERLAYS = {"editor": "unet"}
 
 
 def weights_path(name: str) -> Path:
@@ -120,25 +123,50 @@ TEXT_PREFIX = "text_model."
 
 def to_file_keys(name: str, state: dict) -> dict:
     """Module keys -> the names in the file (classic transformers layout for the text encoder)."""
-    if name != "text_encoder":
+    if not name.endswith("text_encoder"):
         return state
     return {k if k.startswith(TEXT_PREFIX) else TEXT_PREFIX + k: v for k, v in state.items()}
 
 
 def from_file_keys(name: str, state: dict, module) -> dict:
     """Names in the file -> keys of `module` in the installed transformers."""
-    if name != "text_encoder" or any(k.startswith(TEXT_PREFIX) for k in module.state_dict()):
+    if not name.endswith("text_encoder") or any(k.startswith(TEXT_PREFIX) for k in module.state_dict()):
         return state
     return {k.removeprefix(TEXT_PREFIX): v for k, v in state.items()}
 
 
-def load(name: str):
-    """Trained module `name`, float32, eval, without gradients; the file's hash is checked first."""
+def without_base(name: str, state: dict, record: dict) -> tuple[dict, dict]:
+    """What an overlay has to store: weights that differ from its base's, and the base's hash in the record."""
+    if (base := OVERLAYS.get(name)) is None:
+        return state, record
+    shared = state_of(base)
+    own = {k: v for k, v in state.items()
+           if k not in shared or shared[k].shape != v.shape or not shared[k].equal(v.half())}
+    return own, {**record, "base": base, "base_sha256": sha256_of(weights_path(base))}
+
+
+def state_of(name: str) -> dict:
+    """All tensors of `name` as stored, fp16, under the file's names; the files' hashes are checked first.
+
+    Raises:
+        ValueError: a file is not the one that its sidecar, or that of an overlay on it, describes.
+    """
     from safetensors.torch import load_file
 
     check_hash(name)
+    own = load_file(weights_path(name))
+    if (base := OVERLAYS.get(name)) is None:
+        return own
+    if config_of(name)["base_sha256"] != sha256_of(weights_path(base)):
+        raise ValueError(f"toyworld/weights/{base}.safetensors is not the file that {name} was trained from: "
+                         "restore it from the repository or train it again.")
+    return {**state_of(base), **own}
+
+
+def load(name: str):
+    """Trained module `name`, float32, eval, without gradients; the file's hash is checked first."""
     module = BUILDERS[name]()
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(weights_path(name)).items()}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state_of(name).items()}
     result = module.load_state_dict(from_file_keys(name, state, module), strict=False)
     missing = [k for k in result.missing_keys if not k.endswith("position_ids")]
     if missing or result.unexpected_keys:
@@ -170,6 +198,16 @@ def load_clip():
 def load_classifier():
     """Trained judge."""
     return load("classifier")
+
+
+def load_editor():
+    """Trained UNet2DConditionModel with 8 input channels: noisy latents, then raw latents of the source."""
+    return load("editor")
+
+
+def load_editor_text_encoder():
+    """Trained CLIPTextModel of the editor's instructions."""
+    return load("editor_text_encoder")
 
 
 @lru_cache(maxsize=1)

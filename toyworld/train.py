@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-NAMES = ("vae", "unet", "clip", "classifier")
+NAMES = ("vae", "unet", "clip", "classifier", "editor")
 
 
 def main(name: str, **options) -> None:

@@ -86,8 +86,9 @@ class Run:
                  ema: float = 0.999, warmup: int = 100, weight_decay: float = 0.01, save_minutes: float = 3.0):
         self.name, self.modules, self.steps, self.peak, self.warmup, self.seed = (
             name, trained, steps, peak, warmup, seed)
-        self.parameters = [p for m in trained.values() for p in m.parameters()]
-        apart = [p for m in trained.values() for k, p in m.named_parameters() if any(part in k for part in PLAIN)]
+        named = [(k, p) for m in trained.values() for k, p in m.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        apart = [p for k, p in named if any(part in k for part in PLAIN)]
         self.optimiser = Muon(self.parameters, lr=peak, weight_decay=weight_decay, plain=apart)
         self.ema = Ema(trained, ema)
         self.generator = torch.Generator().manual_seed(seed)
@@ -169,6 +170,7 @@ def publish(name: str, state: dict, record: dict) -> None:
     models.WEIGHTS.mkdir(exist_ok=True)
     path = models.weights_path(name)
     beside = path.with_suffix(".part")
+    state, record = models.without_base(name, state, record)
     save_file({k: v.half().contiguous() if v.is_floating_point() else v.contiguous()
                for k, v in models.to_file_keys(name, state).items() if not k.endswith("position_ids")}, beside,
               metadata={"format": "pt", "model": f"steadyedit toyworld {name}"})

@@ -81,20 +81,28 @@ def dataset(chunks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), ids
 
 
+def draw_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+    """t = 999 u^0.75, int64 [count]."""
+    return (1000 * torch.rand((count,), generator=generator) ** 0.75).long().clamp(max=999)
+
+
+def level_weight(abar: torch.Tensor) -> torch.Tensor:
+    """w(t) above, of abar_t [B]."""
+    snr = abar / (1 - abar)
+    return snr.clamp(max=5) / snr * (1 / snr).clamp(1, 25).sqrt()
+
+
 def loss_of(unet, text_encoder, z, near, ids, abar, generator) -> torch.Tensor:
     """The weighted loss above; z [B,4,h,w] scaled latents."""
-    count = len(z)
-    t = (1000 * torch.rand((count,), generator=generator) ** 0.75).long().clamp(max=999)
+    t = draw_timesteps(len(z), generator)
     z = z.contiguous(memory_format=torch.channels_last)
     noise = torch.randn(z.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     a = abar[t][:, None, None, None]
-    snr = abar[t] / (1 - abar[t])
-    weight = snr.clamp(max=5) / snr * (1 / snr).clamp(1, 25).sqrt()
     focus = 1 + 4 * near.float()
     focus = focus / focus.mean((1, 2), keepdim=True)
     context = text_encoder(ids).last_hidden_state
     guess = unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, context).sample
-    return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(weight).mean()
+    return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(level_weight(abar[t])).mean()
 
 
 def train(steps: int = 2500, batch: int = 32, peak: float = 3e-3, chunks: int = 6, publish_every: int = 300) -> None:
