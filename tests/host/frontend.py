@@ -153,6 +153,8 @@ def load_api(opened: Any, api: dict[str, Any], note: str = "") -> None:
 
 def picture(opened: Any, path: Path) -> None:
     """Photograph the whole graph."""
+    # A first visit opens the template browser over it.
+    opened.keyboard.press("Escape")
     opened.evaluate(SHOW_ALL)
     opened.wait_for_timeout(1500)
     opened.screenshot(path=str(path))
