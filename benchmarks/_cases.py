@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,13 @@ class World:
         """CONDITIONING of a prompt."""
         return self.text.encode_from_tokens_scheduled(self.text.tokenize(text))
 
-    def cases(self, count: int, frames: int, size: int) -> Iterator[Case]:
-        """The first ``count`` held-out edits, the same in every run."""
+    def cases(self, count: int, frames: int, size: int, only: Collection[int] | None = None) -> Iterator[Case]:
+        """The first ``count`` held-out edits, the same in every run, or ``only`` those of them."""
         from ..toyworld import apply_edit, heldout_edits, render
 
         for index, (scene, edit) in enumerate(heldout_edits(count, frames, size)):
+            if only is not None and index not in only:
+                continue
             source, truth = render(scene), render(apply_edit(scene, edit))
             name = f"{index:02d} {source.caption}: {edit.instruction}"
             prompts = (self.conditioning(prompt) for prompt in (source.caption, truth.caption, ""))
@@ -93,10 +95,12 @@ def quiet_backend() -> Backend:
 
     class Bar:
         def __init__(self, total: int, label: str):
-            self.bar = tqdm(total=total, desc=f"  {label}", leave=False, position=1)
+            self.bar = tqdm(total=total, desc=f"  {label}", leave=False, position=1, disable=None)
 
         def update(self, value: int, preview: Any = None, **numbers: float) -> None:
             """See ``backends.protocol.Progress``."""
+            if self.bar.disable:  # no terminal: it keeps no count
+                return
             self.bar.update(value - self.bar.n)
             if value >= self.bar.total:
                 self.bar.close()

@@ -63,11 +63,11 @@ def meta(seed: int, clips: int, **more: Any) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {
         "seed": seed, "clips": clips, "versions": {"python": platform.python_version(), **versions},
-        "device": device, "commit": _commit(), **more,
+        "device": device, "commit": commit(), **more,
     }  # fmt: skip
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The pack's commit, with a + where files differ from it; None outside a git checkout."""
     root = Path(__file__).parents[1]
     asked = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]

@@ -3,12 +3,15 @@
 Every method starts from the same weights, is tuned by the same recipe for the same number of
 steps on the same clip with the same seed, inverts with the empty prompt, and samples with the
 same guidance. One method after the other on a clip, so that a slow moment of the machine
-falls on all.
+falls on all. Finished rows lie beside the JSON, in NAME.rows: the same command goes on where
+it was stopped, and several processes (``--workers``, torchrun) share the clips.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
@@ -17,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ._cases import World
+from ._journal import Journal
 from ._methods import FIRST, METHODS, Settings, edit
 from ._report import meta, rows, table, write_json
 from ._scores import KEYS, score
+from ._shards import sharded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +32,14 @@ if TYPE_CHECKING:
     from ._cases import Case
 
 FRAMES, SIZE, SEED = 8, 128, 0
+
+#: What the table does not say by itself; part of the JSON.
+NOTES = (
+    "ei2 is FFAM with ratio 2 and STAM (instance centering and spectral normalisation): the row ffam-2.",
+    "layer-norm, instance-norm, centering, centering-spectral: sparse-causal attention and a variant of STAM.",
+    "All tuned methods share recipe, steps, seed, inversion with the empty prompt, and guidance.",
+    "Seconds are wall-clock; methods follow each other clip by clip, so that other load falls on all of them.",
+)
 
 
 def main(
@@ -43,15 +56,18 @@ def main(
     Args:
         clips: number of held-out edits, 4 if None.
         methods: slugs of ``_methods.METHODS``; intervals are against the first one.
-        json_path: where the numbers go; the sheet goes beside it as a .png.
+        json_path: where the numbers go; the sheet goes beside it as a .png, finished rows
+            into a folder .rows.
         sheet_path: where the sheet goes instead.
-        settings, world: other than the toy graph's and the committed models.
+        settings, world: other than the table's and the committed models.
 
     Returns:
-        what the JSON file holds.
+        what the JSON file holds; where several processes share the work, one of them
+        writes it and the others return nothing.
 
     Raises:
-        ValueError: an unknown method, or no clip.
+        ValueError: an unknown method, no clip, several processes without a file, or rows
+            that were measured with other settings.
     """
     count, chosen = 4 if clips is None else clips, list(dict.fromkeys(methods or FIRST))
     unknown = [method for method in chosen if method not in METHODS]
@@ -59,30 +75,34 @@ def main(
         raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
     if count < 1:
         raise ValueError(f"clips: at least 1 is needed, but got {count}.")
-    if sheet_path is None and json_path is not None:
-        sheet_path = Path(json_path).with_suffix(".png")
-    settings, world = settings or Settings.shipped(), world or World.load()
-    measured: list[dict[str, Any]] = []
-    strips: list[tuple[str, str, Tensor]] = []
-    with tqdm(total=count * len(chosen), desc="bench ei2", unit="edit", position=0) as bar:
-        for index, case in enumerate(world.cases(count, FRAMES, SIZE)):
-            pictures = {}
-            for method in chosen:
-                bar.set_postfix_str(f"{method}: {case.edit.instruction}")
-                edited = edit(world, case, method, settings, SEED + index)
-                measured.append({"method": method, "clip": case.name, **score(world, case, edited, settings)})
-                pictures[method] = edited.frames
-                bar.update()
-            if len(strips) < MOST_STRIPS:
-                strips += _strips(case, pictures, measured)
+    settings = settings or Settings.of_the_table()
+    used = {"frames": FRAMES, "size": SIZE, "seed": SEED, **asdict(settings)}
+    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
+    with folder as rows_path:
+        journal = Journal(Path(rows_path), used)
+        with sharded() as (rank, processes):
+            if json_path is None and processes > 1:
+                raise ValueError("json: several processes share their rows through files; say where with --json FILE.")
+            own = range(rank, count, processes)
+            todo = {clip: [m for m in chosen if journal.find(clip, m) is None] for clip in own}
+            world = world or World.load()
+            _measure({clip: left for clip, left in todo.items() if left}, count, world, settings, journal)
+        if rank:
+            return {}
+        measured, how = journal.report(count, chosen)
+        strips = _strips(world, count, chosen, journal, measured)
     summary = rows(measured, KEYS)
-    settings_used = {"frames": FRAMES, "size": SIZE, **asdict(settings)}
-    report = {"meta": meta(SEED, count, settings=settings_used), "rows": summary, "clips": measured}
+    report = {
+        "meta": meta(SEED, count, settings=used, notes=NOTES, processes=processes) | how,
+        "rows": summary,
+        "clips": measured,
+    }
     print(f"\nAll methods tuned for {settings.recipe.steps} steps; {count} clips; * : paired 95 % interval excludes 0.")
     print(table(summary, KEYS))
     if json_path is not None:
         write_json(json_path, report)
         print(f"numbers: {json_path}")
+        sheet_path = sheet_path or Path(json_path).with_suffix(".png")
     if sheet_path is not None:
         from ..standalone.sheet import contact_sheet
 
@@ -91,19 +111,35 @@ def main(
     return report
 
 
+def _measure(todo: dict[int, list[str]], count: int, world: World, settings: Settings, journal: Journal) -> None:
+    """Run and keep what is not finished: methods by the number of the clip."""
+    total = sum(map(len, todo.values()))
+    with tqdm(total=total, desc="bench ei2", unit="edit", position=0, disable=None) as bar:
+        for clip, case in zip(todo, world.cases(count, FRAMES, SIZE, todo), strict=True):
+            for method in todo[clip]:
+                bar.set_postfix_str(f"{method}: {case.edit.instruction}")
+                edited = edit(world, case, method, settings, SEED + clip)
+                row = {"method": method, "clip": case.name, **score(world, case, edited, settings)}
+                journal.keep(clip, method, row, edited.frames)
+                bar.update()
+                if bar.disable:
+                    print(f"{case.name}: {method}: {row['psnr_truth']:.1f} dB to the truth", flush=True)
+
+
 #: Rows on the contact sheet, more would be scrolled past; and letters in a line beside one.
 MOST_STRIPS, LINE = 60, 30
 
 
-def _strips(case: Case, pictures: dict[str, Tensor], measured: list[dict[str, Any]]) -> list[tuple[str, str, Tensor]]:
-    """Rows of the contact sheet for one case."""
-    scores = {row["method"]: row for row in measured if row["clip"] == case.name}
-    edits = [
-        (method, f"edit right {row['edit_accuracy']:.0%}\n{row['psnr_truth']:.1f} dB to the truth", pictures[method])
-        for method, row in scores.items()
-    ]
-    return [
-        ("source", fill(case.source.caption, LINE), case.source.frames),
-        *edits,
-        ("true answer", fill(case.edit.instruction, LINE), case.truth.frames),
-    ]
+def _strips(
+    world: World, count: int, methods: Sequence[str], journal: Journal, measured: list[dict[str, Any]]
+) -> list[tuple[str, str, Tensor]]:
+    """Rows of the contact sheet: of each clip the source, every method and the truth."""
+    strips: list[tuple[str, str, Tensor]] = []
+    shown = range(min(count, -(-MOST_STRIPS // (len(methods) + 2))))
+    for clip, case in zip(shown, world.cases(count, FRAMES, SIZE, shown), strict=True):
+        strips.append(("source", fill(case.source.caption, LINE), case.source.frames))
+        for method, row in zip(methods, measured[clip * len(methods) :], strict=False):
+            said = f"edit right {row['edit_accuracy']:.0%}\n{row['psnr_truth']:.1f} dB to the truth"
+            strips.append((method, said, journal.frames(clip, method, FRAMES)))
+        strips.append(("true answer", fill(case.edit.instruction, LINE), case.truth.frames))
+    return strips

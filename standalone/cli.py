@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--clips", type=int, metavar="N", help="number of held-out clips")
     bench.add_argument("--methods", metavar="A,B", help="default: all of the benchmark's")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    bench.add_argument("--workers", type=int, metavar="N", help="processes that share the clips; needs --json")
+    bench.add_argument("--sizes", metavar="FxT,...", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096")
 
     toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -88,8 +92,20 @@ def bench(options: argparse.Namespace) -> int:
     if options.name not in names:
         raise GraphError(f"bench: there is no '{options.name}'; there are {', '.join(names)}.")
     module = importlib.import_module(f"..benchmarks.{options.name}", __package__)
-    methods = options.methods.split(",") if options.methods else None
-    module.main(clips=options.clips, methods=methods, json_path=options.json)
+    given = {
+        "clips": options.clips,
+        "methods": options.methods.split(",") if options.methods else None,
+        "json_path": options.json,
+        "sizes": options.sizes.split(",") if options.sizes else None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - inspect.signature(module.main).parameters.keys():
+        raise GraphError(f"bench {options.name}: --{name} is not an option of this one.")
+    if options.workers is not None and "WORLD_SIZE" not in os.environ:
+        from ..benchmarks._shards import launch
+
+        return launch(options.workers, options.arguments)
+    module.main(**given)
     return 0
 
 
@@ -127,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or 130 after an interrupt.
     """
     options = parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo}[options.command]
     try:
         return command(options)
