@@ -20,10 +20,12 @@ TRAINED = {
     "temporal-attention": {"query", "key", "value", "out", "bias"},
 }
 QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}}
+# Nothing of it is tuned or saved, and outside of sampling it does nothing: test_methods_via_gather_swap.py.
+SAMPLING_ONLY = {"gather-swap"}
 
 
 def test_the_table_covers_the_registry():
-    assert set(METHODS) == set(BUILDERS)
+    assert set(METHODS) | SAMPLING_ONLY == set(BUILDERS)
 
 
 @pytest.mark.parametrize("method", METHODS)
