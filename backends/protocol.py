@@ -31,18 +31,21 @@ class TrainingView(Protocol):
     ``parameters`` holds float32 leaves that require a gradient, by the key under which
     they are saved: ``<method>.<site path>.<name>`` for modules,
     ``queries.<site path>.<attn1.to_q|attn2.to_q>.weight`` for the *differences* of query
-    projections, which start at zero.
+    projections, which start at zero, and the keys of ``methods.lora`` for a LoRA.
     """
 
     parameters: Mapping[str, Tensor]
 
-    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
         """epsilon_theta(x_t, t, c), differentiable.
 
         Args:
             noisy: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, [frames, channels, h, w],
                 in the model's own latent scale.
-            timestep: integer index, shape [] (one for the clip).
+            timestep: integer index, shape [] (one for the clip) or [frames].
+            conditioning: CONDITIONING of this call, with as many entries as the one that the
+                MODEL was opened with; its text and ``concat_latent_image`` take the place of
+                that one's. One row for all frames or one a frame. None: as opened.
         """
 
 
@@ -65,6 +68,17 @@ class Backend(Protocol):
         """A clone whose query weights are W + delta, keys
         ``<site path>.<attn1.to_q|attn2.to_q>.weight``."""
 
+    def projections(self, model: Any) -> dict[str, tuple[int, int]]:
+        """(out, in) of every attention projection, by ``<site path>.<name>`` with the names
+        of ``methods.lora.PROJECTIONS``."""
+
+    def add_lora(self, model: Any, lora: Mapping[str, Tensor]) -> Any:
+        """A clone with a LoRA (keys of ``methods.lora``) on its weights, at strength 1.
+        Raises ValueError (one sentence) where the MODEL lacks one of its layers."""
+
+    def takes_image(self, model: Any) -> bool:
+        """Whether the U-Net reads an image's latent beside the noise, as InstructPix2Pix."""
+
     def fingerprint(self, model: Any) -> str:
         """Hash of the U-Net's weights and of the weight patches on it (LoRA), without the
         attachments: the name of the base that weights were tuned on."""
@@ -86,11 +100,13 @@ class Backend(Protocol):
         frames: int,
         queries: bool = True,
         checkpointing: bool = False,
+        lora: Mapping[str, Tensor] | None = None,
     ) -> AbstractContextManager[TrainingView]:
         """Open the MODEL for training ``attachments`` (whose modules the caller owns and
         may change) under one CONDITIONING. On leaving, also by an error or a cancel, the
         MODEL is bit for bit as before. ``checkpointing`` recomputes block by block in the
-        backward pass: the same gradients with less memory."""
+        backward pass: the same gradients with less memory. ``lora`` holds the values that a
+        LoRA starts from (``methods.lora``), to be trained beside the frozen weights."""
 
     def invert(
         self, model: Any, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Progress
@@ -100,11 +116,16 @@ class Backend(Protocol):
 
     def sample(
         self, model: Any, positive: Any, negative: Any, guidance: float, samples: Tensor, sigmas: Tensor,
-        progress: Progress,
+        progress: Progress, *, sampler: str | Callable[..., Tensor] = "euler", seed: int = 0, middle: Any = None,
+        middle_guidance: float = 1.0,
     ) -> Tensor:
-        """Denoise LATENT samples, x at ``sigmas[0]``, down the descending ``sigmas`` by DDIM
-        (Euler in sigma space) with the host's own denoiser and guidance, adding no noise;
-        returns the LATENT samples at ``sigmas[-1]``."""
+        """Denoise LATENT samples, x at ``sigmas[0]``, down the descending ``sigmas`` with the
+        host's own denoiser and guidance, adding no noise beforehand; returns the LATENT samples
+        at ``sigmas[-1]``. ``sampler`` is a name of ``diffusion.samplers.SAMPLERS`` (the default
+        is DDIM: Euler in sigma space) or a function in k-diffusion's convention, ``seed`` that
+        of the noise it draws. ``middle`` makes the guidance InstructPix2Pix's: D = D_neg +
+        middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). Gather-swap, where it is
+        attached, works; inversion leaves it out."""
 
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar, with cancelling where the host has it."""

@@ -16,10 +16,10 @@ PredictNoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class NoiseTraining:
-    """min over parameters of E || eps - eps_theta(x_t, t) ||^2, AdamW, one clip a step.
+    """min over parameters of E || eps - eps_theta(x_t, t) ||^2, AdamW, one clip or batch a step.
 
-    One timestep per step for the whole clip, uniform over the schedule; noise drawn apart
-    for every frame. All randomness comes from one generator of its own, whose state is part
+    One timestep per step for the whole clip, uniform over the schedule, or one for every sample
+    of a batch; noise drawn apart for every frame. All randomness comes from one generator of its own, whose state is part
     of ``state()``: a run that is resumed draws what the uninterrupted one would have drawn.
 
     Args:
@@ -28,6 +28,7 @@ class NoiseTraining:
         learning_rate, betas, weight_decay: of AdamW.
         max_grad_norm: the joint gradient norm is clipped to it.
         seed: of the generator.
+        per_sample: draw a timestep for every sample; else one for all, as frames of one clip need.
 
     Raises:
         ValueError: there are no parameters.
@@ -43,6 +44,7 @@ class NoiseTraining:
         weight_decay: float,
         max_grad_norm: float,
         seed: int,
+        per_sample: bool = False,
     ) -> None:
         if not parameters:
             raise ValueError(
@@ -52,6 +54,7 @@ class NoiseTraining:
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
+        self.per_sample = per_sample
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
@@ -72,7 +75,8 @@ class NoiseTraining:
         """
         before = self.generator.get_state()
         try:
-            timestep = torch.randint(len(self.schedule), (), generator=self.generator)
+            shape = clean.shape[:1] if self.per_sample else ()
+            timestep = torch.randint(len(self.schedule), shape, generator=self.generator)
             noise = torch.randn(clean.shape, generator=self.generator).to(clean)
             noisy = self.schedule.add_noise(clean, noise, timestep)
             self.optimizer.zero_grad(set_to_none=True)

@@ -51,7 +51,7 @@ INNER = {
 OUTER = {
     "kernels": {"torch"},
     "diffusion": {"torch", "numpy"},
-    "methods": {"torch", "numpy", "safetensors", "PIL"},
+    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }

@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_base
 import comfy.model_sampling
 import folder_paths
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
-from . import identity, patcher, sampling, training
+from . import identity, lora, patcher, sampling, training
 from .blocks import sites_of, unet_of
 from .progress import ComfyProgress
 
@@ -42,6 +43,15 @@ class ComfyBackend:
     def add_query_deltas(self, model: ModelPatcher, deltas: Mapping[str, Tensor]) -> ModelPatcher:
         return patcher.add_query_deltas(model, deltas)
 
+    def projections(self, model: ModelPatcher) -> dict[str, tuple[int, int]]:
+        return lora.shapes_of(model)
+
+    def add_lora(self, model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
+        return lora.added(model, weights)
+
+    def takes_image(self, model: ModelPatcher) -> bool:
+        return isinstance(model.model, comfy.model_base.IP2P)
+
     def fingerprint(self, model: ModelPatcher) -> str:
         return identity.of_model(model)
 
@@ -62,9 +72,9 @@ class ComfyBackend:
 
     def training(
         self, model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int,
-        queries: bool = True, checkpointing: bool = False,
+        queries: bool = True, checkpointing: bool = False, lora: Mapping[str, Tensor] | None = None,
     ) -> AbstractContextManager[TrainingView]:
-        return training.opened(model, attachments, conditioning, frames, queries, checkpointing)
+        return training.opened(model, attachments, conditioning, frames, queries, checkpointing, lora or {})
 
     def invert(
         self, model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,

@@ -8,7 +8,7 @@ backward asks the host for the weight again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -115,8 +115,8 @@ def frozen_function(layer: nn.Module) -> type[torch.autograd.Function]:
                     "use a Stable Diffusion U-Net in its usual form.")
 
 
-def frozen_forward(layer: nn.Module, delta: Tensor | None = None) -> Callable:
-    """Forward of a frozen layer, plus ``x delta^T`` where a trained difference goes beside it."""
+def frozen_forward(layer: nn.Module, matrices: Sequence[Tensor] = ()) -> Callable:
+    """Forward of a frozen layer, plus ``x M_1^T M_2^T ...`` where a trained difference goes beside it."""
     function, host_forward = frozen_function(layer), layer.forward
 
     def forward(x: Tensor) -> Tensor:
@@ -125,7 +125,12 @@ def frozen_forward(layer: nn.Module, delta: Tensor | None = None) -> Callable:
         else:
             with torch.no_grad():
                 y = host_forward(x)
-        return y if delta is None else y + F.linear(x, delta.to(x.dtype))
+        if not matrices:
+            return y
+        beside = x
+        for matrix in matrices:
+            beside = F.linear(beside, matrix.to(x.dtype))
+        return y + beside
 
     return forward
 
@@ -145,12 +150,13 @@ def casting(layer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(unet: nn.Module, deltas: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+def frozen(unet: nn.Module, deltas: Mapping[nn.Module, Sequence[Tensor]]) -> Iterator[None]:
     """All layers of a U-Net frozen and differentiable, inside the ``with``.
 
     Args:
         unet: the host's module.
-        deltas: trained differences of projections, float32 [out, in], by layer.
+        deltas: trained differences of projections by layer, float32: one matrix [out, in], or LoRA's two,
+            [rank, in] and [out, rank].
     """
     with ExitStack() as stack:
         for layer in unet.modules():
@@ -158,5 +164,5 @@ def frozen(unet: nn.Module, deltas: Mapping[nn.Module, Tensor]) -> Iterator[None
                 continue
             if hasattr(layer, "comfy_cast_weights"):
                 stack.enter_context(casting(layer))
-            stack.enter_context(forward_replaced(layer, frozen_forward(layer, deltas.get(layer))))
+            stack.enter_context(forward_replaced(layer, frozen_forward(layer, deltas.get(layer, ()))))
         yield

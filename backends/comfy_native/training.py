@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ...methods.attachment import Attachment
+from ...methods.lora import factors
 from .blocks import located, unet_of
 from .frozen import frozen
 from .patcher import with_state
@@ -68,7 +69,7 @@ class ComfyTraining:
     Args:
         patcher: the clone that is open.
         parameters: see ``TrainingView``.
-        deltas: trained differences by the layer that they go beside.
+        deltas: trained differences by the layer that they go beside, see ``frozen``.
         conditions: the CONDITIONING in the host's inner form.
         memory: see ``MEMORY_KEPT``.
         armed: what is set on the model after it is loaded; closed by the owner.
@@ -76,29 +77,35 @@ class ComfyTraining:
 
     patcher: ModelPatcher
     parameters: Mapping[str, Tensor]
-    deltas: Mapping[torch.nn.Module, Tensor]
+    deltas: Mapping[torch.nn.Module, tuple[Tensor, ...]]
     conditions: list[dict]
     memory: int
     armed: ExitStack
     _ready: tuple = ()
     _shape: torch.Size | None = None
 
-    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
         """epsilon_theta(x_t, t, c) through the host's own road, from x_t in variance-preserving scale.
 
         The host works in sigma space: x = x_t sqrt(1 + sigma^2), eps = (x - denoised) / sigma.
 
         Args:
             noisy: [frames, channels, h, w].
-            timestep: integer index, shape [].
+            timestep: integer index, shape [] or [frames].
+            conditioning: see ``TrainingView``.
         """
-        base, conditions, options = self._prepared(noisy)
+        base, conditions, ready, options = self._prepared(noisy)
         device = self.patcher.load_device
+        if conditioning is not None:
+            changed = comfy.sampler_helpers.convert_cond(conditioning)
+            both = [{**old, **new} for old, new in zip(conditions, changed, strict=True)]
+            ready = processed(base, both, noisy, device)
         sigma = base.model_sampling.sigma(timestep.to(device).float())
-        x = noisy.to(device) * (1 + sigma**2).sqrt()
-        options["transformer_options"]["sample_sigmas"] = torch.stack((sigma, torch.zeros_like(sigma)))
-        (denoised,) = comfy.samplers.calc_cond_batch(base, [conditions], x, sigma.expand(x.shape[0]), options)
-        return ((x - denoised) / sigma).to(noisy.device)
+        wide = sigma.reshape(-1, *[1] * (noisy.ndim - 1))
+        x = noisy.to(device) * (1 + wide**2).sqrt()
+        options["transformer_options"]["sample_sigmas"] = torch.stack((sigma.max(), torch.zeros_like(sigma.max())))
+        (denoised,) = comfy.samplers.calc_cond_batch(base, [ready], x, sigma.expand(x.shape[0]), options)
+        return ((x - denoised) / wide).to(noisy.device)
 
     def _prepared(self, noisy: Tensor) -> tuple:
         if noisy.shape != self._shape:
@@ -126,16 +133,24 @@ class ComfyTraining:
         self.armed.callback(comfy.sampler_helpers.cleanup_models, conditions, others)
         comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
         patcher.pre_run()
-        conditions = comfy.samplers.process_conds(base, noisy.to(device), conditions, device)
-        for condition in conditions["positive"]:
-            for value in condition.get("model_conds", {}).values():
-                value.cond = own_tensors(value.cond)
         inner = options["transformer_options"]
         inner["optimized_attention_override"] = plain_attention
         if any("control" in condition for condition in conditions["positive"]):
             patches = inner.setdefault("patches", {})
             patches[AFTER_SKIP] = [*patches.get(AFTER_SKIP, ()), apart_from_skip]
-        return base, conditions["positive"], options
+        conditions = conditions["positive"]
+        return base, conditions, processed(base, conditions, noisy, device), options
+
+
+def processed(base: Any, conditions: list[dict], noisy: Tensor, device: torch.device) -> list[dict]:
+    """Conditions for the noisy frames' size, as the U-Net takes them."""
+    # A copy: the host writes the size's areas and masks into the dicts.
+    fresh = {"positive": [dict(condition) for condition in conditions]}
+    positive = comfy.samplers.process_conds(base, noisy.to(device), fresh, device)["positive"]
+    for condition in positive:
+        for value in condition.get("model_conds", {}).values():
+            value.cond = own_tensors(value.cond)
+    return positive
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
@@ -143,8 +158,8 @@ def training_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def query_deltas(unet: Any, attachments: Iterable[Attachment], device: torch.device) -> dict[str, tuple[Any, Tensor]]:
-    """Zero differences, float32, of the projections that the attachments tune: key -> (layer, difference)."""
+def query_deltas(unet: Any, attachments: Iterable[Attachment], device: torch.device) -> dict[str, tuple]:
+    """Zero differences, float32, of the projections that the attachments tune: key -> (layer, (difference,))."""
     wanted: dict[str, set[str]] = {}
     for attachment in attachments:
         for path in attachment.sites:
@@ -155,8 +170,13 @@ def query_deltas(unet: Any, attachments: Iterable[Attachment], device: torch.dev
             layer = block.get_submodule(name)
             shape = (layer.out_features, layer.in_features)
             delta = torch.zeros(shape, dtype=torch.float32, device=device, requires_grad=True)
-            found[f"queries.{site.path}.{name}.weight"] = (layer, delta)
+            found[f"queries.{site.path}.{name}.weight"] = (layer, (delta,))
     return found
+
+
+def low_rank(unet: Any, lora: Mapping[str, Tensor]) -> dict[torch.nn.Module, tuple[Tensor, Tensor]]:
+    """(A, B) by the projection that they go beside."""
+    return {unet.get_submodule(name): pair for name, pair in factors(lora).items()}
 
 
 def module_parameters(attachments: Iterable[Attachment]) -> dict[str, Tensor]:
@@ -200,7 +220,7 @@ def modules_on(attachments: Iterable[Attachment], device: torch.device, home: to
 @contextmanager
 def opened(
     model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int, queries: bool,
-    checkpointing: bool,
+    checkpointing: bool, lora: Mapping[str, Tensor],
 ) -> Iterator[ComfyTraining]:
     """``Backend.training`` on the host's MODEL; see there."""
     attachments, unet = tuple(attachments), unet_of(model)
@@ -218,11 +238,13 @@ def opened(
         stack.enter_context(modules_on(attachments, device, patcher.offload_device))
         armed = stack.enter_context(ExitStack())
         deltas = query_deltas(unet, attachments, device) if queries else {}
-        parameters = module_parameters(attachments) | {key: delta for key, (_, delta) in deltas.items()}
+        trained = {key: start.detach().to(device, copy=True).requires_grad_() for key, start in lora.items()}
+        parameters = module_parameters(attachments) | {key: delta for key, (_, (delta,)) in deltas.items()} | trained
+        beside = {**dict(deltas.values()), **low_rank(unet, trained)}
         conditions = comfy.sampler_helpers.convert_cond(own_tensors(conditioning))
         memory = MEMORY_RECOMPUTED if checkpointing else MEMORY_KEPT
         try:
-            yield ComfyTraining(patcher, parameters, dict(deltas.values()), conditions, memory, armed)
+            yield ComfyTraining(patcher, parameters, beside, conditions, memory, armed)
         finally:
             patcher.model_options["transformer_options"].pop(KEY, None)
             patcher.cleanup()
