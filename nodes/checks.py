@@ -61,3 +61,15 @@ def memory_told(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
         frames, _, height, width = samples.shape
         raise MemoryError(f"latent: memory ran out while {work} {frames} frames of {width * 8}x{height * 8}; "
                           "use fewer frames or a smaller size.") from error
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Numbers of frames from a text such as "0, 12 40".
+
+    Raises:
+        ValueError: there is something else in it.
+    """
+    words = text.replace(",", " ").split()
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise ValueError(f"{name}: expected whole numbers such as 0, 12, 40, but got {text!r}.")
+    return tuple(map(int, words))

@@ -31,6 +31,7 @@ class GatherSwap:
 
     Args:
         group: number of group frames, evenly spread over the clip.
+        frames: numbers of the group's frames, chosen by hand; empty spreads ``group`` of them.
         self_attention, cross_attention: which attentions are swapped. With one text for all
             frames the swap of cross-attention changes nothing.
         start, end: share of the sampling steps (the paper: the first 8 of 10).
@@ -45,6 +46,7 @@ class GatherSwap:
     """
 
     group: int = 4
+    frames: tuple[int, ...] = ()
     self_attention: bool = True
     cross_attention: bool = True
     start: float = 0.0
@@ -55,6 +57,7 @@ class GatherSwap:
     own_keys: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", tuple(self.frames))  # a list, where it comes from a file
         if self.group < 1:
             raise ValueError(f"group: expected 1 frame or more, but got {self.group}.")
         if self.chunk < 0:
@@ -71,6 +74,19 @@ class GatherSwap:
         """"self", "cross", or both."""
         chosen = (self.self_attention, self.cross_attention)
         return tuple(kind for kind, on in zip(KINDS, chosen, strict=True) if on)
+
+    def group_of(self, frames: int) -> tuple[int, ...]:
+        """The group's frames in a clip of so many.
+
+        Raises:
+            ValueError: there are not so many frames.
+        """
+        if not self.frames:
+            return group_frames(frames, self.group)
+        if min(self.frames) < 0 or max(self.frames) >= frames:
+            raise ValueError(f"group_frames: {', '.join(map(str, self.frames))} are not all in 0..{frames - 1}, the "
+                             "frames of the clip; name others, or none to spread the group evenly.")
+        return self.frames
 
     def __deepcopy__(self, memo: dict) -> GatherSwap:
         # Immutable: hosts deep-copy the options of a model on every clone.
