@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .checks import multiple_of_8
 
 FITS = ["crop", "pad", "stretch", "keep shape"]
-COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "gray": (0.5, 0.5, 0.5)}
+COLOURS = ["black", "white", "gray"]
 
 
 class LoadFrames(io.ComfyNode):
@@ -30,7 +30,7 @@ class LoadFrames(io.ComfyNode):
                 io.Combo.Input("fit", options=FITS, default="crop", optional=True,
                                tooltip="How other proportions become a square: cut the sides, add bars, distort; or "
                                "keep the shape, with size as the shorter side."),
-                io.Combo.Input("background", options=list(COLOURS), default="black", optional=True,
+                io.Combo.Input("background", options=COLOURS, default="black", optional=True,
                                tooltip="What transparent pixels and the bars of 'pad' show."),
             ],
             outputs=[
@@ -45,9 +45,9 @@ class LoadFrames(io.ComfyNode):
     def execute(cls, video, start, count, stride, size, fit="crop", background="black") -> io.NodeOutput:
         from .. import backends
         from ..video.frames_of import frames_of
+        from ..video.geometry import for_a_model
 
         multiple_of_8("size", size)
-        square = (size, size) if size and fit != "keep shape" else (size or None)
         shown = None
 
         def progress(done: int, total: int) -> None:
@@ -55,8 +55,7 @@ class LoadFrames(io.ComfyNode):
             shown = shown or backends.current().progress(total, "reading frames")
             shown.update(done)
 
-        clip = frames_of(video, start, count, stride, square, fit="crop" if fit == "keep shape" else fit, multiple=8,
-                         background=COLOURS[background], progress=progress)
+        clip = frames_of(video, start, count, stride, progress=progress, **for_a_model(size, fit, background))
         frames, height, width, _ = clip.frames.shape
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"

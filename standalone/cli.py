@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
                      help="set an input of a node, by its id or title; may be repeated")
     run.add_argument("--video", type=Path, metavar="FILE", help="in place of the graph's toy clip or loaded video")
     run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: %(default)s")
+    run.add_argument("--stream", type=int, metavar="FRAMES",
+                     help="so many frames at a time, for videos of any length; goes on where it stopped")
     run.add_argument("--host", choices=("auto", "comfy", "standalone"), default="auto",
                      help="auto: standalone where it knows all nodes of the graph, else a ComfyUI")
 
@@ -60,8 +62,15 @@ def run(options: argparse.Namespace) -> int:
     if options.video:
         if not options.video.is_file():
             raise GraphError(f"--video {options.video}: there is no such file.")
-        put_video(graph, str(options.video.absolute()))
+        put_video(graph, str(options.video.absolute()), whole=options.stream is not None)
     changed = [set_input(graph, assignment) for assignment in options.settings]
+    if options.stream is not None:
+        from .stream import stream
+
+        if options.host == "comfy":
+            raise GraphError("--stream runs without ComfyUI; leave out --host comfy.")
+        print(stream(graph, options.output, options.stream))
+        return 0
     for path in run_on(options.host, graph, options.output, changed):
         print(path)
     return 0

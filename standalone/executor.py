@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -130,13 +130,22 @@ def call(node: type, inputs: dict[str, Any], key: str, graph: Graph) -> tuple:
     return tuple(out.args) if hasattr(out, "args") else tuple(out or ())
 
 
-def execute(graph: Graph, nodes: Mapping[str, type], done: Callable[[str, float], None] | None = None) -> Run:
+def execute(
+    graph: Graph,
+    nodes: Mapping[str, type],
+    done: Callable[[str, float], None] | None = None,
+    *,
+    known: Mapping[str, tuple] | None = None,
+    only: Collection[str] | None = None,
+) -> Run:
     """Check the whole graph, then run what its output nodes need.
 
     Args:
         graph: nodes by id, API format.
         nodes: node classes by ``class_type``.
         done: called with id and seconds after every node.
+        known: results of nodes that need not run, by id.
+        only: run just these nodes, of which each has its inputs among these or ``known``.
 
     Raises:
         GraphError: the graph does not fit, or a node refused its inputs; one sentence that
@@ -144,8 +153,10 @@ def execute(graph: Graph, nodes: Mapping[str, type], done: Callable[[str, float]
     """
     order = order_of(graph, nodes)
     check(graph, order, nodes)
-    run = Run()
+    run = Run(dict(known or {}))
     for key in order:
+        if key in run.results or (only is not None and key not in only):
+            continue
         node = nodes[graph[key]["class_type"]]
         inputs = {
             name: run.results[value[0]][value[1]] if is_link(value) else value

@@ -96,12 +96,12 @@ def set_input(graph: Graph, assignment: str) -> tuple[str, str]:
     return key, field
 
 
-def put_video(graph: Graph, file: str) -> None:
+def put_video(graph: Graph, file: str, whole: bool = False) -> None:
     """Let a file take the place of the graph's clip.
 
     A LoadVideo gets the file. Otherwise the pictures and the frame rate of the toy clip come
-    from the file, cut to the clip's frames and size, and its sound goes into every video
-    that the graph creates without one.
+    from the file, cut to the clip's frames (unless ``whole``) and size, and its sound goes into
+    every video that the graph creates without one.
 
     Raises:
         GraphError: the graph has no one node to replace.
@@ -126,7 +126,7 @@ def put_video(graph: Graph, file: str) -> None:
     graph[load] = {"class_type": LOAD_VIDEO, "inputs": {"file": file}, "_meta": {"title": "Video file"}}
     graph[frames] = {
         "class_type": LOAD_FRAMES,
-        "inputs": {"video": [load, 0], "start": 0, "count": settings.get("frames", 8), "stride": 1,
+        "inputs": {"video": [load, 0], "start": 0, "count": 0 if whole else settings.get("frames", 8), "stride": 1,
                    "size": settings.get("size", 128)},
         "_meta": {"title": "Frames of the video"},
     }

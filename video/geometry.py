@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 
 FITS = ("crop", "stretch", "pad")
 Size = int | tuple[int, int] | None
+#: Of widgets: like "crop", but the size is that of the shorter side.
+KEEP_SHAPE = "keep shape"
+COLOURS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "gray": (0.5, 0.5, 0.5)}
+
+
+def for_a_model(size: int, fit: str = "crop", background: str = "black") -> dict[str, Any]:
+    """Settings of ``read.read_clip`` and ``read.iter_frames`` for frames that a VAE of f=8 takes.
+
+    Args:
+        size: side of a square, 0 keeps the picture's own size.
+        fit: one of ``FITS``, or ``KEEP_SHAPE``.
+        background: a name of ``COLOURS``.
+    """
+    keeps = fit == KEEP_SHAPE
+    wanted = (size, size) if size and not keeps else (size or None)
+    return {"size": wanted, "fit": "crop" if keeps else fit, "multiple": 8, "background": COLOURS[background]}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def write_clip(
     fps: float | Fraction,
     audio: Audio | None = None,
     *,
+    count: int | None = None,
     crf: float = 16.0,
 ) -> Path:
     """h264 (yuv420p, BT.709) and AAC in an mp4.
@@ -38,7 +39,8 @@ def write_clip(
         path: where to; missing folders are made.
         frames: [F, H, W, 3] in 0..1, or an iterable of [H, W, 3] for long clips.
         fps: frames per second.
-        audio: sound, cut to the length of the picture; only with a tensor of frames.
+        audio: sound, cut to the length of the picture.
+        count: number of frames of an iterable; only sound needs it.
         crf: x264's constant rate factor, 0 (lossless in 4:2:0) to 51; 16 shows no loss.
 
     Raises:
@@ -50,7 +52,7 @@ def write_clip(
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(temporary, frames, rate, audio, crf)
+        _encode(temporary, frames, rate, audio, count, crf)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -66,10 +68,11 @@ def write_clip(
     return path
 
 
-def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio: Audio | None, crf: float) -> None:
-    if audio is not None and not isinstance(frames, Tensor):
-        raise ValueError("audio: sound needs a tensor of frames, whose length is known.")
-    length = Fraction(len(frames)) / rate if isinstance(frames, Tensor) else None
+def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio: Audio | None, count: int | None,
+            crf: float) -> None:  # fmt: skip
+    count = len(frames) if isinstance(frames, Tensor) else count
+    if audio is not None and count is None:
+        raise ValueError("audio: sound needs a tensor of frames, or their count.")
     remaining = iter(frames)
     first = next(remaining, None)
     if first is None:
@@ -81,7 +84,7 @@ def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio
         stream.pix_fmt = "yuv420p"
         for target in ("color_primaries", "color_trc", "colorspace"):
             setattr(stream.codec_context, target, _BT709)
-        track = AudioTrack(output, audio, length) if audio is not None else None
+        track = AudioTrack(output, audio, Fraction(count) / rate) if audio is not None else None
         for frame in chain([first], remaining):
             _check(frame, first.shape)
             output.mux(stream.encode(_picture(frame)))
