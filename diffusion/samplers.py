@@ -150,3 +150,16 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "euler_ancestral": sample_euler_ancestral,
     }
 )
+
+
+def named_sampler(sampler: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A sampler of ``SAMPLERS`` by its name; a function is returned as it is.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if callable(sampler):
+        return sampler
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler: this host knows {', '.join(SAMPLERS)}, but not {sampler!r}.")
+    return SAMPLERS[sampler]

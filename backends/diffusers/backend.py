@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...diffusion.inversion import ddim_inversion
-from ...diffusion.sampling import sample_euler
 from ...methods.attachment import check_rivals
+from ...methods.lora import PROJECTIONS, check_shapes, differences
 from .. import fingerprint
 from .denoiser import Denoiser
 from .model import DiffusersModel
 from .parts import Autoencoder, TextEncoder
 from .paths import locate
-from .toy import load_toy_models
+from .sampling import sample
+from .toy import load_toy_editor, load_toy_models
 from .training import opened
 
 if TYPE_CHECKING:
@@ -73,6 +74,17 @@ class DiffusersBackend:
             total[key] = total[key] + delta if key in total else delta
         return replace(model, query_deltas=total)
 
+    def projections(self, model: DiffusersModel) -> dict[str, tuple[int, int]]:
+        return {f"{located.site.path}.{name}": tuple(located.block.get_submodule(name).weight.shape)
+                for located in locate(model.unet) for name in PROJECTIONS}
+
+    def add_lora(self, model: DiffusersModel, lora: Mapping[str, Tensor]) -> DiffusersModel:
+        check_shapes(lora, self.projections(model))
+        return self.add_query_deltas(model, differences(lora))
+
+    def takes_image(self, model: DiffusersModel) -> bool:
+        return model.unet.config.in_channels == 2 * model.unet.config.out_channels
+
     def fingerprint(self, model: DiffusersModel) -> str:
         # Anew at every call: a change through ``.data`` shows in no version counter.
         base = fingerprint.of_tensors(model.unet.state_dict().values())
@@ -92,12 +104,15 @@ class DiffusersBackend:
         return samples / model.latent_scale
 
     def training(self, model: DiffusersModel, attachments: Iterable[Attachment], conditioning: Any, frames: int,
-                 queries: bool = True, checkpointing: bool = False) -> AbstractContextManager[TrainingView]:
-        return opened(model, tuple(attachments), conditioning, frames, queries, checkpointing)
+                 queries: bool = True, checkpointing: bool = False,
+                 lora: Mapping[str, Tensor] | None = None) -> AbstractContextManager[TrainingView]:
+        return opened(model, tuple(attachments), conditioning, frames, queries, checkpointing, lora or {})
 
     def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
                progress: Progress) -> list[Tensor]:
-        denoise = Denoiser(model, conditioning, frames=len(samples))
+        # The noise of the source: what edits all frames alike has no part in it.
+        plain = replace(model, attachments=tuple(a for a in model.attachments if a.lanes is None))
+        denoise = Denoiser(plain, conditioning, frames=len(samples))
         with torch.no_grad():
             trajectory = ddim_inversion(
                 denoise, self.to_model_space(model, samples), sigmas, refinement=refinement, disable=True,
@@ -105,12 +120,12 @@ class DiffusersBackend:
         return [self.from_model_space(model, x) for x in trajectory]
 
     def sample(self, model: DiffusersModel, positive: Any, negative: Any, guidance: float, samples: Tensor,
-               sigmas: Tensor, progress: Progress) -> Tensor:
-        denoise = Denoiser(model, positive, negative, guidance, frames=len(samples))
-        with torch.no_grad():
-            x = sample_euler(
-                denoise, self.to_model_space(model, samples), sigmas, disable=True,
-                callback=lambda state: progress.update(state["i"] + 1))
+               sigmas: Tensor, progress: Progress, *, sampler: str | Callable[..., Tensor] = "euler", seed: int = 0,
+               middle: Any = None, middle_guidance: float = 1.0) -> Tensor:
+        denoise = Denoiser(model, positive, negative, guidance, middle=middle, middle_cfg=middle_guidance,
+                           frames=len(samples))
+        x = sample(denoise, sampler, self.to_model_space(model, samples), sigmas, {"seed": seed},
+                   lambda state: progress.update(state["i"] + 1))
         return self.from_model_space(model, x)
 
     def progress(self, total: int, label: str) -> Progress:
@@ -118,6 +133,9 @@ class DiffusersBackend:
 
     def load_toy(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         return load_toy_models()
+
+    def load_toy_editor(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
+        return load_toy_editor()
 
     def weights_folder(self) -> Path:
         """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""

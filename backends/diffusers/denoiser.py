@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .conditioning import text_of
+from ...methods.via.gather_swap import Bank, LaneCall
+from ...methods.via.lock_step import denoise_in_lock_step
+from .conditioning import image_of, text_of, with_image
 from .patching import Batch, attached
 
 if TYPE_CHECKING:
@@ -15,66 +18,167 @@ if TYPE_CHECKING:
 
     from .model import DiffusersModel
 
+#: Frames in a call of the U-Net where nothing says how many: more use no device better, and memory stays flat.
+AT_ONCE = 16
+
 
 def call_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
     """epsilon in x's dtype, whatever the U-Net's device and dtype are."""
     place = {"device": unet.device, "dtype": unet.dtype}
     noise = unet(x.to(**place), timestep.to(unet.device), encoder_hidden_states=text.to(**place), return_dict=False)[0]
-    return noise.to(x)
+    return noise.to(x.device, x.dtype)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One condition of the guidance, with a row for every frame of the clip."""
+
+    name: str
+    text: Tensor
+    image: Tensor | None
+
+    def rows(self, ids: Sequence[int]) -> list[list[Any]]:
+        """CONDITIONING of some frames."""
+        index = list(ids)
+        return [[self.text[index], {} if self.image is None else {"concat_latent_image": self.image[index]}]]
 
 
 class Denoiser:
     """D(x, sigma) = x - sigma eps_theta(x / sqrt(1 + sigma^2), t(sigma)), with guidance
     D = D_neg + cfg (D_pos - D_neg).
 
-    t is the schedule's nearest integer, as in the ComfyUI host. All branches and frames go
-    through the U-Net at once; where memory is short, a branch at a time gives the same.
+    t is the schedule's nearest integer, as in the ComfyUI host. Branches go through the U-Net
+    together and frames in chunks; where memory runs out, branches go one by one, then chunks
+    are halved. That changes no result, since neither branches nor frames see each other. Where
+    an attached method mixes frames (STAM, FFAM, ...), all frames go in one call.
+
+    With gather-swap attached it works in lock-step and needs what ``sampling.sample`` gives it:
+    x with lanes, ``frame_ids``, ``sample_sigmas``. Lanes go in calls of their own, without the
+    methods that mix frames: those are made for a clip's neighbouring frames, never for a group.
+
+    A U-Net with more input channels than output channels edits images: it reads the positive
+    condition's ``concat_latent_image`` beside x, and zeros where another condition has none.
 
     Args:
         model: with its attachments.
-        positive: CONDITIONING.
+        positive: CONDITIONING, one text (and image) for all frames or one a frame.
         negative: CONDITIONING, dropped at guidance 1.
         cfg: guidance scale.
+        middle, middle_cfg: see ``dual``.
         frames: of the clip.
         joint: all branches in one call, until memory runs out.
+        chunk: frames in a call; 0: what gather-swap's settings say, else ``AT_ONCE``.
 
     Raises:
-        ValueError: a conditioning that does not fit the frames.
+        ValueError: a conditioning that does not fit the frames, or an editor without an image.
     """
 
     def __init__(self, model: DiffusersModel, positive: Any, negative: Any = None, cfg: float = 1.0, *,
-                 frames: int, joint: bool = True):
-        self.model, self.cfg, self.joint = model, cfg, joint
-        self.texts = [text_of(positive, frames, "positive")]
-        if negative is not None and cfg != 1.0:
-            self.texts.append(text_of(negative, frames, "negative"))
-        self.batch = Batch(frames=frames)
+                 middle: Any = None, middle_cfg: float = 1.0, frames: int, joint: bool = True, chunk: int = 0):
+        self.model, self.frames, self.joint = model, frames, joint
+        self.lanes = next((a.lanes for a in model.attachments if a.lanes is not None), None)
+        self.mixes = any(a.mixes_frames for a in model.attachments)
+        self.chunk = chunk or (self.lanes.chunk if self.lanes else 0) or AT_ONCE
+        # Each condition but the last has the scale of its difference from the next.
+        named = [("positive", positive, cfg), ("negative", negative, 1.0)]
+        if middle is not None:
+            named = [("cond1", positive, cfg), ("cond2", middle, middle_cfg), ("negative", negative, 1.0)]
+        while len(named) > 1 and (named[-1][1] is None or named[-2][2] == 1.0):
+            named.pop()
+        self.scales = [scale for _, _, scale in named[:-1]]
+        self.branches = [self._branch(name, conditioning) for name, conditioning, _ in named]
 
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        """Denoised x. x: [frames, channels, h, w] in sigma space; sigma: [frames]."""
-        spread = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        timestep = self.model.schedule.timestep(sigma)
-        denoised = [x - spread * noise for noise in self._noise(x / (1 + spread**2).sqrt(), timestep)]
-        if len(denoised) == 1:
-            return denoised[0]
-        positive, negative = denoised
-        return negative + self.cfg * (positive - negative)
+    @classmethod
+    def dual(cls, model: DiffusersModel, cond1: Any, cond2: Any, negative: Any, cfg_conds: float,
+             cfg_cond2_negative: float, **options: Any) -> Denoiser:
+        """InstructPix2Pix's guidance, as the host's DualCFGGuider with style "regular" has it:
 
-    def _noise(self, scaled: Tensor, timestep: Tensor) -> Sequence[Tensor]:
-        """epsilon of every branch."""
-        if self.joint and len(self.texts) > 1:
+        D = D_neg + cfg_cond2_negative (D_2 - D_neg) + cfg_conds (D_1 - D_2).
+
+        Args:
+            cond1: text and image.
+            cond2: image, empty text.
+            negative: empty text, no image.
+            cfg_conds: guidance by the text.
+            cfg_cond2_negative: guidance by the image; at 1 the negative is dropped.
+            options: ``frames``, ``joint``, ``chunk``.
+        """
+        return cls(model, cond1, negative, cfg_conds, middle=cond2, middle_cfg=cfg_cond2_negative, **options)
+
+    def __call__(self, x: Tensor, sigma: Tensor, *, frame_ids: Sequence[int] | None = None,
+                 sample_sigmas: Tensor | None = None, **extra_args: Any) -> Tensor:
+        """Denoised x. x: [rows, channels, h, w] in sigma space; sigma: [rows].
+
+        Args:
+            frame_ids: frame of each row during lock-step; without it the rows are the frames.
+            sample_sigmas: of the whole run, needed with ``frame_ids``.
+
+        Raises:
+            ValueError: gather-swap is attached, but the rows hold no lanes.
+        """
+        if self.lanes is None:
+            return self._rows(x, sigma, frame_ids or range(self.frames), None, None)
+        if frame_ids is None or sample_sigmas is None:
+            raise ValueError("model: gather-swap is attached, but the sampler carries no lanes; "
+                             "sample through backends.diffusers.sampling.sample.")
+        return denoise_in_lock_step(self.lanes, self._rows, x, sigma, self.frames, frame_ids, sample_sigmas)
+
+    def _branch(self, name: str, conditioning: Any) -> Branch:
+        text, image, unet = text_of(conditioning, self.frames, name), None, self.model.unet.config
+        if unet.in_channels > unet.out_channels:
+            image = image_of(conditioning, self.frames, name)
+            if image is None and name in ("positive", "cond1"):
+                raise ValueError(f"{name}: this MODEL edits images, but the condition holds none; "
+                                 "put it through InstructPixToPixConditioning.")
+        return Branch(name, text, image)
+
+    def _rows(self, x: Tensor, sigma: Tensor, ids: Sequence[int], mode: str | None, bank: Bank | None) -> Tensor:
+        """Denoised rows; see ``methods.via.lock_step.Rows``."""
+        whole = mode == "gather" or self.mixes
+        while True:
+            step = len(ids) if whole else min(self.chunk, len(ids))
             try:
-                return self._noise_by(len(self.texts), scaled, timestep)
+                return torch.cat(list(self._chunks(x, sigma, ids, step, mode, bank)))
             except torch.OutOfMemoryError:
-                self.joint = False
-        return self._noise_by(1, scaled, timestep)
+                if self.joint and len(self.branches) > 1:
+                    self.joint = False
+                elif not whole and step > 1:
+                    self.chunk = step // 2
+                else:
+                    raise
 
-    def _noise_by(self, step: int, scaled: Tensor, timestep: Tensor) -> Sequence[Tensor]:
-        """epsilon of every branch, ``step`` branches a call."""
-        model, texts, noise = self.model, self.texts, []
-        with attached(model.unet, model.attachments, model.query_deltas, self.batch):
-            for group in (texts[i : i + step] for i in range(0, len(texts), step)):
-                self.batch.branches = n = len(group)
-                out = call_unet(model.unet, scaled.repeat(n, 1, 1, 1), timestep.repeat(n), torch.cat(list(group)))
-                noise.extend(out.chunk(n))
-        return noise
+    def _chunks(self, x: Tensor, sigma: Tensor, ids: Sequence[int], step: int, mode: str | None,
+                bank: Bank | None) -> Iterator[Tensor]:
+        """Denoised rows, ``step`` of them in a call of the U-Net."""
+        attachments = [a for a in self.model.attachments if not (mode == "gather" and a.mixes_frames)]
+        together = len(self.branches) if self.joint else 1
+        groups = [self.branches[i : i + together] for i in range(0, len(self.branches), together)]
+        batch = Batch()
+        for start in range(0, len(ids), step):
+            rows = slice(start, start + step)
+            denoised = []
+            for group in groups:
+                names = tuple(branch.name for branch in group)
+                batch.branches, batch.frames = len(group), len(ids[rows])
+                batch.lanes = None if mode is None else LaneCall(mode, names, bank, self.lanes)
+                with attached(self.model.unet, attachments, self.model.query_deltas, batch):
+                    denoised += self._denoised(x[rows], sigma[rows], group, ids[rows])
+            yield self._guided(denoised)
+
+    def _denoised(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch], ids: Sequence[int]) -> list[Tensor]:
+        """x_0 as each of the branches has it, from one call of the U-Net."""
+        unet, n = self.model.unet, len(branches)
+        spread = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        scaled = x / (1 + spread**2).sqrt()
+        conditions = [branch.rows(ids) for branch in branches]
+        inputs = [with_image(unet, scaled, c, b.name) for c, b in zip(conditions, branches, strict=True)]
+        timestep = self.model.schedule.timestep(sigma).repeat(n)
+        noise = call_unet(unet, torch.cat(inputs), timestep, torch.cat([c[0][0] for c in conditions]))
+        return [x - spread * part for part in noise.chunk(n)]
+
+    def _guided(self, denoised: list[Tensor]) -> Tensor:
+        """The last condition, and step by step the differences up to the first."""
+        out = denoised[-1]
+        for i in reversed(range(len(self.scales))):
+            out = out + self.scales[i] * (denoised[i] - denoised[i + 1])
+        return out

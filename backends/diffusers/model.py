@@ -23,7 +23,8 @@ class DiffusersModel:
     Args:
         unet: predicts epsilon from [branches * frames, channels, h, w] and text [.., 77, C].
         attachments: in the order in which they were attached.
-        query_deltas: differences of query weights, by ``<site path>.<attn1|attn2>.to_q.weight``.
+        query_deltas: differences of projection weights by ``<site path>.<name>.weight``: of tuned
+            queries (``attn1.to_q``), of a LoRA on any of ``methods.lora.PROJECTIONS``.
         schedule: the noise schedule that the U-Net was trained on.
         latent_scale: LATENT samples times this is what the U-Net sees.
     """

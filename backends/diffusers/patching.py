@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import Attachment, FrameLayout, FrameMixing
+from ...methods.lora import PROJECTIONS
 from .paths import LocatedBlock, locate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-QUERIES = ("attn1.to_q", "attn2.to_q")
+    from ...methods.via.gather_swap import LaneCall
 
 #: Tokens of a clip from which on a block is computed again in backward instead of kept:
 #: SD1.x at 8 frames of 512x512 passes it on its outer stages, the toy U-Net nowhere.
@@ -30,10 +31,11 @@ RECOMPUTE_TOKENS = 8192
 
 @dataclass
 class Batch:
-    """The frame layout of the call under way, as far as the caller knows it."""
+    """The frame layout of the call under way, as far as the caller knows it, and gather-swap's part in it."""
 
     branches: int = 1
     frames: int = 1
+    lanes: LaneCall | None = None
 
 
 @contextmanager
@@ -65,17 +67,27 @@ def map_size_recorded(transformer: nn.Module, size: list[int]) -> Iterator[None]
         handle.remove()
 
 
-def mixed_attention(attention: nn.Module, mixing: FrameMixing, layout: Callable[[], FrameLayout]) -> Callable:
-    """Forward of a self-attention whose softmax(QK^T)V is ``mixing``'s."""
+def replaced_attention(attention: nn.Module, mix: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> Callable:
+    """Forward of a self- or cross-attention whose softmax(QK^T)V is ``mix(q, k, v, heads)``."""
 
     def forward(hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None, **kwargs) -> Tensor:
-        q, k, v = (project(hidden_states) for project in (attention.to_q, attention.to_k, attention.to_v))
-        mixed = mixing(q, k, v, attention.heads, layout())
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        mixed = mix(attention.to_q(hidden_states), attention.to_k(context), attention.to_v(context), attention.heads)
         for layer in attention.to_out:
             mixed = layer(mixed)
         return mixed
 
     return forward
+
+
+def mixed_attention(attention: nn.Module, mixing: FrameMixing, layout: Callable[[], FrameLayout]) -> Callable:
+    """Forward of a self-attention whose softmax(QK^T)V is ``mixing``'s."""
+    return replaced_attention(attention, lambda q, k, v, heads: mixing(q, k, v, heads, layout()))
+
+
+def lane_attention(attention: nn.Module, path: str, kind: str, batch: Batch) -> Callable:
+    """Forward of an attention that gathers or swaps keys, as ``batch.lanes`` says."""
+    return replaced_attention(attention, lambda q, k, v, heads: batch.lanes.attention(path, kind, q, k, v, heads))
 
 
 def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],
@@ -117,7 +129,7 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     def layout() -> FrameLayout:
         return FrameLayout(batch.branches, batch.frames, *size)
 
-    for name in QUERIES:
+    for name in PROJECTIONS:
         delta = deltas.get(f"{path}.{name}.weight")
         if delta is not None:
             linear = block.get_submodule(name)
@@ -126,6 +138,10 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     for attachment in here:
         if attachment.mixing is not None:
             yield forward_replaced(block.attn1, mixed_attention(block.attn1, attachment.mixing, layout))
+        if attachment.lanes is not None and batch.lanes is not None:
+            for kind in attachment.lanes.kinds:
+                attention = {"self": block.attn1, "cross": block.attn2}[kind]
+                yield forward_replaced(attention, lane_attention(attention, path, kind, batch))
     key = located.site.key
     modules = [a.modules[key] for a in here if a.modules is not None and key in a.modules]
     if modules or recompute_from is not None:
@@ -140,8 +156,10 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
     Args:
         unet: a ``UNet2DConditionModel``.
         attachments: methods, in order.
-        deltas: differences of query weights, by ``<site path>.<attn1|attn2>.to_q.weight``.
-        batch: read at every forward, so that the caller may change it between calls.
+        deltas: differences of projection weights, by ``<site path>.<name>.weight`` with the
+            names of ``methods.lora.PROJECTIONS``.
+        batch: read at every forward, so that the caller may change it between calls. Gather-swap
+            is attached only where ``batch.lanes`` is set on entry.
         recompute_from: see ``extended_block``; without it nothing is computed twice.
     """
     with ExitStack() as stack:

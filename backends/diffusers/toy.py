@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from ...toyworld import models
 from .model import DiffusersModel
@@ -16,8 +19,17 @@ def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         ValueError: a weights file is not the one that its sidecar describes.
         FileNotFoundError: a weights file is missing.
     """
+    return _values(models.load_unet, models.load_text_encoder)
+
+
+def load_toy_editor() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
+    """MODEL and CLIP of the instruction editor, and the same VAE; raises as ``load_toy_models``."""
+    return _values(models.load_editor, models.load_editor_text_encoder)
+
+
+def _values(*loaders: Callable[[], nn.Module]) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet, encoder, vae = (load().to(device) for load in (models.load_unet, models.load_text_encoder, models.load_vae))
+    unet, encoder, vae = (load().to(device) for load in (*loaders, models.load_vae))
     # Convolutions like it better, and tokens become a view of a feature map: a tenth of the time of a step.
     unet = unet.to(memory_format=torch.channels_last)
     return DiffusersModel(unet), TextEncoder(encoder, models.tokenize), Autoencoder(vae)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .conditioning import text_of
+from ...methods.lora import factors
+from .conditioning import text_of, with_image
 from .denoiser import call_unet
 from .patching import RECOMPUTE_TOKENS, Batch, attached
 from .paths import locate
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 class DiffusersTrainingView:
     """See ``backends.protocol.TrainingView``."""
 
-    def __init__(self, unet: nn.Module, parameters: Mapping[str, Tensor], text: Tensor):
+    def __init__(self, unet: nn.Module, parameters: Mapping[str, Tensor], conditioning: Any):
         self.parameters = parameters
-        self._unet, self._text = unet, text
+        self._unet, self._conditioning = unet, conditioning
 
-    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
-        """epsilon_theta(x_t, t, c). noisy: [frames, channels, h, w]; timestep: integer, []."""
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
+        """epsilon_theta(x_t, t, c). noisy: [frames, channels, h, w]; timestep: integer, [] or [frames]."""
+        conditioning = self._conditioning if conditioning is None else conditioning
+        text = text_of(conditioning, len(noisy))
         with torch.enable_grad():
-            return call_unet(self._unet, noisy, timestep.expand(len(noisy)), self._text)
+            return call_unet(self._unet, with_image(self._unet, noisy, conditioning), timestep.expand(len(noisy)), text)
 
 
 def module_parameters(attachments: Sequence[Attachment]) -> dict[str, Tensor]:
@@ -73,7 +77,7 @@ def _frozen(unet: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditioning: Any, frames: int,
-           queries: bool, checkpointing: bool = False) -> Iterator[DiffusersTrainingView]:
+           queries: bool, checkpointing: bool, lora: Mapping[str, Tensor]) -> Iterator[DiffusersTrainingView]:
     """See ``backends.protocol.Backend.training``.
 
     The patches stay for the whole ``with``, since backward recomputes checkpointed blocks.
@@ -83,22 +87,23 @@ def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditionin
         if attachment.modules is not None:
             attachment.modules.to(unet.device)
     trained = query_parameters(unet, attachments) if queries else {}
-    deltas = dict(model.query_deltas)
-    for key, delta in trained.items():
-        path = key.removeprefix("queries.")
-        # A model that was tuned before keeps that; the new difference comes on top.
-        deltas[path] = _Sum(deltas[path], delta) if path in deltas else delta
-    text = text_of(conditioning, frames)
+    low_rank = {key: start.detach().to(unet.device, copy=True).requires_grad_() for key, start in lora.items()}
+    new = {key.removeprefix("queries."): (delta,) for key, delta in trained.items()}
+    new |= {f"{name}.weight": (up, down) for name, (down, up) in factors(low_rank).items()}
+    # A model that was tuned before keeps that; the new difference comes on top.
+    deltas = {**model.query_deltas, **{path: _Trained(model.query_deltas.get(path), *of) for path, of in new.items()}}
+    text_of(conditioning, frames)
     recompute_from = 0 if checkpointing else RECOMPUTE_TOKENS
     with _frozen(unet), attached(unet, attachments, deltas, Batch(frames=frames), recompute_from):
-        yield DiffusersTrainingView(unet, {**module_parameters(attachments), **trained}, text)
+        yield DiffusersTrainingView(unet, {**module_parameters(attachments), **trained, **low_rank}, conditioning)
 
 
-class _Sum:
-    """Earlier + trained difference, added anew at every forward, since the latter changes."""
+class _Trained:
+    """Earlier difference + product of the trained matrices, anew at every forward, since they change."""
 
-    def __init__(self, earlier: Tensor, trained: Tensor):
-        self.earlier, self.trained = earlier, trained
+    def __init__(self, earlier: Tensor | None, *matrices: Tensor):
+        self.earlier, self.matrices = earlier, matrices
 
     def to(self, like: Tensor) -> Tensor:
-        return self.earlier.to(like) + self.trained.to(like)
+        trained = reduce(torch.matmul, self.matrices).to(like)
+        return trained if self.earlier is None else self.earlier.to(like) + trained

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...diffusion.inversion import ddim_inversion
-from ...diffusion.sampling import guided, sample_euler
+from ...diffusion.samplers import named_sampler
+from ...diffusion.sampling import guided
 from ...diffusion.schedule import DiscreteSchedule
 from ...methods.attachment import Attachment, BlockSite, check_rivals, named_tensors
+from ...methods.lora import PROJECTIONS, differences
+from ...methods.via.gather_swap import Bank, LaneCall
+from ...methods.via.lock_step import denoise_in_lock_step, sample_in_lock_step
 from .. import fingerprint
 from .unet import CHANNELS, HEADS, PATHS, Attached, DoubleModel
 
@@ -42,13 +47,13 @@ class DoubleTraining:
     """``TrainingView`` over a U-Net whose additions travel as arguments."""
 
     parameters: Mapping[str, Tensor]
-    predict: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[Tensor, Tensor, Any], Tensor]
     checkpointing: bool
 
-    def predict_noise(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
         if self.checkpointing:
-            return checkpoint(self.predict, noisy, timestep, use_reentrant=False)
-        return self.predict(noisy, timestep)
+            return checkpoint(self.predict, noisy, timestep, conditioning, use_reentrant=False)
+        return self.predict(noisy, timestep, conditioning)
 
 
 @dataclass
@@ -82,6 +87,16 @@ class DoubleBackend:
         total = {**before, **{name: before[name] + d if name in before else d for name, d in deltas.items()}}
         return replace(model, attached=replace(model.attached, deltas=total))
 
+    def projections(self, model: DoubleModel) -> dict[str, tuple[int, int]]:
+        blocks = ((path, model.unet.blocks[path.replace(".", "/")]) for path in PATHS)
+        return {f"{p}.{name}": tuple(b.get_submodule(name).weight.shape) for p, b in blocks for name in PROJECTIONS}
+
+    def add_lora(self, model: DoubleModel, lora: Mapping[str, Tensor]) -> DoubleModel:
+        return self.add_query_deltas(model, differences(lora))
+
+    def takes_image(self, model: DoubleModel) -> bool:
+        return False
+
     def fingerprint(self, model: DoubleModel) -> str:
         return fingerprint.of_tensors([*model.unet.state_dict().values(), *model.attached.deltas.values()])
 
@@ -103,6 +118,7 @@ class DoubleBackend:
         frames: int,
         queries: bool = True,
         checkpointing: bool = False,
+        lora: Mapping[str, Tensor] | None = None,
     ) -> Iterator[DoubleTraining]:
         self.opened += 1
         attachments = tuple(attachments)
@@ -110,20 +126,22 @@ class DoubleBackend:
         names = {f"{path}.{name}.weight" for a in attachments for path in a.sites for name in a.queries}
         width = next(model.unet.parameters()).dtype
         trained = {n: torch.zeros(CHANNELS, CHANNELS, dtype=width, requires_grad=True) for n in names if queries}
-        context = conditioning[0][0].expand(frames, -1, -1)
-        calls = 0
+        low_rank = {key: start.clone().requires_grad_() for key, start in (lora or {}).items()}
+        opened_with, calls = conditioning, 0
 
-        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+        def predict(noisy: Tensor, timestep: Tensor, conditioning: Any) -> Tensor:
             nonlocal calls
+            context = (conditioning or opened_with)[0][0].expand(len(noisy), -1, -1)
             calls += torch.is_grad_enabled()
             if self.fails_at is not None and not checkpointing and calls == self.fails_at:
                 raise MemoryError
             before = model.attached.deltas
-            deltas = {**before, **{n: before[n] + t if n in before else t for n, t in trained.items()}}
+            new = {**trained, **differences(low_rank)}
+            deltas = {**before, **{n: before[n] + t if n in before else t for n, t in new.items()}}
             return model.unet(noisy, timestep, context, Attached(attachments, deltas), frames)
 
         parameters |= {f"queries.{name}": delta for name, delta in trained.items()}
-        yield DoubleTraining(parameters, predict, checkpointing)
+        yield DoubleTraining(parameters | low_rank, predict, checkpointing)
 
     def invert(
         self, model: DoubleModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Any
@@ -146,27 +164,61 @@ class DoubleBackend:
         samples: Tensor,
         sigmas: Tensor,
         progress: Any,
+        *,
+        sampler: str | Callable[..., Tensor] = "euler",
+        seed: int = 0,
+        middle: Any = None,
+        middle_guidance: float = 1.0,
     ) -> Tensor:
-        frames = samples.shape[0]
-        denoise = guided(self.denoiser(model, positive, frames), self.denoiser(model, negative, frames), guidance)
-        x = sample_euler(
+        frames, run = samples.shape[0], named_sampler(sampler)
+        conditional, unconditional = (self.denoiser(model, c, frames) for c in (positive, negative))
+        denoise = guided(conditional, unconditional, guidance)
+        if middle is not None:
+            denoise = self.dual(
+                conditional, self.denoiser(model, middle, frames), unconditional, guidance, middle_guidance
+            )
+        settings = next((a.lanes for a in self.attachments(model) if a.lanes is not None), None)
+        if settings is not None:
+            run = partial(sample_in_lock_step, settings, run)
+        x = run(
             denoise,
             self.to_model_space(model, samples),
             sigmas,
-            callback=lambda state: progress.update(state["i"] + 1),
+            {"seed": seed},
+            lambda state: progress.update(state["i"] + 1),
         )
         return self.from_model_space(model, x)
 
     def denoiser(self, model: DoubleModel, conditioning: Any, frames: int) -> Callable[..., Tensor]:
-        """x_0 from x = x_0 + sigma eps, as k-diffusion calls it."""
+        """x_0 from x = x_0 + sigma eps, as k-diffusion calls it; plain where no lanes come along."""
         context = conditioning[0][0].expand(frames, -1, -1)
+        settings = next((a.lanes for a in self.attachments(model) if a.lanes is not None), None)
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        def rows(x: Tensor, sigma: Tensor, ids: Sequence[int], mode: str | None, bank: Bank | None) -> Tensor:
+            kept = tuple(a for a in self.attachments(model) if not (mode == "gather" and a.mixes_frames))
+            lanes = None if mode is None else LaneCall(mode, ("the only one",), bank, settings)
+            attached = Attached(kept, model.attached.deltas, lanes)
             wide = sigma.view(-1, 1, 1, 1)
             timestep = model.schedule.timestep(sigma)
-            return x - wide * model.unet(x / (1 + wide**2).sqrt(), timestep, context, model.attached, frames)
+            return x - wide * model.unet(x / (1 + wide**2).sqrt(), timestep, context[list(ids)], attached, len(ids))
+
+        def denoise(x: Tensor, sigma: Tensor, frame_ids=None, sample_sigmas=None, **extra_args: Any) -> Tensor:
+            if frame_ids is None:
+                return rows(x, sigma, range(frames), None, None)
+            return denoise_in_lock_step(settings, rows, x, sigma, frames, frame_ids, sample_sigmas)
 
         return denoise
+
+    @staticmethod
+    def dual(conditional, middle, unconditional, guidance: float, middle_guidance: float) -> Callable[..., Tensor]:
+        """D_neg + middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid)."""
+        base = guided(middle, unconditional, middle_guidance)
+
+        def model(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+            change = conditional(x, sigma, **extra_args) - middle(x, sigma, **extra_args)
+            return base(x, sigma, **extra_args) + guidance * change
+
+        return model
 
     def progress(self, total: int, label: str) -> RecordedProgress:
         return RecordedProgress()

@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, gelu, interpolate, linear, scaled_do
 
 from ...diffusion.schedule import DiscreteSchedule
 from ...methods.attachment import Attachment, FrameLayout
+from ...methods.via.gather_swap import LaneCall
 
 PATHS = (
     "input_blocks.1.1.transformer_blocks.0",
@@ -29,16 +30,20 @@ class DoubleAttention(nn.Module):
         self.to_q = nn.Linear(CHANNELS, CHANNELS, bias=False)
         self.to_k = nn.Linear(context, CHANNELS, bias=False)
         self.to_v = nn.Linear(context, CHANNELS, bias=False)
-        self.to_out = nn.Linear(CHANNELS, CHANNELS)
+        self.to_out = nn.ModuleList([nn.Linear(CHANNELS, CHANNELS)])
 
-    def forward(self, z: Tensor, context: Tensor, mix, delta: Tensor | None) -> Tensor:
-        """``mix(q, k, v) -> out`` replaces softmax(QK^T)V; ``delta`` is added to W_q."""
-        weight = self.to_q.weight if delta is None else self.to_q.weight + delta.to(z.dtype)
-        q, k, v = linear(z, weight), self.to_k(context), self.to_v(context)
+    def forward(self, z: Tensor, context: Tensor, mix, deltas: Mapping[str, Tensor], path: str) -> Tensor:
+        """``mix(q, k, v) -> out`` replaces softmax(QK^T)V; ``deltas["<path>.to_q.weight"]`` is added to W_q."""
+
+        def project(name: str, x: Tensor) -> Tensor:
+            layer, delta = self.get_submodule(name), deltas.get(f"{path}.{name}.weight")
+            return layer(x) if delta is None else linear(x, layer.weight + delta.to(x.dtype), layer.bias)
+
+        q, k, v = project("to_q", z), project("to_k", context), project("to_v", context)
         if mix is not None:
-            return self.to_out(mix(q, k, v))
+            return project("to_out.0", mix(q, k, v))
         q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
-        return self.to_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return project("to_out.0", scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class DoubleBlock(nn.Module):
@@ -56,10 +61,18 @@ class DoubleBlock(nn.Module):
         z = feature_map.flatten(2).transpose(1, 2)
         here = [a for a in attached.attachments if path in a.sites]
         mixing = next((a.mixing for a in here if a.mixing is not None), None)
-        mix = None if mixing is None else lambda q, k, v: mixing(q, k, v, HEADS, layout)
+        swapped = next((a.lanes.kinds for a in here if a.lanes is not None and attached.lanes is not None), ())
+
+        def mix(kind: str):
+            if kind in swapped:
+                return lambda q, k, v: attached.lanes.attention(path, kind, q, k, v, HEADS)
+            if kind == "self" and mixing is not None:
+                return lambda q, k, v: mixing(q, k, v, HEADS, layout)
+            return None
+
         normed = self.norm1(z)
-        z = z + self.attn1(normed, normed, mix, attached.deltas.get(f"{path}.attn1.to_q.weight"))
-        z = z + self.attn2(self.norm2(z), context, None, attached.deltas.get(f"{path}.attn2.to_q.weight"))
+        z = z + self.attn1(normed, normed, mix("self"), attached.deltas, f"{path}.attn1")
+        z = z + self.attn2(self.norm2(z), context, mix("cross"), attached.deltas, f"{path}.attn2")
         z = z + gelu(self.ff(self.norm3(z)))
         for attachment in here:
             if attachment.modules is not None:
@@ -73,6 +86,7 @@ class Attached:
 
     attachments: tuple[Attachment, ...] = ()
     deltas: Mapping[str, Tensor] = field(default_factory=dict)
+    lanes: LaneCall | None = None
 
 
 class DoubleUNet(nn.Module):
