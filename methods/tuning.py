@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from .tuning_run import TuningRun
 from .tuning_store import TuningStore
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend, Progress
+    from ..backends.protocol import Backend, Progress, TrainingView
 
 __all__ = ["TuneRecipe", "Tuned", "TunedWeights", "apply_tuned", "load_tuned", "save_tuned", "tune"]
 
@@ -83,6 +84,29 @@ class Tuned:
         return {"loss": losses}
 
 
+@dataclass(frozen=True)
+class ClipTask:
+    """``tuning_run.Task``: attachments and queries on one clip, all its frames at every step."""
+
+    backend: Backend
+    model: Any
+    attachments: Sequence[Attachment]
+    clean: Tensor
+    conditioning: Any
+    queries: bool
+    name: str = "tuning"
+    smaller: str = "use fewer frames or a smaller size"
+    per_sample: bool = False
+
+    def open(self, checkpointing: bool) -> AbstractContextManager[TrainingView]:
+        return self.backend.training(
+            self.model, self.attachments, self.conditioning, len(self.clean), self.queries, checkpointing
+        )
+
+    def batch(self, step: int) -> tuple[Tensor, Any]:
+        return self.clean, None
+
+
 def tune(
     backend: Backend,
     model: Any,
@@ -122,7 +146,7 @@ def tune(
         base = backend.fingerprint(model)
         methods = [{"method": a.method, "config": dict(a.config)} for a in attachments]
         initial = [named_tensors(a) for a in attachments]
-        key = content_hash(samples, conditioning, _decisive(recipe), methods, initial, base)
+        key = content_hash(samples, conditioning, decisive(recipe), methods, initial, base)
         store = TuningStore(cache, key)
         weights = store.finished()
         if weights is not None:
@@ -130,8 +154,9 @@ def tune(
         sites = backend.sites(model)
         owned = [_owned(a, sites) for a in attachments]
         progress = progress or backend.progress(recipe.steps, "tuning")
-        run = TuningRun(backend, model, owned, samples.clone(), conditioning, recipe, store, progress, preview_every)
-        state = run.with_retry()
+        clean = backend.to_model_space(model, samples.clone()).float()
+        task = ClipTask(backend, model, owned, clean, conditioning, recipe.queries)
+        state = TuningRun(backend, model, task, recipe, store, progress, preview_every).with_retry()
         tensors = _final_tensors(owned, state["parameters"])
         metadata = {
             "version": FORMAT_VERSION,
@@ -158,7 +183,7 @@ def check_samples(samples: Tensor) -> None:
         raise ValueError("latent: it holds NaN or infinite values; check what the VAE or the step before made.")
 
 
-def _decisive(recipe: TuneRecipe) -> dict[str, Any]:
+def decisive(recipe: TuneRecipe) -> dict[str, Any]:
     """The part of the recipe that decides the outcome."""
     settings = asdict(recipe)
     del settings["checkpoint_every"]
