@@ -1,0 +1,172 @@
+"""VIA's test-time editing adaptation: the editor learns one edited frame well enough to repeat it on all others."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..content_hash import content_hash
+from ..lora import new_lora
+from ..tuned_weights import FORMAT_VERSION, TunedWeights
+from ..tuning import Tuned, TuneRecipe, decisive
+from ..tuning_run import TuningRun
+from ..tuning_store import TuningStore
+from .augment import PUBLISHED, AffineRanges, random_maps, warped
+from .root import check_editor, check_instruction, check_root, same_length
+
+if TYPE_CHECKING:
+    from ...backends.protocol import Backend, Progress, TrainingView
+
+#: Maps that are warped and encoded at once.
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class AdaptRecipe:
+    """How to adapt. The paper gives the augmentation only; the rest is this project's choice.
+
+    Args:
+        training: steps, learning rate, seed and so on.
+        rank: of the LoRA on all attention projections; its alpha is the same.
+        batch: pairs a step.
+        variants: randomly warped copies of the root pair, encoded once.
+        dropout: share of samples without text, without both, and without image, each.
+        ranges: of the affine maps.
+    """
+
+    training: TuneRecipe = field(default_factory=lambda: TuneRecipe(steps=150, learning_rate=1e-4, queries=False))
+    rank: int = 16
+    batch: int = 4
+    variants: int = 48
+    dropout: float = 0.05
+    ranges: AffineRanges = PUBLISHED
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """``tuning_run.Task``: a LoRA on the pairs (source, edit) under an instruction.
+
+    Args:
+        source: latents of the warped sources as the U-Net reads them, [variants, 4, h, w].
+        edited: latents of the edits in the model's scale, of the same shape.
+        instruction, empty: text [1, tokens, C].
+        extra: what else the instruction's CONDITIONING holds.
+    """
+
+    backend: Backend
+    model: Any
+    source: Tensor
+    edited: Tensor
+    instruction: Tensor
+    empty: Tensor
+    extra: dict[str, Any]
+    recipe: AdaptRecipe
+    name: str = "adaptation"
+    smaller: str = "use a smaller batch or smaller images"
+    per_sample: bool = True
+
+    def open(self, checkpointing: bool) -> AbstractContextManager[TrainingView]:
+        lora = new_lora(self.backend.projections(self.model), self.recipe.rank, self.recipe.training.seed)
+        conditioning = [[self.instruction, self.extra]]
+        return self.backend.training(self.model, (), conditioning, self.recipe.batch, False, checkpointing, lora)
+
+    def batch(self, step: int) -> tuple[Tensor, Any]:
+        rng = np.random.default_rng((self.recipe.training.seed, step))
+        rows = torch.from_numpy(rng.integers(len(self.source), size=self.recipe.batch))
+        share = torch.from_numpy(rng.random(self.recipe.batch))[:, None, None] / max(self.recipe.dropout, 1e-12)
+        # As InstructPix2Pix drops them: text alone, both, the image alone.
+        text = torch.where(share < 2, self.empty, self.instruction)
+        image = self.source[rows] * ~((share >= 1) & (share < 3))[..., None]
+        return self.edited[rows], [[text, {**self.extra, "concat_latent_image": image}]]
+
+
+def adapt(
+    backend: Backend,
+    model: Any,
+    vae: Any,
+    source: Tensor,
+    edited: Tensor,
+    positive: Any,
+    negative: Any,
+    recipe: AdaptRecipe | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    preview_every: int = 25,
+) -> Tuned:
+    """Adapt an InstructPix2Pix-like editor to one pair, or find the LoRA of an equal adaptation.
+
+    min over A, B of E || eps - eps_theta(x_t, t, instruction, F(source)) ||^2 with x_0 = F(edit)
+    and F a random affine map (VIA, section on test-time editing adaptation). The input MODEL is
+    never changed; the one that is returned is a clone with ordinary LoRA patches.
+
+    Args:
+        backend: of the MODEL.
+        model: MODEL with an image input.
+        vae: ``encode(IMAGE) -> LATENT samples``; not used any more once training starts.
+        source, edited: the root frame before and after its edit, IMAGE [1, height, width, 3].
+        positive: CONDITIONING of the instruction.
+        negative: CONDITIONING of the empty prompt.
+        cache: folder for the LoRA and for checkpoints; None keeps nothing.
+        progress: the backend's own bar if None.
+        preview_every: steps between pictures on the progress bar; 0 for none.
+
+    Returns:
+        ``Tuned``, whose ``weights.tensors`` are the LoRA in the keys of ``methods.lora``.
+
+    Raises:
+        TypeError: the MODEL takes no image.
+        ValueError: images or conditions that do not fit.
+        FloatingPointError: the loss is no longer finite.
+        MemoryError: memory ran out, also with gradient checkpointing.
+    """
+    recipe = recipe or AdaptRecipe()
+    check_editor(backend, model)
+    check_root(source, edited)
+    instruction, extra = check_instruction("positive", positive)
+    empty, _ = check_instruction("negative", negative)
+    # Nodes run in inference mode, whose tensors can never take part in a backward pass.
+    with torch.inference_mode(False):
+        pair = torch.cat([source[..., :3], edited[..., :3]]).clone()
+        # The latents name the VAE, too.
+        content = (pair, _encode(vae, pair), instruction, empty, extra, _decisive(recipe), backend.fingerprint(model))
+        store = TuningStore(cache, content_hash("via-adaptation", *content))
+        if (found := store.finished()) is not None:
+            return Tuned(backend.add_lora(model, found.tensors), found, list(found.metadata["losses"]), True)
+        progress = progress or backend.progress(recipe.training.steps, "adaptation")
+        latents = encode_variants(vae, pair, recipe, progress)
+        clean = backend.to_model_space(model, latents[1]).float()
+        texts = (text.clone() for text in same_length(instruction, empty))
+        task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
+        state = TuningRun(backend, model, task, recipe.training, store, progress, preview_every).with_retry()
+        metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
+        weights = TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+        store.finish(weights)
+        return Tuned(backend.add_lora(model, weights.tensors), weights, state["losses"])
+
+
+def encode_variants(vae: Any, pair: Tensor, recipe: AdaptRecipe, progress: Progress) -> Tensor:
+    """Latents of the pair under random maps, the same for both images: [2, variants, 4, h, w]."""
+    maps = random_maps(recipe.variants, *pair.shape[1:3], recipe.training.seed, recipe.ranges)
+    encoded = []
+    for some in maps.split(CHUNK):
+        encoded.append(_encode(vae, warped(pair, some).flatten(0, 1)).unflatten(0, (2, len(some))))
+        # The host takes a cancel here.
+        progress.update(0)
+    return torch.cat(encoded, 1)
+
+
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return vae.encode(images).float().cpu().clone()
+
+
+def _decisive(recipe: AdaptRecipe) -> dict[str, Any]:
+    return {**asdict(recipe), "training": decisive(recipe.training)}
