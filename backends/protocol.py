@@ -133,6 +133,9 @@ class Backend(Protocol):
     def load_toy(self) -> tuple[Any, Any, Any]:
         """MODEL, CLIP and VAE of the toy world, in the host's own types."""
 
+    def load_toy_editor(self) -> tuple[Any, Any, Any]:
+        """MODEL and CLIP of the toy world's instruction editor (8 input channels), and its VAE."""
+
     def weights_folder(self) -> Path:
         """Where tuned weights are kept (the host's models folder ``steadyedit``)."""
 

@@ -34,6 +34,32 @@ class ToyModel(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy())
 
 
+class ToyEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyEditor",
+            display_name="Toy Editor",
+            category=CATEGORY,
+            description="A small InstructPix2Pix of the toy world: it edits a picture as an instruction says, such as "
+            "\"make the ball blue\". Trained by this pack and shipped with it; nothing is downloaded. It works with "
+            "all core nodes, first of all InstructPixToPixConditioning and DualCFGGuider.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="U-Net that reads the picture's latent beside the noise; "
+                                "made for 128x128 pixels."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder of the instructions."),
+                io.Vae.Output(display_name="vae", tooltip="Autoencoder, 8 pixels a latent cell: the Toy Model's."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
+
+        return io.NodeOutput(*backends.current().load_toy_editor())
+
+
 class ToyClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,4 +105,4 @@ class ToyClip(io.ComfyNode):
         return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0)
 
 
-NODES = [ToyModel, ToyClip]
+NODES = [ToyModel, ToyEditor, ToyClip]

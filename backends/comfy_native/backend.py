@@ -97,6 +97,12 @@ class ComfyBackend:
 
         return toy.load()
 
+    def load_toy_editor(self) -> tuple[ModelPatcher, Any, Any]:
+        """MODEL and CLIP of the toy world's instruction editor, and its VAE."""
+        from . import toy
+
+        return toy.load_editor()
+
     def weights_folder(self) -> Path:
         if FOLDER not in folder_paths.folder_names_and_paths:
             folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))

@@ -13,7 +13,6 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from safetensors.torch import load_file
 
 from ...toyworld import models as toyworld
 
@@ -33,14 +32,14 @@ class Multiple(float):
     __rmul__ = __mul__
 
 
-def unet_config() -> dict[str, Any]:
-    """The host's description of the toy U-Net, from diffusers' one."""
+def unet_config(in_channels: int = toyworld.UNET_CONFIG["in_channels"]) -> dict[str, Any]:
+    """The host's description of the toy U-Net, from diffusers' one; 8 input channels are the toy editor's."""
     source = toyworld.UNET_CONFIG
     widths, layers = source["block_out_channels"], source["layers_per_block"]
     attention = [int("CrossAttn" in kind) for kind in source["down_block_types"]]
     depth_up = [flag for flag in attention for _ in range(layers + 1)]
     return {
-        "image_size": 32, "in_channels": source["in_channels"], "out_channels": source["out_channels"],
+        "image_size": 32, "in_channels": in_channels, "out_channels": source["out_channels"],
         "model_channels": widths[0], "channel_mult": [Multiple(width / widths[0]) for width in widths],
         "num_res_blocks": [layers] * len(widths),
         "transformer_depth": [flag for flag in attention for _ in range(layers)],
@@ -59,9 +58,10 @@ def regroup(network: torch.nn.Module, groups: int) -> None:
 
 
 def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """MODEL from a diffusers state dict of the toy U-Net."""
-    config = unet_config()
-    settings = comfy.supported_models.SD15(config)
+    """MODEL from a diffusers state dict of the toy U-Net, or of the toy editor, which is InstructPix2Pix to the host."""
+    config = unet_config(state["conv_in.weight"].shape[1])
+    plain = config["in_channels"] == toyworld.UNET_CONFIG["in_channels"]
+    settings = (comfy.supported_models.SD15 if plain else comfy.supported_models.SD15_instructpix2pix)(config)
     settings.unet_config["num_heads"] = toyworld.UNET_CONFIG["attention_head_dim"]
     settings.set_inference_dtype(torch.float32, None)
     load_device = comfy.model_management.get_torch_device()
@@ -71,25 +71,15 @@ def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> 
     names = comfy.utils.unet_to_diffusers({**config, "transformer_depth": config["transformer_depth"][:]})
     # Not by load_model_weights, which only warns where a key is missing.
     base.diffusion_model.load_state_dict({names[key]: weight.float() for key, weight in state.items()}, strict=True)
-    plain = comfy.model_patcher.ModelPatcher
-    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+    patcher = comfy.model_patcher.ModelPatcher
+    kind = patcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", patcher)
     return kind(base, load_device, offload_device)
 
 
-def weights_of(name: str) -> dict[str, torch.Tensor]:
-    """The committed weights as a state dict, read without diffusers or transformers, which a host may lack.
-
-    Raises:
-        ValueError: the file is not the one that its sidecar describes.
-    """
-    toyworld.check_hash(name)
-    return load_file(toyworld.weights_path(name))
-
-
-def load_unet(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """MODEL of the trained toy U-Net; the host calls this again where it wants a copy of its own."""
-    model = unet_from(weights_of("unet"), disable_dynamic)
-    model.cached_patcher_init = (load_unet, ())
+def load_unet(disable_dynamic: bool = False, name: str = "unet") -> comfy.model_patcher.ModelPatcher:
+    """MODEL of the trained toy U-Net ("unet") or editor ("editor"); the host calls this again for a copy of its own."""
+    model = unet_from(toyworld.state_of(name), disable_dynamic)
+    model.cached_patcher_init = (partial(load_unet, name=name), ())
     return model
 
 
@@ -157,4 +147,14 @@ def load() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VA
     Raises:
         ValueError: a weights file is not the one that its sidecar describes.
     """
-    return load_unet(), clip_from(weights_of("text_encoder")), vae_from(weights_of("vae"))
+    return load_unet(), clip_from(toyworld.state_of("text_encoder")), vae_from(toyworld.state_of("vae"))
+
+
+def load_editor() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL and CLIP of the toy world's instruction editor, and the toy world's VAE.
+
+    Raises:
+        ValueError: a weights file is not the one that its sidecar describes.
+    """
+    encoder = clip_from(toyworld.state_of("editor_text_encoder"))
+    return load_unet(name="editor"), encoder, vae_from(toyworld.state_of("vae"))
