@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from comfy.ldm.modules.attention import BasicTransformerBlock
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 PARTS = ("input_blocks", "middle_block", "output_blocks")
+
+#: The host's names for self- and cross-attention.
+ATTENTIONS = {"self": "attn1", "cross": "attn2"}
 
 
 def unet_of(model: Any) -> UNetModel:
@@ -61,3 +64,23 @@ def replace_key(path: str) -> tuple[str, int, int]:
     # The host counts the middle as one block, whatever the position of the transformer in it.
     number = 0 if part == "middle" else int(words[1])
     return part, number, int(words[-1])
+
+
+def refuse_second_owner(replaced: Mapping[str, Any], kind: str, paths: Iterable[str], method: str) -> None:
+    """Check that nobody replaces an attention that a method replaces.
+
+    Args:
+        replaced: the host's ``patches_replace``.
+        kind: "self" or "cross".
+        paths: blocks that the method touches.
+        method: its name.
+
+    Raises:
+        ValueError: another node replaces the same attention of one of the blocks.
+    """
+    taken = replaced.get(ATTENTIONS[kind], {})
+    for path in sorted(paths) if taken else ():
+        key = replace_key(path)
+        if key in taken or key[:2] in taken:
+            raise ValueError(f"model: another node already replaces the {kind}-attention of {path}, which "
+                             f"{method} needs; remove one of the two.")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from .blocks import replace_key, sites_of
+from . import lanes
+from .blocks import refuse_second_owner, sites_of
 from .runtime import check_conditions, run_attached
-from .state import KEY, Attached, attached_to
+from .state import KEY, Attached, attached_to, attentions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +25,15 @@ def state_of(model: ModelPatcher) -> Attached:
 
 
 def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
-    """A clone that carries ``state``, with the two wrappers that put it to work."""
+    """A clone that carries ``state``, with the wrappers that put it to work."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[KEY] = state
-    for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)):
+    wrappers = [(WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)]
+    if any(attachment.lanes is not None for attachment in state.attachments):
+        wrappers += lanes.WRAPPERS
+    for kind in (*lanes.KINDS, WrappersMP.DIFFUSION_MODEL):
         clone.remove_wrappers_with_key(kind, KEY)
+    for kind, wrapper in wrappers:
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
 
@@ -39,12 +44,9 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
     if missing:
         raise ValueError(f"model: has no block {min(missing)}, which {attachment.method} was made for; "
                          "use the base model that it was tuned on.")
-    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn1", {})
-    for path in sorted(attachment.sites) if attachment.mixing is not None else ():
-        key = replace_key(path)
-        if key in replaced or key[:2] in replaced:
-            raise ValueError(f"model: another node already replaces the self-attention of {path}, which "
-                             f"{attachment.method} needs; remove one of the two.")
+    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
+    for kind in attentions_of(attachment):
+        refuse_second_owner(replaced, kind, attachment.sites, attachment.method)
     clone = with_state(model, state_of(model).with_attachment(attachment))
     key = f"{KEY}.{attachment.method}"
     clone.remove_additional_models(key)

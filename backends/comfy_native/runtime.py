@@ -14,7 +14,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import FrameLayout, FrameMixing
-from .blocks import located, replace_key
+from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
+from .lanes_attention import lane_patches
 from .state import Attached, attached_to
 
 if TYPE_CHECKING:
@@ -107,24 +108,22 @@ def mixing_patch(mixing: FrameMixing) -> Callable:
     return attention
 
 
-def mixed_replacements(state: Attached, present: Mapping[str, Any]) -> dict[str, Any]:
-    """``patches_replace`` with our attentions in it; the given dicts stay as they are.
+def replacements(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The host's ``patches_replace`` of one call with our attentions in it; the given dicts stay as they are.
 
     Raises:
-        ValueError: another pack replaces the self-attention of the same block.
+        ValueError: another pack replaces the same attention of the same block.
     """
-    attn1 = dict(present.get("attn1", {}))
+    present = options.get("patches_replace", {})
+    ours: dict[str, dict] = {"self": {}, "cross": {}}
     for attachment in state.attachments:
-        if attachment.mixing is None:
-            continue
-        patch = mixing_patch(attachment.mixing)
-        for path in attachment.sites:
-            key = replace_key(path)
-            if key in attn1 or key[:2] in attn1:
-                raise ValueError(f"model: another node already replaces the self-attention of {path}, which "
-                                 f"{attachment.method} needs; remove one of the two.")
-            attn1[key] = patch
-    return {**present, "attn1": attn1}
+        if attachment.mixing is not None:
+            refuse_second_owner(present, "self", attachment.sites, attachment.method)
+            ours["self"].update(dict.fromkeys(map(replace_key, attachment.sites), mixing_patch(attachment.mixing)))
+    for kind, patches in lane_patches(options).items():
+        ours[kind].update(patches)
+    return {**present, **{ATTENTIONS[kind]: {**present.get(ATTENTIONS[kind], {}), **patches}
+                          for kind, patches in ours.items() if patches}}  # fmt: skip
 
 
 @contextmanager
@@ -148,7 +147,7 @@ def run_attached(executor, x, timesteps=None, context=None, y=None, control=None
     state = attached_to(options)
     if not state.attachments and not state.training:
         return executor(x, timesteps, context, y, control, options, **kwargs)
-    options = {**options, "patches_replace": mixed_replacements(state, options.get("patches_replace", {}))}
+    options = {**options, "patches_replace": replacements(state, options)}
     with blocks_extended(executor.class_obj, state):
         return executor(x, timesteps, context, y, control, options, **kwargs)
 

@@ -41,7 +41,7 @@ class Attached:
         kept = tuple(a for a in self.attachments if a.method != attachment.method)
         for other in kept:
             both = attachment.sites & other.sites
-            if attachment.mixing is not None and other.mixing is not None and both:
+            if both and set(attentions_of(attachment)) & set(attentions_of(other)):
                 raise ValueError(f"model: {other.method} already replaces the self-attention of {min(both)}, which "
                                  f"{attachment.method} replaces too; give the model only one of the two.")
         return replace(self, attachments=(*kept, attachment))
@@ -55,6 +55,13 @@ class Attached:
     def touched(self) -> frozenset[str]:
         """Paths of the blocks whose forward is extended."""
         return frozenset(key.replace("/", ".") for a in self.attachments if a.modules is not None for key in a.modules)
+
+
+def attentions_of(attachment: Attachment) -> tuple[str, ...]:
+    """Which attentions an attachment replaces in its blocks: "self", "cross", both or none."""
+    if attachment.lanes is not None:
+        return attachment.lanes.kinds
+    return ("self",) if attachment.mixing is not None else ()
 
 
 def attached_to(options: Mapping[str, Any]) -> Attached:
