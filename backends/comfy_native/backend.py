@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,9 +84,11 @@ class ComfyBackend:
 
     def sample(
         self, model: ModelPatcher, positive: Any, negative: Any, guidance: float, samples: Tensor, sigmas: Tensor,
-        progress: Progress,
+        progress: Progress, *, sampler: str | Callable[..., Tensor] = "euler", seed: int = 0, middle: Any = None,
+        middle_guidance: float = 1.0,
     ) -> Tensor:
-        return sampling.sample(model, positive, negative, guidance, samples, sigmas, progress)
+        return sampling.sample(model, positive, negative, guidance, samples, sigmas, progress, sampler, seed, middle,
+                               middle_guidance)
 
     def progress(self, total: int, label: str) -> Progress:
         return ComfyProgress(total, label)
@@ -102,6 +104,22 @@ class ComfyBackend:
         from . import toy
 
         return toy.load_editor()
+
+    def load_toy_clip(self) -> tuple[Any, Any]:
+        """CLIP and CLIP_VISION of the toy world's scorer."""
+        from . import joint
+
+        return joint.load_toy_clip()
+
+    def text_embedding(self, clip: Any, text: str) -> Tensor:
+        from . import joint
+
+        return joint.text_embedding(clip, text)
+
+    def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
+        from . import joint
+
+        return joint.image_embeddings(clip_vision, images)
 
     def weights_folder(self) -> Path:
         if FOLDER not in folder_paths.folder_names_and_paths:

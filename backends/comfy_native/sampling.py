@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
@@ -10,6 +11,7 @@ import latent_preview
 import torch
 
 from ...diffusion.inversion import ddim_inversion
+from .patcher import state_of, with_state
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -29,16 +31,44 @@ def previewing(model: ModelPatcher, progress: Progress) -> Callable:
     return callback
 
 
+def guider_of(
+    model: ModelPatcher, conditions: dict[str, Any], guidance: float, middle_guidance: float = 1.0
+) -> comfy.samplers.CFGGuider:
+    """The host's guider: with a condition ``middle`` the one of its DualCFGGuider node, style "regular"."""
+    if "middle" not in conditions:
+        guider = comfy.samplers.CFGGuider(model)
+        guider.inner_set_conds(conditions)
+        guider.set_cfg(guidance)
+        return guider
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    guider = Guider_DualCFG(model)
+    guider.set_conds(conditions["positive"], conditions["middle"], conditions["negative"])
+    guider.set_cfg(guidance, middle_guidance)
+    return guider
+
+
+def sampler_of(sampler: str | Callable[..., Tensor]) -> comfy.samplers.Sampler:
+    """The host's sampler of a name, or around a function in k-diffusion's convention; a SAMPLER as it is."""
+    if isinstance(sampler, comfy.samplers.Sampler):
+        return sampler
+    return comfy.samplers.KSAMPLER(sampler) if callable(sampler) else comfy.samplers.sampler_object(sampler)
+
+
 def run_sampler(
-    model: ModelPatcher, conditions: dict[str, Any], guidance: float, samples: Tensor, sigmas: Tensor,
-    sampler: comfy.samplers.Sampler, progress: Progress,
+    model: ModelPatcher, guider: comfy.samplers.CFGGuider, samples: Tensor, sigmas: Tensor,
+    sampler: comfy.samplers.Sampler, progress: Progress, seed: int = 0,
 ) -> Tensor:
     """One run of a sampler on LATENT samples, without adding noise."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds(conditions)
-    guider.set_cfg(guidance)
     callback, no_noise = previewing(model, progress), torch.zeros_like(samples)
-    return guider.sample(no_noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=0)
+    return guider.sample(no_noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
+
+
+def without_lanes(model: ModelPatcher) -> ModelPatcher:
+    """The MODEL to invert a clip with: what edits all frames alike has no part in the noise of the source."""
+    state = state_of(model)
+    kept = tuple(a for a in state.attachments if a.lanes is None)
+    return model if kept == state.attachments else with_state(model, replace(state, attachments=kept))
 
 
 def invert(
@@ -46,20 +76,26 @@ def invert(
 ) -> list[Tensor]:
     """``Backend.invert``: x at every one of the ascending ``sigmas``, LATENT scale, on the CPU."""
     trajectory: list[Tensor] = []
+    model = without_lanes(model)
 
     def sampler(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
         path = ddim_inversion(denoiser, x, sigmas, extra_args, callback, disable, refinement=refinement)
         trajectory.extend(model.model.process_latent_out(point.float().cpu()) for point in path)
         return path[-1]
 
-    run_sampler(model, {"positive": conditioning}, 1.0, samples, sigmas, comfy.samplers.KSAMPLER(sampler), progress)
+    guider = guider_of(model, {"positive": conditioning}, 1.0)
+    run_sampler(model, guider, samples, sigmas, sampler_of(sampler), progress)
     return trajectory
 
 
 def sample(
     model: ModelPatcher, positive: Any, negative: Any, guidance: float, samples: Tensor, sigmas: Tensor,
-    progress: Progress,
+    progress: Progress, sampler: str | Callable[..., Tensor] = "euler", seed: int = 0, middle: Any = None,
+    middle_guidance: float = 1.0,
 ) -> Tensor:
-    """``Backend.sample``: DDIM, which is Euler in sigma space, from x at ``sigmas[0]``."""
+    """``Backend.sample``: from x at ``sigmas[0]``; the default sampler is DDIM, which is Euler in sigma space."""
     conditions = {"positive": positive, "negative": negative}
-    return run_sampler(model, conditions, guidance, samples, sigmas, comfy.samplers.sampler_object("euler"), progress)
+    if middle is not None:
+        conditions["middle"] = middle
+    guider = guider_of(model, conditions, guidance, middle_guidance)
+    return run_sampler(model, guider, samples, sigmas, sampler_of(sampler), progress, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
+from steadyedit.diffusion.samplers import SAMPLERS
 from steadyedit.methods.registry import build
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, tune
 from toys import BACKEND, METHODS, Quiet, assert_close, clip, diffusers_unet, model, moved, text
@@ -47,6 +48,37 @@ def test_inversion_and_sampling(methods):
     for here, there in zip(*inverted, strict=True):
         assert_close(here, there, 1e-3)
     assert_close(*sampled, 1e-3)
+
+
+@pytest.mark.parametrize("settings", [None, {"group": 2}, {"group": 3, "blocks": "up", "start": 0.25}], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_dual_guidance_and_gather_swap(sampler, settings):
+    """Noise that a sampler draws is the same from the same seed; lanes take that of their frames."""
+    results, per_frame = [], text(1, 3)
+    for backend, value in both():
+        if settings is not None:
+            value = backend.attach(value, build("gather-swap", backend.sites(value), settings))
+        sigmas = OTHER.schedule(both()[1][1]).ddim_sigmas(4)
+        results.append(backend.sample(value, per_frame, text(2), 4.0, 5 * sigmas[0] * clip(), sigmas, Quiet(),
+                                      sampler=sampler, seed=3, middle=text(3), middle_guidance=1.5))
+    assert results[0].shape == clip().shape
+    assert_close(*results, 1e-3)
+
+
+def test_a_function_is_a_sampler_too():
+    sigmas = OTHER.schedule(both()[1][1]).ddim_sigmas(4)
+    for backend, value in both():
+        named, given = (backend.sample(value, text(1), text(2), 4.0, clip(), sigmas, Quiet(), sampler=sampler)
+                        for sampler in ("heun", SAMPLERS["heun"]))
+        assert_close(named, given, 1e-3)
+
+
+def test_inversion_leaves_gather_swap_out():
+    sigmas = OTHER.schedule(both()[1][1]).ddim_sigmas(4).flip(0)
+    for backend, value in both():
+        swapped = backend.attach(value, build("gather-swap", backend.sites(value), {"group": 2}))
+        paths = [backend.invert(m, text(1), clip(), sigmas, 0, Quiet()) for m in (value, swapped)]
+        assert all(a.equal(b) for a, b in zip(*paths, strict=True))
 
 
 def test_refinement_comes_closer():
