@@ -45,7 +45,8 @@ class Journal:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["settings"] != self.settings:
             raise ValueError(
-                f"json: {path} was measured with other settings; delete the folder {self.folder.name} or name another file."
+                f"json: {path} was measured with other settings; "
+                f"delete the folder {self.folder.name} or name another file."
             )
         return kept
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -56,3 +57,26 @@ def peak_memory() -> Iterator[Memory]:
         done.set()
         watcher.join()
         memory.peak_mb = (highest - before) / 2**20
+
+
+def allocated_peak(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What ``run`` returns, and the MB of tensors that it holds at its worst moment.
+
+    Exact to the byte, unlike ``peak_memory``: PyTorch's own allocations, one by one, those
+    inside of operators included. Too slow for a training.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = run()
+        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        highest = max(highest, held)
+    return result, highest / 2**20

@@ -29,7 +29,6 @@ from ._shards import sharded
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._cases import Case
 
 FRAMES, SIZE, SEED = 8, 128, 0
 
