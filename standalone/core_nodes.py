@@ -1,4 +1,4 @@
-"""Stand-ins for the host's core nodes that the toy graphs use, with the same ids and inputs."""
+"""Stand-ins for core nodes of the host that the toy graphs use, same ids and inputs; sampling is in core_sampling."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .. import backends
 from ..video.clip import as_rate
 from .folders import current
-from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
+from .host_api import ComfyNode, NodeOutput, schema
 from .video_values import Video, VideoComponents
-
-SAMPLERS = ("euler", "ddim")
-
-
-def schema(node_id: str, inputs: dict[str, str | tuple[str, dict]], outputs: str = "", saves: bool = False) -> Schema:
-    """Inputs by id, each a type or (type, settings); outputs as types with spaces between."""
-    pairs = {id: (kind, {}) if isinstance(kind, str) else kind for id, kind in inputs.items()}
-    made = [Input(kind, id, **settings) for id, (kind, settings) in pairs.items()]
-    return Schema(node_id, made, [Output(kind) for kind in outputs.split()], is_output_node=saves)
 
 
 class CLIPTextEncode(ComfyNode):
@@ -50,40 +40,6 @@ class VAEDecode(ComfyNode):
     @classmethod
     def execute(cls, samples, vae):
         return NodeOutput(vae.decode(samples["samples"]))
-
-
-class KSamplerSelect(ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return schema("KSamplerSelect", {"sampler_name": ("COMBO", {"options": SAMPLERS})}, "SAMPLER")
-
-    @classmethod
-    def execute(cls, sampler_name):
-        # Both names are DDIM: Euler in sigma space.
-        return NodeOutput(sampler_name)
-
-
-class SamplerCustom(ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        inputs = {
-            "model": "MODEL", "add_noise": "BOOLEAN", "noise_seed": ("INT", {"min": 0, "max": 2**64 - 1}),
-            "cfg": ("FLOAT", {"min": 0.0, "max": 100.0}), "positive": "CONDITIONING", "negative": "CONDITIONING",
-            "sampler": "SAMPLER", "sigmas": "SIGMAS", "latent_image": "LATENT",
-        }  # fmt: skip
-        return schema("SamplerCustom", inputs, "LATENT LATENT")
-
-    @classmethod
-    def execute(cls, model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent_image):
-        backend, samples = backends.of(model), latent_image["samples"]
-        if not torch.isfinite(samples).all():
-            raise ValueError("latent_image: it holds NaN or infinite values.")
-        if add_noise:
-            noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(noise_seed))
-            samples = samples + backend.from_model_space(model, noise * sigmas[0])
-        progress = backend.progress(len(sigmas) - 1, "sampling")
-        out = {**latent_image, "samples": backend.sample(model, positive, negative, cfg, samples, sigmas, progress)}
-        return NodeOutput(out, out)
 
 
 class LoadVideo(ComfyNode):
@@ -149,6 +105,29 @@ class SaveImage(ComfyNode):
         return NodeOutput()
 
 
+class RepeatImageBatch(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema("RepeatImageBatch", {"image": "IMAGE", "amount": ("INT", {"min": 1, "max": 4096})}, "IMAGE")
+
+    @classmethod
+    def execute(cls, image, amount):
+        return NodeOutput(image.repeat(amount, 1, 1, 1))
+
+
+class ImageFromBatch(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = {"image": "IMAGE", "batch_index": "INT", "length": ("INT", {"min": 1, "max": 4096})}
+        return schema("ImageFromBatch", inputs, "IMAGE")
+
+    @classmethod
+    def execute(cls, image, batch_index, length):
+        # Negative counts from the end; what lies outside of the batch is moved to its nearest picture.
+        start = max(0, min(len(image) - 1, batch_index + len(image) * (batch_index < 0)))
+        return NodeOutput(image[start : start + length].clone())
+
+
 class PreviewImage(SaveImage):
     @classmethod
     def define_schema(cls):
@@ -175,5 +154,5 @@ class LossGraphNode(ComfyNode):
 
 
 NODES = {node.__name__: node for node in (
-    CLIPTextEncode, VAEEncode, VAEDecode, KSamplerSelect, SamplerCustom, LoadVideo, GetVideoComponents, CreateVideo,
-    SaveVideo, SaveImage, PreviewImage, LossGraphNode)}
+    CLIPTextEncode, VAEEncode, VAEDecode, LoadVideo, GetVideoComponents, CreateVideo, SaveVideo, SaveImage,
+    RepeatImageBatch, ImageFromBatch, PreviewImage, LossGraphNode)}

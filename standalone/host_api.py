@@ -17,7 +17,8 @@ from typing import Any
 TYPES = {
     "Model": "MODEL", "Clip": "CLIP", "Vae": "VAE", "Conditioning": "CONDITIONING", "Latent": "LATENT",
     "Image": "IMAGE", "Mask": "MASK", "Audio": "AUDIO", "Video": "VIDEO", "Sigmas": "SIGMAS", "Sampler": "SAMPLER",
-    "LossMap": "LOSS_MAP", "Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO",
+    "LossMap": "LOSS_MAP", "LoraModel": "LORA_MODEL", "ClipVision": "CLIP_VISION",
+    "Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO",
 }  # fmt: skip
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
@@ -70,6 +71,13 @@ class Schema:
                  is_output_node: bool = False, **rest: Any):
         self.node_id, self.inputs, self.outputs = node_id, inputs or [], outputs or []
         self.is_output_node, self.rest = is_output_node, rest
+
+
+def schema(node_id: str, inputs: dict[str, str | tuple[str, dict]], outputs: str = "", saves: bool = False) -> Schema:
+    """Of a stand-in: inputs by id, each a type or (type, settings); outputs as types with spaces between."""
+    pairs = {id: (kind, {}) if isinstance(kind, str) else kind for id, kind in inputs.items()}
+    made = [Input(kind, id, **settings) for id, (kind, settings) in pairs.items()]
+    return Schema(node_id, made, [Output(kind) for kind in outputs.split()], is_output_node=saves)
 
 
 class ComfyNode:

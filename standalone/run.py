@@ -24,9 +24,9 @@ def known_nodes() -> dict[str, type]:
     """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
     with host_api.installed():
         from ..nodes import node_list
-        from .core_nodes import NODES
+        from . import core_nodes, core_sampling
 
-        return {**NODES, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
+        return {**core_nodes.NODES, **core_sampling.NODES, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
 
 
 def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], None] | None = None) -> StandaloneRun:
