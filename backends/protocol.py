@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..diffusion.schedule import DiscreteSchedule
     from ..methods.attachment import Attachment, BlockSite
+    from ..methods.via.blend import BoundaryBlend
 
 
 class Progress(Protocol):
@@ -127,6 +128,10 @@ class Backend(Protocol):
         middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). Gather-swap, where it is
         attached, works; inversion leaves it out."""
 
+    def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
+        """A SAMPLER (or a name of one) as one that keeps a region of the clip. Raises ValueError
+        where the sampler gives no hand on its steps."""
+
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar, with cancelling where the host has it."""
 
@@ -135,6 +140,16 @@ class Backend(Protocol):
 
     def load_toy_editor(self) -> tuple[Any, Any, Any]:
         """MODEL and CLIP of the toy world's instruction editor (8 input channels), and its VAE."""
+
+    def load_toy_clip(self) -> tuple[Any, Any]:
+        """CLIP and CLIP_VISION of the toy world's scorer, which share one space."""
+
+    def text_embedding(self, clip: Any, text: str) -> Tensor:
+        """A text [1, d] in the space that its CLIP shares with images. Raises ValueError (one
+        sentence) where this CLIP has no such space."""
+
+    def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
+        """IMAGE [n, height, width, 3] as [n, d] in the space shared with text."""
 
     def weights_folder(self) -> Path:
         """Where tuned weights are kept (the host's models folder ``steadyedit``)."""

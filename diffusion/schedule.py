@@ -78,6 +78,20 @@ class DiscreteSchedule:
         alpha = self.alphas_cumprod[timestep.cpu()].view(-1, *[1] * (like.ndim - 1))
         return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
 
+    def normal_sigmas(self, steps: int) -> Tensor:
+        """The host's scheduler "normal": timesteps evenly from T - 1 down to 0, then sigma 0.
+
+        Returns:
+            float32 [steps + 1], descending.
+
+        Raises:
+            ValueError: ``steps`` is less than 1.
+        """
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, but got {steps}.")
+        descending = self.sigma(torch.linspace(len(self) - 1, 0, steps, dtype=torch.float64))
+        return torch.cat([descending, descending.new_zeros(1)]).float()
+
     def ddim_sigmas(self, steps: int) -> Tensor:
         """The host's scheduler "ddim_uniform": every (T // steps)-th sigma from t = 1 on.
 

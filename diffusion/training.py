@@ -19,8 +19,8 @@ class NoiseTraining:
     """min over parameters of E || eps - eps_theta(x_t, t) ||^2, AdamW, one clip or batch a step.
 
     One timestep per step for the whole clip, uniform over the schedule, or one for every sample
-    of a batch; noise drawn apart for every frame. All randomness comes from one generator of its own, whose state is part
-    of ``state()``: a run that is resumed draws what the uninterrupted one would have drawn.
+    of a batch; noise drawn apart for every frame. All randomness comes from one generator of its
+    own, whose state is part of ``state()``: a run that is resumed draws what the uninterrupted one would have drawn.
 
     Args:
         parameters: float32 leaves by name; they are changed in place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +70,26 @@ def loss_curve(losses: Sequence[float], total: int) -> Image:
         draw.line(points if len(points) > 1 else points * 2, fill=LINE, width=2)
         draw.text((margin, bottom + 4), f"step {len(losses)}/{total}  loss {curve[-1]:.4f}", fill=(60, 60, 60))
     return picture
+
+
+def numbered(images: Tensor, labels: Sequence[str], chosen: int | None = None) -> Tensor:
+    """An IMAGE batch with a label in each one's corner, the chosen one's on dark ground.
+
+    Args:
+        images: [n, height, width, channels] in 0..1; not changed.
+    """
+    from PIL import Image, ImageDraw
+
+    shown = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        picture = Image.fromarray((image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        draw = ImageDraw.Draw(picture)
+        left, top, right, bottom = draw.textbbox((3, 1), label)
+        ground, ink = ((20, 60, 160), "white") if number == chosen else (PAPER, "black")
+        draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill=ground)
+        draw.text((3, 1), label, fill=ink)
+        shown.append(torch.from_numpy(np.array(picture)))
+    return torch.stack(shown).float() / 255
 
 
 def training_preview(latents: Tensor, losses: Sequence[float], total: int) -> Image:

@@ -7,9 +7,10 @@ from typing import Any
 
 def node_list() -> list[type]:
     """All node classes, in the order of the pipeline. Needs ``comfy_api`` (the host's, or a stand-in)."""
-    from . import attach, gather_swap, inversion, toy, tuning, video, weights
+    from . import adaptation, attach, gather_swap, inversion, root, toy, tuning, video, weights
 
-    return [node for module in (toy, video, attach, gather_swap, tuning, weights, inversion) for node in module.NODES]
+    modules = (toy, video, attach, gather_swap, root, adaptation, tuning, weights, inversion)
+    return [node for module in modules for node in module.NODES]
 
 
 def extension() -> Any:

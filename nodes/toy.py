@@ -60,6 +60,30 @@ class ToyEditor(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy_editor())
 
 
+class ToyCLIPVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyCLIPVision",
+            display_name="Toy CLIP Vision",
+            category=CATEGORY,
+            description="The toy world's scorer: a small CLIP that tells how well a picture fits a caption, for Pick "
+            "Root. Trained by this pack and shipped with it; nothing is downloaded.",
+            inputs=[],
+            outputs=[
+                io.Clip.Output(display_name="clip", tooltip="Text encoder into the space shared with pictures; for "
+                               "scoring, not for a U-Net."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="Image encoder into the same space."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
+
+        return io.NodeOutput(*backends.current().load_toy_clip())
+
+
 class ToyClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,4 +129,4 @@ class ToyClip(io.ComfyNode):
         return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0)
 
 
-NODES = [ToyModel, ToyEditor, ToyClip]
+NODES = [ToyModel, ToyEditor, ToyCLIPVision, ToyClip]

@@ -15,6 +15,7 @@ import torch
 
 from ...diffusion.schedule import DiscreteSchedule
 from . import identity, lora, patcher, sampling, training
+from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .progress import ComfyProgress
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...methods.attachment import Attachment, BlockSite
+    from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
 
 FOLDER = "steadyedit"
@@ -89,6 +91,9 @@ class ComfyBackend:
     ) -> Tensor:
         return sampling.sample(model, positive, negative, guidance, samples, sigmas, progress, sampler, seed, middle,
                                middle_guidance)
+
+    def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
+        return blend_sampler(sampling.sampler_of(sampler), blend)
 
     def progress(self, total: int, label: str) -> Progress:
         return ComfyProgress(total, label)

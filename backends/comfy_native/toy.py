@@ -101,35 +101,34 @@ def vae_from(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
 class ToyTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """The host's CLIP tokenizer with the toy world's vocabulary."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None) -> None:
+    def __init__(self, embedding_directory=None, tokenizer_data=None, *, width: int) -> None:
         tokenizer = partial(
-            comfy.sd1_clip.SDTokenizer, tokenizer_path=str(toyworld.TOKENIZER),
-            embedding_size=toyworld.TEXT_CONFIG["hidden_size"],
-        )
+            comfy.sd1_clip.SDTokenizer, tokenizer_path=str(toyworld.TOKENIZER), embedding_size=width)
         super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=tokenizer)
 
 
 class ToyTextEncoder(comfy.sd1_clip.SD1ClipModel):
     """The host's CLIP text encoder, narrow: the last hidden states, layer-normed, as SD1 reads them."""
 
-    def __init__(self, device="cpu", dtype=None, model_options=None) -> None:
+    def __init__(self, device="cpu", dtype=None, model_options=None, *, config: dict[str, Any]) -> None:
         network = partial(
-            comfy.sd1_clip.SDClipModel, textmodel_json_config={**TEXT_DEFAULTS, **toyworld.TEXT_CONFIG},
+            comfy.sd1_clip.SDClipModel, textmodel_json_config={**TEXT_DEFAULTS, **config},
             special_tokens={"start": toyworld.BOS, "end": toyworld.EOS, "pad": toyworld.EOS},
             return_projected_pooled=False,
         )
         super().__init__(device, dtype, model_options or {}, clip_model=network)
         # The host's embedding always has CLIP-L's 49408 entries.
         words = self.clip_l.operations.Embedding(
-            toyworld.VOCAB_SIZE, toyworld.TEXT_CONFIG["hidden_size"], dtype=dtype, device=device)
+            toyworld.VOCAB_SIZE, config["hidden_size"], dtype=dtype, device=device)
         self.clip_l.transformer.set_input_embeddings(words)
         # SD1 reads no projected embedding; without weights it would be uninitialised memory.
         torch.nn.init.eye_(self.clip_l.transformer.text_projection.weight)
 
 
-def clip_from(state: dict[str, torch.Tensor]) -> comfy.sd.CLIP:
-    """CLIP from a transformers state dict of the toy text encoder."""
-    target = comfy.supported_models_base.ClipTarget(ToyTokenizer, ToyTextEncoder)
+def clip_from(state: dict[str, torch.Tensor], config: dict[str, Any] = toyworld.TEXT_CONFIG) -> comfy.sd.CLIP:
+    """CLIP from a transformers state dict of a toy text encoder."""
+    target = comfy.supported_models_base.ClipTarget(
+        partial(ToyTokenizer, width=config["hidden_size"]), partial(ToyTextEncoder, config=config))
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     prefix = "" if any(key.startswith(toyworld.TEXT_PREFIX) for key in state) else toyworld.TEXT_PREFIX
     weights = {prefix + key: weight.float() for key, weight in state.items() if not key.endswith("position_ids")}

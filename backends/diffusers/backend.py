@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from ...diffusion.inversion import ddim_inversion
 from ...methods.attachment import check_rivals
 from ...methods.lora import PROJECTIONS, check_shapes, differences
 from .. import fingerprint
+from .blend import BlendedSampler
 from .denoiser import Denoiser
 from .model import DiffusersModel
-from .parts import Autoencoder, TextEncoder
+from .parts import Autoencoder, ImageEncoder, TextEncoder
 from .paths import locate
 from .sampling import sample
-from .toy import load_toy_editor, load_toy_models
+from .toy import load_toy_clip, load_toy_editor, load_toy_models
 from .training import opened
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from ...diffusion.schedule import DiscreteSchedule
     from ...methods.attachment import Attachment, BlockSite
+    from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
 
 
@@ -124,9 +127,15 @@ class DiffusersBackend:
                middle: Any = None, middle_guidance: float = 1.0) -> Tensor:
         denoise = Denoiser(model, positive, negative, guidance, middle=middle, middle_cfg=middle_guidance,
                            frames=len(samples))
-        x = sample(denoise, sampler, self.to_model_space(model, samples), sigmas, {"seed": seed},
+        mixed = sampler if isinstance(sampler, BlendedSampler) else None
+        x = sample(denoise, mixed.bound(partial(self.to_model_space, model)) if mixed else sampler,
+                   self.to_model_space(model, samples), sigmas, {"seed": seed},
                    lambda state: progress.update(state["i"] + 1))
-        return self.from_model_space(model, x)
+        out = self.from_model_space(model, x)
+        return mixed.blend.restore(out, sigmas) if mixed else out
+
+    def blend_sampler(self, sampler: str | Callable[..., Tensor], blend: BoundaryBlend) -> BlendedSampler:
+        return BlendedSampler(sampler, blend)
 
     def progress(self, total: int, label: str) -> Progress:
         return TerminalProgress(total, label)
@@ -136,6 +145,15 @@ class DiffusersBackend:
 
     def load_toy_editor(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         return load_toy_editor()
+
+    def load_toy_clip(self) -> tuple[TextEncoder, ImageEncoder]:
+        return load_toy_clip()
+
+    def text_embedding(self, clip: TextEncoder, text: str) -> Tensor:
+        return clip.embed(text)
+
+    def image_embeddings(self, clip_vision: ImageEncoder, images: Tensor) -> Tensor:
+        return clip_vision.embed(images)
 
     def weights_folder(self) -> Path:
         """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""

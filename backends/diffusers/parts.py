@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,10 +21,12 @@ class TextEncoder:
     Args:
         encoder: gives ``last_hidden_state`` and ``pooler_output``.
         tokenize: texts -> ids [B, 77].
+        projection: of the pooled text into the space of images, where the CLIP has one.
     """
 
-    def __init__(self, encoder: nn.Module, tokenize: Callable[[list[str]], Tensor]):
-        self.encoder, self._tokenize = encoder, tokenize
+    def __init__(self, encoder: nn.Module, tokenize: Callable[[list[str]], Tensor],
+                 projection: nn.Module | None = None):
+        self.encoder, self._tokenize, self._projection = encoder, tokenize, projection
 
     def tokenize(self, text: str) -> Tensor:
         """ids [1, 77]."""
@@ -34,6 +37,33 @@ class TextEncoder:
         """CONDITIONING: ``[[tensor [1, 77, C], {"pooled_output": [1, C]}]]``."""
         out = self.encoder(tokens.to(self.encoder.device))
         return [[out.last_hidden_state, {"pooled_output": out.pooler_output}]]
+
+    @torch.no_grad()
+    def embed(self, text: str) -> Tensor:
+        """``Backend.text_embedding``."""
+        if self._projection is None:
+            raise ValueError("clip: this text encoder has no projection into the space of images; load a whole CLIP.")
+        pooled = self.encoder(self.tokenize(text).to(next(self.encoder.parameters()).device)).pooler_output
+        return self._projection(pooled).float().cpu()
+
+
+class ImageEncoder:
+    """CLIP_VISION of this backend: a transformers ``CLIPModel`` on pixels in -1 .. 1."""
+
+    def __init__(self, clip: nn.Module):
+        self.clip = clip
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """``Backend.image_embeddings``; resized and rounded to 8 bits as in the host."""
+        side = self.clip.config.vision_config.image_size
+        pixels = images[..., :3].movedim(-1, 1)
+        if pixels.shape[-2:] != (side, side):
+            pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
+        pixels = (255 * pixels).clamp(0, 255).round() / 127.5 - 1
+        device = next(self.clip.parameters()).device
+        pooled = self.clip.vision_model(pixel_values=pixels.to(device)).pooler_output
+        return self.clip.visual_projection(pooled).float().cpu()
 
 
 class Autoencoder:

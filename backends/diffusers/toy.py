@@ -9,7 +9,7 @@ from torch import nn
 
 from ...toyworld import models
 from .model import DiffusersModel
-from .parts import Autoencoder, TextEncoder
+from .parts import Autoencoder, ImageEncoder, TextEncoder
 
 
 def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
@@ -25,6 +25,12 @@ def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
 def load_toy_editor() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
     """MODEL and CLIP of the instruction editor, and the same VAE; raises as ``load_toy_models``."""
     return _values(models.load_editor, models.load_editor_text_encoder)
+
+
+def load_toy_clip() -> tuple[TextEncoder, ImageEncoder]:
+    """CLIP and CLIP_VISION of the scorer; raises as ``load_toy_models``."""
+    clip = models.load_clip().to("cuda" if torch.cuda.is_available() else "cpu")
+    return TextEncoder(clip.text_model, models.tokenize, clip.text_projection), ImageEncoder(clip)
 
 
 def _values(*loaders: Callable[[], nn.Module]) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:

@@ -143,7 +143,7 @@ def adapt(
         progress = progress or backend.progress(recipe.training.steps, "adaptation")
         latents = encode_variants(vae, pair, recipe, progress)
         clean = backend.to_model_space(model, latents[1]).float()
-        texts = (text.clone() for text in same_length(instruction, empty))
+        texts = (text.clone() for text in same_length([instruction, empty]))
         task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
         state = TuningRun(backend, model, task, recipe.training, store, progress, preview_every).with_retry()
         metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from ...backends.protocol import Backend
@@ -17,7 +19,7 @@ def check_editor(backend: Backend, model: Any) -> None:
     """Raise TypeError unless the MODEL predicts noise from an image beside it."""
     backend.schedule(model)
     if not backend.takes_image(model):
-        raise TypeError("model: takes no image beside the noise; load an InstructPix2Pix checkpoint (8 input channels).")
+        raise TypeError("model: takes no image beside the noise; load an InstructPix2Pix checkpoint.")
 
 
 def check_root(source: Tensor, edited: Tensor) -> None:
@@ -50,18 +52,44 @@ def check_instruction(name: str, conditioning: Any) -> tuple[Tensor, dict[str, A
                          "connect one CLIPTextEncode.")
     text, extra = conditioning[0]
     if len(text) != 1:
-        raise ValueError(f"{name}: holds {len(text)} prompts, but an adaptation learns one; give that of the root frame.")
+        raise ValueError(f"{name}: holds {len(text)} prompts, but an adaptation learns one; give the root's.")
     return text, {key: value for key, value in extra.items() if key != "concat_latent_image"}
 
 
-def same_length(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two texts [1, tokens, C] repeated to one number of tokens; attention over repeated tokens is the same.
+def same_length(texts: Sequence[Tensor]) -> list[Tensor]:
+    """Texts [1, tokens, C] repeated to one number of tokens; attention over repeated tokens is the same.
 
     Raises:
         ValueError: they come from different text encoders.
     """
-    if first.shape[-1] != second.shape[-1]:
-        raise ValueError(f"negative: has {second.shape[-1]} channels, but positive {first.shape[-1]}; "
-                         "use the same CLIP for both.")
-    tokens = math.lcm(first.shape[1], second.shape[1])
-    return first.repeat(1, tokens // first.shape[1], 1), second.repeat(1, tokens // second.shape[1], 1)
+    widths = {text.shape[-1] for text in texts}
+    if len(widths) > 1:
+        raise ValueError(f"conditioning: prompts of {' and '.join(map(str, sorted(widths)))} channels do not fit "
+                         "together; use the same CLIP for all.")
+    tokens = math.lcm(*(text.shape[1] for text in texts))
+    return [text.repeat(1, tokens // text.shape[1], 1) for text in texts]
+
+
+def whole_cells(images: Tensor) -> Tensor:
+    """What a VAE of 8 pixels a cell keeps of an IMAGE: the middle, as the host's VAE crops it.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    sides = [side // 8 * 8 for side in images.shape[1:3]]
+    if not all(sides):
+        raise ValueError(f"images: are {size_of(images)}, smaller than one latent cell (8x8); use larger ones.")
+    top, left = ((side - kept) // 2 for side, kept in zip(images.shape[1:3], sides))
+    return images[:, top : top + sides[0], left : left + sides[1]]
+
+
+def check_candidates(candidates: Tensor, source: Tensor, index: int) -> None:
+    """Raise ValueError unless the candidates are edits of the one source frame and ``index`` (from 1) is among them."""
+    if len(source) != 1:
+        raise ValueError(f"source_frame: holds {len(source)} images; connect the one from Root Candidates.")
+    if candidates.shape[1:3] != source.shape[1:3]:
+        raise ValueError(f"candidates: are {size_of(candidates)}, but source_frame is {size_of(source)}; "
+                         "connect both from the same Root Candidates.")
+    if index > len(candidates):
+        raise ValueError(f"index: {index}, but there are {len(candidates)} candidates; use 1 to {len(candidates)}, "
+                         "or 0 to choose automatically.")

@@ -1,0 +1,73 @@
+"""Texts in the space that CLIP shares with images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import comfy.clip_vision
+import comfy.sd
+import torch
+
+from ...toyworld import models as toyworld
+from . import toy
+
+#: Names of CLIP text encoders inside the host's CLIP; the joint one comes first.
+ENCODERS = ("clip_g", "clip_l", "clip_h")
+
+
+def text_embedding(clip: comfy.sd.CLIP, text: str) -> torch.Tensor:
+    """``Backend.text_embedding``: the pooled text times the encoder's own projection.
+
+    The host's own pooled output leaves the projection out for Stable Diffusion 1.x, whose
+    checkpoints do not carry it.
+    """
+    model = clip.cond_stage_model
+    encoder = next((getattr(model, name) for name in ENCODERS if hasattr(model, name)), None)
+    projection = getattr(getattr(encoder, "transformer", None), "text_projection", None)
+    if projection is None or not usable(projection.weight):
+        raise ValueError("clip: this text encoder has no projection into the space of images (Stable Diffusion 1.x "
+                         "checkpoints leave it out); load a whole CLIP, such as clip_l.safetensors, by CLIPLoader.")
+    _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")
+    with torch.no_grad():
+        return projection(pooled.float()).float().cpu()
+
+
+def usable(weight: torch.Tensor) -> bool:
+    """Whether a projection was loaded: neither the identity, nor memory that nobody has written."""
+    weight = weight.detach().float().cpu()
+    identity = weight.shape[0] == weight.shape[1] and torch.equal(weight, torch.eye(len(weight)))
+    return not identity and bool(torch.isfinite(weight).all()) and 0 < weight.abs().max() < 100
+
+
+def load_toy_clip() -> tuple[comfy.sd.CLIP, comfy.clip_vision.ClipVisionModel]:
+    """CLIP and CLIP_VISION of the toy world's scorer.
+
+    Raises:
+        ValueError: the weights are not those that the sidecar describes, or do not fit this host.
+    """
+    state = {key: weight.float() for key, weight in toyworld.state_of("clip").items()}
+    text = {key: weight for key, weight in state.items() if key.startswith("text_")}
+    image = {key: weight for key, weight in state.items() if key.startswith("vis") and "position_ids" not in key}
+    vision = {**toyworld.CLIP_CONFIG["vision_config"], "num_channels": 3, "model_type": "clip_vision_model",
+              "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
+    # The oldest hosts read the description from a file only.
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(vision))
+        model = comfy.clip_vision.ClipVisionModel(str(path))
+    missing, unexpected = model.load_sd(image)
+    if missing or unexpected:
+        raise ValueError(f"The toy CLIP does not fit this ComfyUI: missing {missing}, unexpected {unexpected}; "
+                         "update the pack or the host.")
+    return toy.clip_from(text, toyworld.CLIP_CONFIG["text_config"]), model
+
+
+def image_embeddings(clip_vision: Any, images: torch.Tensor) -> torch.Tensor:
+    """``Backend.image_embeddings``."""
+    embeddings = getattr(clip_vision.encode_image(images, crop=False), "image_embeds", None)
+    if embeddings is None or embeddings.ndim != 2:
+        raise ValueError("clip_vision: gives no embedding in a space shared with text; load a CLIP vision model.")
+    return embeddings.float().cpu()

@@ -1,0 +1,98 @@
+"""VIA's test-time adaptation, and a condition for every frame."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+CATEGORY = "SteadyEdit/via"
+
+
+class TestTimeAdapt(io.ComfyNode):
+    #: Not a test, whatever its name begins with.
+    __test__ = False
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditTestTimeAdapt",
+            display_name="Test-Time Adapt (VIA)",
+            category=CATEGORY,
+            description="Trains a LoRA on one edited frame and its source, both warped alike at random, so that the "
+            "editor repeats this edit on all frames. The model that comes in is not changed. Cancelled, it goes on "
+            "from its last checkpoint next time; the same pair, model and recipe is found again, not trained twice.",
+            inputs=[
+                io.Model.Input("model", tooltip="An InstructPix2Pix-like editor."),
+                io.Conditioning.Input("positive", tooltip="The instruction."),
+                io.Conditioning.Input("negative", tooltip="The empty prompt, learned where the text is dropped."),
+                io.Vae.Input("vae", tooltip="The editor's VAE."),
+                io.Image.Input("root_source", tooltip="The root frame before its edit, from Pick Root."),
+                io.Image.Input("root_edited", tooltip="The root frame after its edit, from Pick Root."),
+                io.Int.Input("steps", default=150, min=1, max=100000, tooltip="Training steps; 100 to 200 serve well."),
+                io.Float.Input("learning_rate", default=1e-4, min=1e-8, max=1.0, step=1e-6, round=False,
+                               tooltip="AdamW's learning rate."),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Of the LoRA on all attention projections."),
+                io.Int.Input("batch", default=4, min=1, max=64, tooltip="Warped pairs a step. Less saves memory."),
+                io.Int.Input("variants", default=48, min=1, max=4096,
+                             tooltip="How many random warps of the pair; they are encoded once, before training."),
+                io.Float.Input("dropout", default=0.05, min=0.0, max=0.3, step=0.01, tooltip="Share of samples without "
+                               "the text, without the image, and without both, each."),
+                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate="fixed",
+                             tooltip="Seed of warps, timesteps and noise. Another seed is another training."),
+                io.Boolean.Input("reuse", default=True, tooltip="Find the LoRA of an equal run, and continue an "
+                                 "interrupted one. Off: train anew and keep nothing on disk."),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The editor with the LoRA on its weights."),
+                io.LoraModel.Output(display_name="lora", tooltip="For the core Save LoRA and Load LoRA Model."),
+                io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, vae, root_source, root_edited, steps, learning_rate, rank, batch,
+                variants, dropout, seed, reuse) -> io.NodeOutput:
+        from .. import backends
+        from ..methods.tuning import TuneRecipe
+        from ..methods.via.adapt import AdaptRecipe, adapt
+
+        backend = backends.of(model)
+        training = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=False)
+        recipe = AdaptRecipe(training, rank=rank, batch=batch, variants=variants, dropout=dropout)
+        cache = backend.weights_folder() / "cache" if reuse else None
+        tuned = adapt(backend, model, vae, root_source, root_edited, positive, negative, recipe, cache=cache)
+        return io.NodeOutput(tuned.model, dict(tuned.weights.tensors), tuned.loss_map)
+
+
+class PerFrameConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditPerFrameConditioning",
+            display_name="Per-Frame Conditioning",
+            category=CATEGORY,
+            description="One prompt for every frame as one CONDITIONING, as an editor whose text follows the picture "
+            "(MGIE) needs it. Gather-swap of cross-attention matters with it.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="Text encoder of the model."),
+                io.String.Input("text", multiline=True, tooltip="One line a frame, in order. An empty line between "
+                                "others is an empty prompt."),
+                io.Image.Input("images", optional=True, tooltip="The clip: its frames are counted, so that a wrong "
+                               "number of lines is told at once."),
+                io.Boolean.Input("spread", default=False, optional=True, tooltip="Let fewer lines hold for equally "
+                                 "long parts of the clip; needs images."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="conditioning", tooltip="One row a frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text, images=None, spread=False) -> io.NodeOutput:
+        from ..methods.via.per_frame import lines_of, one_condition
+
+        lines = lines_of(text, None if images is None else len(images), spread)
+        encoded = {line: clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in dict.fromkeys(lines)}
+        return io.NodeOutput(one_condition([encoded[line] for line in lines]))
+
+
+NODES = [TestTimeAdapt, PerFrameConditioning]
