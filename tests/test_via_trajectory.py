@@ -1,0 +1,77 @@
+"""Trajectories in memory and on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steadyedit.methods.via import trajectory as stored
+from steadyedit.methods.via.trajectory import Trajectory
+
+SIGMAS = torch.tensor([0, 0.5, 2, 14.6], dtype=torch.float64)
+
+
+def steps(frames=3):
+    return list(torch.randn(4, frames, 4, 5, 3, generator=torch.Generator().manual_seed(0)) * 50)
+
+
+def test_a_step_of_frames_in_any_order():
+    values = steps()
+    trajectory = Trajectory(values, SIGMAS)
+    assert torch.equal(trajectory[2, (2, 0, 2)], values[2][[2, 0, 2]])
+    assert torch.equal(trajectory[1, slice(1, None)], values[1][1:])
+    assert [trajectory.step_of(float(s)) for s in SIGMAS.float()] == [0, 1, 2, 3]
+    for sigma in (0.51, 0.01, 20):
+        with pytest.raises(ValueError, match="has 3 steps and stopped nearest to it at"):
+            trajectory.step_of(sigma)
+
+
+def test_out_of_a_latent():
+    clip = torch.randn(2, 4, 5, 3)
+    latent = {"steadyedit_trajectory": torch.stack([clip, clip * 2]).half(), "steadyedit_sigmas": SIGMAS[:2]}
+    assert torch.equal(Trajectory.of_latent(latent).source, clip.half().float())
+    assert torch.equal(Trajectory.of_latent({**latent, "steadyedit_source": clip}).source, clip)
+    with pytest.raises(ValueError, match="inverted: holds no trajectory"):
+        Trajectory.of_latent({"samples": clip})
+
+
+def test_on_disk_it_is_mapped_and_the_clip_is_exact(tmp_path):
+    values = steps()
+    trajectory = stored.write(tmp_path / "clip", values, SIGMAS)
+    assert torch.equal(trajectory.source, values[0]) and torch.equal(trajectory.sigmas, SIGMAS)
+    for step in (1, 2, 3):
+        assert torch.equal(trajectory[step, [1, 1]], values[step][[1, 1]].half())
+        assert (tmp_path / "clip" / f"step_{step:04}.npy").stat().st_size < 2 * values[step].numel() + 200
+    maps = open("/proc/self/maps").read()
+    assert "step_0003.npy" in maps
+
+
+def test_what_was_cut_off_goes_on(tmp_path):
+    values = steps()
+    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 0
+    stored.write_step(tmp_path, 0, values[0])
+    stored.write_step(tmp_path, 1, values[1])
+    with pytest.raises(ValueError, match="ended before step 2 of 3"):
+        stored.read(tmp_path)
+    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 2
+    for step in (2, 3):
+        stored.write_step(tmp_path, step, values[step])
+    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 4
+    assert torch.equal(stored.read(tmp_path)[3, [0]], values[3][:1].half())
+
+
+def test_bad_input_is_told(tmp_path):
+    values = steps()
+    stored.create(tmp_path, values[0].shape, SIGMAS)
+    with pytest.raises(ValueError, match="another clip or schedule"):
+        stored.create(tmp_path, values[0].shape, SIGMAS * 2)
+    with pytest.raises(ValueError, match="in a folder of"):
+        stored.write_step(tmp_path, 0, values[0][:1])
+    with pytest.raises(ValueError, match="too large for float16"):
+        stored.write_step(tmp_path, 1, values[1] * 1e6)
+    assert not list(tmp_path.glob("*.npy"))
+    with pytest.raises(FileNotFoundError):
+        stored.read(tmp_path / "none")
+    with pytest.raises(ValueError, match="4 latents for 3"):
+        Trajectory(values, SIGMAS[:3])
+    with pytest.raises(ValueError, match="do not ascend"):
+        Trajectory(values, SIGMAS.flip(0))
