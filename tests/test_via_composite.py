@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.methods.via.composite import LARGEST, RING, composite, feathered, morphed
+from steadyedit.methods.via.composite import LARGEST, RING, colour_offset, composite, feathered, morphed
 
 
 def scene(frames=2, height=37, width=51, seed=0):
@@ -56,6 +56,26 @@ def test_growing_and_shrinking_are_by_squares():
     assert morphed(mask, 2)[0, 0].sum() == 7 * 7 and morphed(mask, -1)[0, 0].sum() == 1
     assert morphed(mask, -2).sum() == 0 and torch.equal(morphed(mask, 0), mask)
     assert (morphed(mask, 500) == 1).all()
+
+
+def test_the_offset_is_its_equation():
+    """Spelt out at single places, with sums in float64."""
+    edited, original, mask = scene(1)
+    edited, original = (images.movedim(-1, 1).double() for images in (edited, original))
+    distance = distance_to(mask[0])
+    ring = ((distance > 0) & (distance <= RING)).double()
+    delta = (original - edited)[0].clamp(-LARGEST, LARGEST) * ring
+    mean, fade, reach = delta.sum((-2, -1)) / ring.sum(), 1e-3, 3 * RING
+    line = torch.exp(-torch.arange(-reach, reach + 1).double() ** 2 / (2 * RING**2))
+    line = line / line.sum()
+    out = colour_offset(edited, original, mask[None].double(), feather=2)[0]
+    for y, x in [(0, 0), (18, 22), (12, 15), (36, 50)]:
+        near, weight = torch.zeros(3).double(), 0.0
+        for v in range(max(0, y - reach), min(37, y + reach + 1)):
+            for u in range(max(0, x - reach), min(51, x + reach + 1)):
+                g = line[v - y + reach] * line[u - x + reach]
+                near, weight = near + g * delta[:, v, u], weight + g * ring[v, u]
+        assert torch.allclose(out[:, y, x], (near + fade * mean) / (weight + fade), atol=1e-9)
 
 
 @pytest.mark.parametrize("shift", [0.05, -0.03])
@@ -127,6 +147,7 @@ def test_bad_input_is_told():
         ((edited, original, mask[:, :30]), "mask: is 51x30, but the images are 51x37"),
         ((edited, original, mask.repeat(2, 1, 1)), "nor one for each of the 2 frames"),
         ((edited, original, 0 * mask), "mask: is empty"),
+        ((edited / 0, original, mask), "edited: holds NaN"),
     ]:
         with pytest.raises(ValueError, match=said):
             composite(*arguments)

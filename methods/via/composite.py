@@ -9,7 +9,7 @@ from torch.nn.functional import max_pool2d
 from .keep import check_mask
 
 #: A drift of colour is smaller than this; a larger difference is content, such as an edit that left its mask.
-DRIFT = 0.1
+LARGEST = 0.1
 #: Narrowest ring around the mask in which colours are compared, in pixels.
 RING = 8
 #: How fast the offset turns into its mean away from the ring.
@@ -43,7 +43,7 @@ def composite(
     out = original.clone()
     for i in range(len(original)):
         before, after = (images[i].movedim(-1, 0)[None].to(out.device).float() for images in (original, edited))
-        region = dilated(mask[min(i, len(mask) - 1)].to(out.device)[None, None], grow)
+        region = morphed(mask[min(i, len(mask) - 1)].to(out.device)[None, None], grow)
         if not region.any():
             continue  # what was edited is hidden in this frame
         if match_colour:
@@ -64,9 +64,9 @@ def feathered(mask: Tensor, feather: int) -> Tensor:
         feather: f.
     """
     inner = feather // 2
-    wide = dilated(mask, feather - inner)
+    wide = morphed(mask, feather - inner)
     # Rounding must neither let the original through the mask nor the edit beyond the feather.
-    return torch.where(dilated(wide, inner) > 0, torch.maximum(blurred(wide, inner, inner / 2), mask), 0).clamp(0, 1)
+    return torch.where(morphed(wide, inner) > 0, torch.maximum(blurred(wide, inner, inner / 2), mask), 0).clamp(0, 1)
 
 
 def colour_offset(edited: Tensor, original: Tensor, mask: Tensor, feather: int) -> Tensor:
@@ -84,23 +84,23 @@ def colour_offset(edited: Tensor, original: Tensor, mask: Tensor, feather: int) 
         feather: the ring's width, if not below ``RING``.
     """
     width = max(feather, RING)
-    ring = ((dilated(mask, width) > 0) & (mask == 0)).to(edited)
+    ring = ((morphed(mask, width) > 0) & (mask == 0)).to(edited)
     if not ring.any():
         return torch.zeros_like(edited)
-    delta = (original - edited).clamp(-DRIFT, DRIFT) * ring
+    delta = (original - edited).clamp(-LARGEST, LARGEST) * ring
     mean = delta.sum((-2, -1), keepdim=True) / ring.sum()
     near, weight = blurred(delta, 3 * width, width), blurred(ring, 3 * width, width)
     return (near + FADE * mean) / (weight + FADE)
 
 
-def dilated(mask: Tensor, radius: int) -> Tensor:
+def morphed(mask: Tensor, radius: int) -> Tensor:
     """The largest value within ``radius`` pixels along each axis; for a negative one the smallest.
 
     A flat dilation by a square, as two maxima over lines, for a mask [1, 1, height, width]:
     a general one would cost the square of the radius.
     """
     if radius < 0:
-        return -dilated(-mask, -radius)
+        return -morphed(-mask, -radius)
     if not radius:
         return mask
     lines = max_pool2d(mask, (2 * radius + 1, 1), 1, (radius, 0))
@@ -119,22 +119,23 @@ def blurred(image: Tensor, radius: int, deviation: float) -> Tensor:
 
 def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     """The mask, [frames or 1, height, width], of images that fit each other."""
-    if edited.ndim != 4 or original.ndim != 4 or edited.shape[0] != original.shape[0]:
-        raise ValueError(f"edited: {len(edited)} frames, but original has {len(original)}; give the same frames of "
-                         "both clips.")
-    if edited.shape != original.shape:
-        raise ValueError(f"edited: {_size(edited)}, but original is {_size(original)}; scale one to the other's size.")
+    if edited.ndim != 4 or edited.shape != original.shape:
+        raise ValueError(f"original: {_told(original)}, but edited has {_told(edited)}; "
+                         "give the frames that were encoded, in the edit's size.")
     for name, images in (("edited", edited), ("original", original)):
         if not torch.isfinite(images).all():
             raise ValueError(f"{name}: holds NaN or infinite values.")
     mask = check_mask(mask, len(original))
     if mask.shape[1:] != original.shape[1:3]:
-        raise ValueError(f"mask: {mask.shape[2]}x{mask.shape[1]}, but the images are {_size(original)}; "
+        height, width = original.shape[1:3]
+        raise ValueError(f"mask: is {mask.shape[2]}x{mask.shape[1]}, but the images are {width}x{height}; "
                          "give the mask of these frames.")
     return mask
 
 
-def _size(images: Tensor) -> str:
-    """As "width x height", with the channels where they are not three."""
-    _, height, width, channels = images.shape
-    return f"{width}x{height}" + ("" if channels == 3 else f" with {channels} channels")
+def _told(images: Tensor) -> str:
+    """The number and size of images, in words."""
+    if images.ndim != 4:
+        return f"the shape {tuple(images.shape)}"
+    frames, height, width, channels = images.shape
+    return f"{frames} frames of {width}x{height} with {channels} channels"
