@@ -52,6 +52,8 @@ class DDIMInversion(io.ComfyNode):
             # Outputs stay in memory until the graph changes: half the bits are enough to blend with.
             "steadyedit_trajectory": torch.stack([x.half() for x in trajectory]),
             "steadyedit_sigmas": sigmas.flip(0),
+            # What a blend keeps, it keeps to the last bit.
+            "steadyedit_source": samples,
         }
         return io.NodeOutput(noise, sigmas)
 
