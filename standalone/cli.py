@@ -108,7 +108,7 @@ def bench(options: argparse.Namespace) -> int:
         "sizes": options.sizes.split(",") if options.sizes else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    for name in given.keys() - inspect.signature(module.main).parameters.keys():
+    for name in sorted(given.keys() - inspect.signature(module.main).parameters.keys()):
         raise GraphError(f"bench {options.name}: --{name} is not an option of this one.")
     if options.workers is not None and "WORLD_SIZE" not in os.environ:
         from ..benchmarks._shards import launch

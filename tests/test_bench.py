@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from steadyedit.benchmarks import ei2
 from steadyedit.benchmarks._cases import World, quiet_backend
+from steadyedit.benchmarks._journal import Journal
 from steadyedit.benchmarks._memory import peak_memory
 from steadyedit.benchmarks._methods import METHODS, Settings, edit
 from steadyedit.benchmarks._report import meta, rows, table, write_json
@@ -67,8 +74,6 @@ def test_methods_differ_and_seeds_repeat(world, case):
 def test_the_true_answer_scores_best(world, case):
     """The measures know their goal: the truth itself, as an edit."""
     base = edit(world, case, "per-frame", QUICK, seed=0)
-    from dataclasses import replace
-
     best = score(world, case, replace(base, frames=case.truth.frames), QUICK)
     own = score(world, case, base, QUICK)
     assert best["psnr_truth"] == best["psnr_inside"] == best["psnr_background"] == 100
@@ -95,6 +100,84 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     assert "| ei2 |" in said and "| per-frame |" in said
     assert path.with_suffix(".png").stat().st_size > 1000
 
+    # What is finished is not measured again, whatever the order in which it is asked for.
+    monkeypatch.setattr(ei2, "edit", None)
+    again = ei2.main(2, ["ei2", "per-frame"], path, settings=QUICK, world=world)
+    assert sorted(again["clips"], key=str) == sorted(report["clips"], key=str)
+    with pytest.raises(ValueError, match="was measured with other settings; delete the folder ei2.rows"):
+        ei2.main(1, ["ei2"], path, settings=replace(QUICK, guidance=2.0), world=world)
+
+
+def test_an_interrupted_run_and_two_processes_measure_the_same(world, tmp_path, monkeypatch):
+    """Rows of two processes, one of them killed and started again, are those of a single run but for the times."""
+    monkeypatch.setattr(ei2, "FRAMES", 2)
+    monkeypatch.setattr(ei2, "SIZE", 64)
+    whole = ei2.main(3, ["per-frame"], tmp_path / "whole.json", settings=QUICK, world=world)
+    begun = []
+
+    def killed(*arguments):
+        if begun:
+            raise KeyboardInterrupt
+        begun.append(arguments)
+        return edit(*arguments)
+
+    def process(rank):
+        @contextmanager
+        def sharded():
+            yield rank, 2
+
+        monkeypatch.setattr(ei2, "sharded", sharded)
+        return ei2.main(3, ["per-frame"], tmp_path / "shared.json", settings=QUICK, world=world)
+
+    assert process(1) == {}
+    monkeypatch.setattr(ei2, "edit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        process(0)
+    assert len(list((tmp_path / "shared.rows").glob("*.json"))) == 2 and not (tmp_path / "shared.json").exists()
+    monkeypatch.setattr(ei2, "edit", edit)
+    shared = process(0)
+    assert shared["meta"]["processes"] == 2 and set(shared["meta"]) == set(whole["meta"])
+    timed = ("infer_seconds", "peak_mb")
+    for mine, theirs in zip(shared["clips"], whole["clips"], strict=True):
+        assert {k: v for k, v in mine.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
+    (tmp_path / "shared.rows" / "01-per-frame.json").unlink()
+    with pytest.raises(ValueError, match="per-frame on clip 1 was not measured"):
+        Journal(tmp_path / "shared.rows", shared["meta"]["settings"]).report(3, ["per-frame"])
+
+
+def test_workers_are_processes_of_torchrun(tmp_path):
+    """Two real processes wait for each other."""
+    script = tmp_path / "wait.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "from steadyedit.benchmarks._shards import sharded\n"
+        "with sharded() as (rank, size):\n"
+        "    pathlib.Path(sys.argv[1], f'{rank} of {size}').touch()\n"
+        "assert len(list(pathlib.Path(sys.argv[1]).glob('* of 2'))) == 2\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
+    environment = {**os.environ, "PYTHONPATH": _package_folder(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def _package_folder(tmp_path):
+    """A folder from which another Python finds the package under its name."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "steadyedit").symlink_to(Path(__file__).parents[1], target_is_directory=True)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_processes_need_a_file(world, monkeypatch):
+    @contextmanager
+    def sharded():
+        yield 1, 2
+
+    monkeypatch.setattr(ei2, "sharded", sharded)
+    with pytest.raises(ValueError, match="^json: several processes share their rows through files"):
+        ei2.main(2, ["per-frame"], settings=QUICK, world=world)
+
 
 @pytest.mark.parametrize(
     ("clips", "methods", "sentence"),
@@ -106,9 +189,11 @@ def test_a_wrong_request_is_refused_at_once(clips, methods, sentence):
 
 
 def test_the_settings_are_those_that_ship():
-    """The numbers in the README are of the graph in the README."""
-    settings = Settings.shipped()
+    """The table is of the graph in the README, with fewer steps and more guidance."""
+    settings, table_settings = Settings.shipped(), Settings.of_the_table()
     assert settings.recipe.steps > 1 and settings.steps > 1 and settings.guidance >= 1
+    assert replace(settings.recipe, steps=table_settings.recipe.steps) == table_settings.recipe
+    assert settings.recipe.steps > table_settings.recipe.steps > 1 and settings.steps > table_settings.steps > 1
 
 
 def test_rows_and_table():

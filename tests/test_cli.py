@@ -73,6 +73,29 @@ def test_unknown_benchmark(capsys):
     assert "there is no 'none'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["ei2", "--sizes", "8x64"], "bench ei2: --sizes is not an option of this one"),
+    (["kernels", "--clips", "2"], "bench kernels: --clips is not an option of this one"),
+    (["ei2", "--workers", "0"], "workers: at least 1 is needed, but got 0"),
+])  # fmt: skip
+def test_options_of_benchmarks(capsys, arguments, sentence):
+    assert cli.main(["bench", *arguments]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_workers_run_the_same_command(monkeypatch):
+    from steadyedit.benchmarks import _shards
+
+    called = []
+    monkeypatch.setattr(_shards.subprocess, "call", lambda command, env: called.append((command, env)) or 3)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    arguments = ["bench", "ei2", "--clips", "2", "--json", "x.json", "--workers", "2"]
+    assert cli.main(arguments) == 3
+    (command, environment), = called
+    assert command[1:4] == ["-m", "torch.distributed.run", "--standalone"] and "--nproc-per-node=2" in command
+    assert command[-len(arguments) - 2:] == ["-m", "steadyedit", *arguments] and environment["OMP_NUM_THREADS"]
+
+
 def test_unknown_recipe(capsys):
     assert cli.main(["toyworld", "train", "none"]) == 1
     assert "none" in capsys.readouterr().err
