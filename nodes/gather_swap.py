@@ -33,12 +33,11 @@ class GatherSwap(io.ComfyNode):
                                "own details."),
                 io.Combo.Input("layers", options=["all", "down", "middle", "up"], default="all",
                                tooltip="Which layers of the U-Net swap. The paper: all."),
-                io.String.Input("group_frames", default="", tooltip="Numbers of the group's frames, such as 0, 12, 40, "
-                                "counted from 0, if you choose them by hand. Empty spreads the group evenly."),
                 io.Int.Input("chunk", default=0, min=0, max=4096, tooltip="Frames in one call of the U-Net. 0 chooses "
                              "by free memory, up to 16. The result does not depend on it."),
                 io.String.Input("group_frames", default="", optional=True, tooltip="Numbers of the group's frames, "
-                                "such as 0, 12, 40. Empty spreads the group evenly over the clip."),
+                                "such as 0, 12, 40, counted from 0, if you choose them by hand. Empty spreads the "
+                                "group evenly over the clip."),
             ],
             outputs=[model_output()],
         )
