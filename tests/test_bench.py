@@ -16,6 +16,7 @@ import pytest
 import torch
 from steadyedit.benchmarks import ei2
 from steadyedit.benchmarks._cases import World, quiet_backend
+from steadyedit.benchmarks._claims import CLAIMS, claims, said
 from steadyedit.benchmarks._journal import Journal
 from steadyedit.benchmarks._memory import peak_memory
 from steadyedit.benchmarks._methods import METHODS, Settings, edit
@@ -213,6 +214,24 @@ def test_rows_and_table():
         "| first | 1.5 | – |",
         "| other | 3.5 * | 0.50 |",
     ]
+
+
+def test_claims_are_answered_by_paired_intervals():
+    truth = {
+        "ei2": (0.9, 0.8, 1.0),
+        "tune-a-video": (0.5, 0.45, 0.55),
+        "ffam-4": (1, 2, 3),
+        "centering-spectral": (1, 2, 3),
+    }
+    keys = ("edit_accuracy", "clip_text", "flicker", "train_seconds", "infer_seconds")
+    clips = [{"method": m, **dict.fromkeys(keys, x)} for m, values in truth.items() for x in values]
+    found = {(c["key"], c["method"], c["against"]): c for c in claims(clips)}
+    right = found["edit_accuracy", "ei2", "tune-a-video"]
+    assert right["shows"] is True and right["difference"] == pytest.approx(0.4) and 0 < right["ci"][0] < 0.4
+    assert "ei2 - tune-a-video = 40%" in said(right, ".0%") and said(right, ".0%").endswith(": shows")
+    assert found["flicker", "ffam-4", "centering-spectral"]["shows"] is None
+    assert not any("layer-norm" in pair for pair in found)
+    assert {c["method"] for c in found.values()} <= set(METHODS) and {c[3][0][0] for c in CLAIMS} <= set(METHODS)
 
 
 def test_numbers_are_saved_whole_or_not_at_all(tmp_path):

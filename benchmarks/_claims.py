@@ -1,0 +1,68 @@
+"""What the paper says of the rows of the table, asked of the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..vision.metrics import paired_interval
+
+_ALONG_NORMS = (
+    ("instance-norm", "layer-norm"),
+    ("centering", "instance-norm"),
+    ("centering-spectral", "centering"),
+    ("centering-spectral", "layer-norm"),
+)
+_FFAM = (("ei2", "centering-spectral"), ("ffam-4", "centering-spectral"))
+
+#: (claim, key, direction: +1 more, -1 less, 0 no difference is claimed, pairs of method and rival).
+CLAIMS = (
+    ("the mean shift falls along LN, IN, IC, IC + SN", "mean_shift", -1, _ALONG_NORMS),
+    ("the variance shift falls along LN, IN, IC, IC + SN", "variance_shift", -1, _ALONG_NORMS),
+    ("the edit is more often right along LN, IN, IC, IC + SN", "edit_accuracy", 1, _ALONG_NORMS),
+    ("EI2 edits more often right than Tune-A-Video", "edit_accuracy", 1, (("ei2", "tune-a-video"),)),
+    ("EI2 fits the prompt better than Tune-A-Video", "clip_text", 1, (("ei2", "tune-a-video"),)),
+    ("FFAM flickers less than sparse-causal attention", "flicker", -1, _FFAM),
+    ("FFAM tunes at the cost of sparse-causal attention", "train_seconds", 0, _FFAM),
+    ("FFAM samples at the cost of sparse-causal attention", "infer_seconds", 0, _FFAM),
+)
+
+
+def claims(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim whose methods were measured.
+
+    Args:
+        clips: rows with ``method`` and a value for every key, the same clips in the same
+            order for every method.
+
+    Returns:
+        per pair: ``claim``, ``key``, ``method``, ``against``, ``difference`` (mean over
+        clips), ``ci`` (95 %, paired) and ``shows``: True or False where the interval
+        excludes 0, None where chance explains the difference or none is claimed.
+    """
+    values: dict[str, list[dict[str, Any]]] = {}
+    for row in clips:
+        values.setdefault(row["method"], []).append(row)
+    found = []
+    for claim, key, direction, pairs in CLAIMS:
+        for method, against in pairs:
+            if method not in values or against not in values:
+                continue
+            own, other = ([row[key] for row in values[name]] for name in (method, against))
+            interval = paired_interval(own, other)
+            sure = interval is not None and (interval[0] > 0 or interval[1] < 0)
+            difference = sum(a - b for a, b in zip(own, other, strict=True)) / len(own)
+            found.append({
+                "claim": claim, "key": key, "method": method, "against": against, "difference": difference,
+                "ci": interval, "shows": difference * direction > 0 if sure and direction else None,
+            })  # fmt: skip
+    return found
+
+
+def said(claim: dict[str, Any], form: str) -> str:
+    """One line about a claim; ``form`` is the format of its key's numbers."""
+    verdict = {True: "shows", False: "the opposite shows", None: "-"}[claim["shows"]]
+    interval = "" if claim["ci"] is None else " [{0:{2}}, {1:{2}}]".format(*claim["ci"], form)
+    return (
+        f"{claim['claim']}: {claim['method']} - {claim['against']} = {claim['difference']:{form}}{interval}: {verdict}"
+    )
