@@ -111,6 +111,7 @@ class ToyClip(io.ComfyNode):
                 io.Mask.Output(display_name="mask", tooltip="Where the main object is visible."),
                 io.Image.Output(display_name="truth", tooltip="The rendered true answer to the edit."),
                 io.Float.Output(display_name="fps", tooltip="Frames a second."),
+                io.String.Output(display_name="instruction", tooltip="The edit as an order, for the Toy Editor."),
             ],
         )
 
@@ -124,9 +125,10 @@ class ToyClip(io.ComfyNode):
         if not edits:
             raise ValueError(f"edit: clip {seed} of {split} has no {edit} to edit; choose another edit or seed.")
         # By the seed, so that neighbouring clips do not all turn the same colour.
-        answer = render(apply_edit(scene, edits[seed % len(edits)]))
-        clip = render(scene)
-        return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0)
+        chosen = edits[seed % len(edits)]
+        clip, answer = render(scene), render(apply_edit(scene, chosen))
+        return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0,
+                             chosen.instruction)
 
 
 NODES = [ToyModel, ToyEditor, ToyCLIPVision, ToyClip]
