@@ -1,4 +1,4 @@
-"""Gather-swap on a diffusers U-Net: what it leaves behind, what it holds, what it refuses, what mixes frames."""
+"""Gather-swap on a diffusers U-Net: what it leaves behind, what it holds, and beside what mixes frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import weakref
 
 import pytest
 import torch
-from steadyedit.backends.diffusers import Denoiser
 from steadyedit.backends.diffusers.paths import locate
 from steadyedit.backends.diffusers.sampling import sample
 from steadyedit.diffusion.samplers import SAMPLERS
@@ -16,7 +15,7 @@ from steadyedit.methods.attachment import FrameLayout
 from steadyedit.methods.registry import build
 from steadyedit.methods.via import gather_swap, group_frames
 from test_diffusers_via import EXACT, FRAMES, GROUP, dual, error, two_pass
-from tiny_editor import BACKEND, SIDE, clip_image, conditions, normal, start, swapped, text, tiny
+from tiny_editor import BACKEND, SIDE, normal, start, swapped, tiny
 
 
 @pytest.fixture(scope="module")
@@ -222,63 +221,3 @@ def test_beside_each_other_both_work(editor, sigmas, ffam, settings):
     both = sample(dual(swapped(mixed, group=GROUP, **settings), texts=FRAMES), "euler", x, sigmas)
     for other in (mixed, swapped(editor, group=GROUP, **settings)):
         assert error(both, sample(dual(other, texts=FRAMES), "euler", x, sigmas)) > 1e-3
-
-
-def test_a_clip_of_one_frame_is_its_own_group(editor, sigmas):
-    x = start(1, sigmas[0])
-    alone = sample(dual(swapped(editor, group=1), 1), "euler", x, sigmas)
-    assert error(alone, sample(dual(editor, 1), "euler", x, sigmas)) < EXACT
-    with pytest.raises(ValueError, match="^group: 4 frames are more than the clip's 1"):
-        sample(dual(swapped(editor), 1), "euler", x, sigmas)
-
-
-def test_a_group_larger_than_the_clip(editor, sigmas):
-    with pytest.raises(ValueError, match="^group: 6 frames are more than the clip's 5; choose at most 5"):
-        sample(dual(swapped(editor, group=6)), "euler", start(FRAMES, sigmas[0]), sigmas)
-
-
-def test_an_editor_without_an_image(editor):
-    with pytest.raises(ValueError, match="^positive: this MODEL edits images, but the condition holds none"):
-        Denoiser(editor, text(1), text(2), 7.5, frames=FRAMES)
-    with pytest.raises(ValueError, match="^cond1: this MODEL edits images"):
-        Denoiser.dual(editor, text(1), text(2), text(3), 7.5, 1.5, frames=FRAMES)
-
-
-def test_conditions_that_do_not_fit(editor, sigmas):
-    cond1, cond2, negative = conditions(FRAMES)
-
-    def given(**other):
-        named = {"cond1": cond1, "cond2": cond2, "negative": negative, **other}
-        return Denoiser.dual(editor, *named.values(), 7.5, 1.5, frames=FRAMES)
-
-    with pytest.raises(ValueError, match="^cond1: holds 3 texts, but the clip has 5 frames; give one"):
-        given(cond1=text(1, 3, clip_image(FRAMES)))
-    with pytest.raises(ValueError, match="^cond2: holds 4 images, but the clip has 5 frames; give one"):
-        given(cond2=text(1, image=clip_image(4)))
-    with pytest.raises(ValueError, match="^negative: expected one condition, but got 2"):
-        given(negative=negative * 2)
-    denoise = given(cond2=text(1, image=normal(1, 1, 4, 6, 7)))
-    with pytest.raises(ValueError, match=r"^cond2: its image .*\(4, 6, 7\), but the clip \(4, 6, 6\)"):
-        sample(denoise, "euler", start(FRAMES, sigmas[0]), sigmas)
-
-
-def test_a_sampler_that_carries_no_lanes(editor, sigmas):
-    with pytest.raises(ValueError, match="^model: gather-swap is attached, but the sampler carries no lanes"):
-        SAMPLERS["euler"](dual(swapped(editor, group=2)), start(FRAMES, sigmas[0]), sigmas)
-
-
-def test_an_unknown_sampler(editor, sigmas):
-    with pytest.raises(ValueError, match="^sampler: this host knows euler, ddim, .* but not 'lms'"):
-        sample(dual(editor), "lms", start(FRAMES, sigmas[0]), sigmas)
-
-
-def test_dual_guidance_is_the_hosts_formula(editor, sigmas):
-    """And what cancels is not evaluated: at image guidance 1 the negative, at both 1 all but cond1."""
-    x, sigma = start(FRAMES, sigmas[2]), sigmas[2].expand(FRAMES)
-    apart = {name: Denoiser(editor, c, frames=FRAMES) for name, c in zip("12", conditions(FRAMES), strict=False)}
-    nothing = text(2, image=torch.zeros(1, 4, SIDE, SIDE).double())
-    d1, d2, d = (one(x, sigma) for one in (*apart.values(), Denoiser(editor, nothing, frames=FRAMES)))
-    for text_scale, image_scale, branches in ((7.5, 1.5, 3), (7.5, 1.0, 2), (1.0, 1.0, 1), (1.0, 1.5, 3)):
-        denoise = Denoiser.dual(editor, *conditions(FRAMES), text_scale, image_scale, frames=FRAMES)
-        assert len(denoise.branches) == branches
-        assert error(denoise(x, sigma), d + image_scale * (d2 - d) + text_scale * (d1 - d2)) < EXACT
