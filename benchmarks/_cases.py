@@ -49,8 +49,11 @@ class World:
     clip: nn.Module
 
     @classmethod
-    def load(cls) -> World:
+    def load(cls, editor: bool = False) -> World:
         """The committed weights, on the diffusers backend.
+
+        Args:
+            editor: the model that follows instructions instead of captions.
 
         Raises:
             FileNotFoundError, ValueError: weights are missing or not those of the record.
@@ -58,7 +61,8 @@ class World:
         from ..toyworld import models
 
         backend = quiet_backend()
-        return cls(backend, *backend.load_toy(), models.load_classifier(), models.load_clip())
+        parts = backend.load_toy_editor() if editor else backend.load_toy()
+        return cls(backend, *parts, models.load_classifier(), models.load_clip())
 
     def conditioning(self, text: str) -> Any:
         """CONDITIONING of a prompt."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from ..vision.metrics import paired_interval
 
+Claim = tuple[str, str, int, tuple[tuple[str, str], ...]]
+
 _ALONG_NORMS = (
     ("instance-norm", "layer-norm"),
     ("centering", "instance-norm"),
@@ -16,7 +18,7 @@ _ALONG_NORMS = (
 _FFAM = (("ei2", "centering-spectral"), ("ffam-4", "centering-spectral"))
 
 #: (claim, key, direction: +1 more, -1 less, 0 no difference is claimed, pairs of method and rival).
-CLAIMS = (
+CLAIMS: tuple[Claim, ...] = (
     ("the mean shift falls along LN, IN, IC, IC + SN", "mean_shift", -1, _ALONG_NORMS),
     ("the variance shift falls along LN, IN, IC, IC + SN", "variance_shift", -1, _ALONG_NORMS),
     ("the edit is more often right along LN, IN, IC, IC + SN", "edit_accuracy", 1, _ALONG_NORMS),
@@ -28,12 +30,32 @@ CLAIMS = (
 )
 
 
-def claims(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+_STEADY = (("via", "via-no-gather"), ("via", "via-no-swap"), ("via", "cross-frame"))
+_ADAPTED = (("via", "via-no-adaptation"),)
+
+#: Of VIA's ablations (section 5.4 and appendix B): those of every edit, and those of edits with a mask.
+VIA_CLAIMS: tuple[Claim, ...] = (
+    ("adaptation adheres to the instruction: right", "edit_accuracy", 1, _ADAPTED),
+    ("adaptation adheres to the instruction: CLIP", "clip_text", 1, _ADAPTED),
+    ("adaptation comes nearer to the truth", "psnr_truth", 1, _ADAPTED),
+    ("gather-swap keeps frames consistent: flicker", "flicker", -1, _STEADY),
+    ("gather-swap keeps frames consistent: CLIP", "clip_frame", 1, _STEADY),
+)
+VIA_LOCAL_CLAIMS: tuple[Claim, ...] = (
+    ("the blend keeps the background", "psnr_background", 1, (("via", "via-no-blend"),)),
+    ("without the ramp the edit stays too close to the source: inside", "psnr_inside", 1, (("via", "via-no-ramp"),)),
+    ("without the ramp the edit stays too close to the source: right", "edit_accuracy", 1, (("via", "via-no-ramp"),)),
+    ("a blend at the last step only leaves edges", "boundary_error", -1, (("via", "via-last-step-blend"),)),
+)
+
+
+def claims(clips: Sequence[dict[str, Any]], asked: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """Every claim whose methods were measured.
 
     Args:
         clips: rows with ``method`` and a value for every key, the same clips in the same
             order for every method.
+        asked: the claims.
 
     Returns:
         per pair: ``claim``, ``key``, ``method``, ``against``, ``difference`` (mean over
@@ -44,7 +66,7 @@ def claims(clips: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in clips:
         values.setdefault(row["method"], []).append(row)
     found = []
-    for claim, key, direction, pairs in CLAIMS:
+    for claim, key, direction, pairs in asked:
         for method, against in pairs:
             if method not in values or against not in values:
                 continue

@@ -50,7 +50,8 @@ class Contest:
         inputs: of ``runs`` and of ``reference``; gradients are taken by those that ask.
         runs: by slug. "sdpa" is plain attention over an equal number of query-key pairs,
             on keys that lie ready; "fused" is this pack's; "literal" makes the keys of every
-            frame, as the paper writes it, and calls SDPA.
+            frame, as the paper writes it, and calls SDPA. "flex", on a GPU, is FlexAttention
+            over fine and coarse keys in a row, compiled.
         ready: inputs of "sdpa", made outside of the measured time.
         reference: what "fused" and "literal" must equal.
     """
@@ -72,9 +73,13 @@ def contests(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[C
         return values.to(device, dtype).requires_grad_()
 
     for ratio in (2, 4):
-        yield _frame_contest(size, tokens, f"ffam-{ratio}", _fine_coarse_literal, frame.frame_attention,
-                             frame.frame_attention_reference, (size.side, size.side, ratio),
-                             size.tokens + (size.frames - 1) * (-(-size.side // ratio)) ** 2)  # fmt: skip
+        coarse = (-(-size.side // ratio)) ** 2
+        contest = _frame_contest(size, tokens, f"ffam-{ratio}", _fine_coarse_literal, frame.frame_attention,
+                                 frame.frame_attention_reference, (size.side, size.side, ratio),
+                                 size.tokens + (size.frames - 1) * coarse)  # fmt: skip
+        if device.type == "cuda":
+            contest.runs["flex"] = fine_coarse_flex(size, ratio, coarse, device)
+        yield contest
     yield _frame_contest(size, tokens, "sparse-causal", _sparse_causal_literal, frame.sparse_causal_attention,
                          frame.sparse_causal_attention_reference, (), 2 * size.tokens)  # fmt: skip
     yield _frame_contest(size, tokens, "full-attention", _full_literal, frame.full_attention,
@@ -114,6 +119,36 @@ def _fine_coarse_literal(x: Tensor, heads: int, frames: int, height: int, width:
     coarse = pool_tokens(x, height, width, ratio)
     rows = [torch.cat([x[i], *(coarse[j] for j in range(frames) if j != i)]) for i in range(frames)]
     return torch.stack(rows)
+
+
+def fine_coarse_flex(
+    size: Size, ratio: int, coarse: int, device: torch.device, compiler: Callable[[Run], Run] = torch.compile
+) -> Run:
+    """The same by FlexAttention: all fine tokens and then all coarse ones are keys, and a mask says whose.
+
+    Args:
+        coarse: pooled tokens of a frame.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    queries = size.frames * size.tokens
+
+    def seen(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        own = k // size.tokens == q // size.tokens
+        other = (k - queries) // coarse != q // size.tokens
+        return torch.where(k < queries, own, other)
+
+    mask = create_block_mask(seen, None, None, queries, queries + size.frames * coarse, device=str(device))
+    compiled = compiler(flex_attention)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = (
+            torch.cat([x.flatten(0, 1), pool_tokens(x, size.side, size.side, ratio).flatten(0, 1)]) for x in (k, v)
+        )
+        split = (x.unflatten(-1, (size.heads, -1)).transpose(0, 1)[None] for x in (q.flatten(0, 1), keys, values))
+        return compiled(*split, block_mask=mask)[0].transpose(0, 1).reshape(q.shape)
+
+    return run
 
 
 def _sparse_causal_literal(x: Tensor, heads: int, frames: int) -> Tensor:

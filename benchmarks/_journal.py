@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +72,13 @@ class Journal:
         strip = torch.from_numpy(np.array(Image.open(self._path(clip, method).with_suffix(".png"))))
         return torch.stack(strip.chunk(count, dim=1)).float() / 255
 
-    def report(self, clips: int, methods: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def report(self, clips: Iterable[int], methods: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """All rows, clip by clip, and what is known of how they were measured.
 
         Raises:
             ValueError: a row is missing.
         """
-        found = {(clip, method): self.find(clip, method) for clip in range(clips) for method in methods}
+        found = {(clip, method): self.find(clip, method) for clip in clips for method in methods}
         missing = [f"{method} on clip {clip}" for (clip, method), kept in found.items() if kept is None]
         if missing:
             raise ValueError(f"json: {missing[0]} was not measured ({len(missing)} rows are missing); run it again.")

@@ -90,7 +90,7 @@ def main(
             _measure({clip: left for clip, left in todo.items() if left}, count, world, settings, journal)
         if rank:
             return {}
-        measured, how = journal.report(count, chosen)
+        measured, how = journal.report(range(count), chosen)
         strips = _strips(world, count, chosen, journal, measured)
     summary = rows(measured, KEYS)
     report = {

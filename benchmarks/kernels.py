@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..vision.metrics import paired_interval
+from ._clock import clock
 from ._contests import Contest, Size, contests
 from ._memory import allocated_peak
 from ._report import meta, table, write_json
@@ -81,7 +83,7 @@ def main(
     report = {
         "meta": meta(
             0, len(shapes), sizes=asked, heads=shapes[0].heads, head_dim=shapes[0].dim,
-            dtype=str(dtype).removeprefix("torch."), clock=_clock()[1], memory=_memory_fits(measured),
+            dtype=str(dtype).removeprefix("torch."), clock=clock()[1], memory=_memory_fits(measured),
         ),
         "rows": measured,
     }  # fmt: skip
@@ -117,7 +119,7 @@ def _checked(contest: Contest, size: Size, device: torch.device, dtype: torch.dt
     wide = tuple(x.detach().double().requires_grad_() for x in small_contest.inputs)
     truth = _with_gradients(small_contest.reference, wide)
     worst = 0.0
-    for name in ("fused", "literal"):
+    for name in contest.runs.keys() - {"sdpa"}:
         found = _with_gradients(small_contest.runs[name], small_contest.inputs)
         error = max(_difference(a, b) for a, b in zip(found, truth, strict=True))
         if not error <= TOLERANCE[dtype]:
@@ -140,6 +142,9 @@ def _difference(found: Tensor, truth: Tensor) -> float:
 def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]]:
     """A row for each rival."""
     on_cpu = contest.inputs[0].device.type == "cpu"
+    backend = fastest_backend(contest.runs["sdpa"], contest.ready) if not on_cpu else None
+    if backend is not None:
+        contest.runs["sdpa"] = by_backend(backend, contest.runs["sdpa"])
     inputs = {name: contest.ready if name == "sdpa" else contest.inputs for name in contest.runs}
     forward = train = peaks = None
     if not on_cpu or contest.flops <= FORWARD_LIMIT:
@@ -152,6 +157,7 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
     for name in contest.runs:
         row = dict.fromkeys([f"{key}{end}" for key in KEYS for end in ("", "_ci")])
         row |= {"method": f"{contest.name} {size} {name}", "operation": contest.name, "size": str(size), "rival": name}
+        row["backend"] = backend.name if backend is not None and name == "sdpa" else None
         row["error"] = None if name == "sdpa" else error
         row["peak_mb"] = None if peaks is None else peaks[name]
         for key, ratio, turns in (("forward_ms", "ratio", forward), ("train_ms", "train_ratio", train)):
@@ -160,6 +166,31 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
                 row[f"{key}_ci"] = None if name == "sdpa" else paired_interval(turns[name], turns["sdpa"])
         rows.append(row)
     return rows
+
+
+def by_backend(backend: SDPBackend, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``run`` with SDPA's choice made for it."""
+
+    def chosen(*inputs: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return run(*inputs)
+
+    return chosen
+
+
+@torch.no_grad()
+def fastest_backend(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> SDPBackend:
+    """The one of SDPA's that is quickest here: on a GPU "sdpa" is the best of them, not the first that fits."""
+    runs = {}
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+        one = by_backend(backend, run)
+        try:
+            one(*inputs)
+        except RuntimeError:  # it is not for this device, type or shape
+            continue
+        runs[backend] = lambda one=one: one(*inputs)
+    turns = _turns(runs)
+    return min(turns, key=lambda backend: min(turns[backend]), default=SDPBackend.MATH)
 
 
 @torch.no_grad()
@@ -178,17 +209,10 @@ def _peaks(contest: Contest, inputs: dict[str, tuple[Tensor, ...]]) -> dict[str,
     return peaks
 
 
-def _clock() -> tuple[Callable[[], float], str]:
-    """The clock, and its name: with one thread that of the processor, which other load does not stop."""
-    if torch.cuda.is_available() or torch.get_num_threads() > 1:
-        return time.perf_counter, "wall"
-    return time.process_time, "processor"
-
-
 def _turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
     """Milliseconds of every round for every rival, in turns."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    now, _ = _clock()
+    now, _ = clock()
     found: dict[str, list[float]] = {name: [] for name in runs}
     begun = time.perf_counter()
     for done in range(MOST_ROUNDS):

@@ -143,7 +143,7 @@ def test_an_interrupted_run_and_two_processes_measure_the_same(world, tmp_path, 
         assert {k: v for k, v in mine.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
     (tmp_path / "shared.rows" / "01-per-frame.json").unlink()
     with pytest.raises(ValueError, match="per-frame on clip 1 was not measured"):
-        Journal(tmp_path / "shared.rows", shared["meta"]["settings"]).report(3, ["per-frame"])
+        Journal(tmp_path / "shared.rows", shared["meta"]["settings"]).report(range(3), ["per-frame"])
 
 
 def test_workers_are_processes_of_torchrun(tmp_path):

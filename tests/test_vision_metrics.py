@@ -30,6 +30,18 @@ def test_psnr():
     assert metrics.psnr(frames, truth, mask * 0) is None
 
 
+def test_boundary_error_looks_at_five_pixels_around_the_edge():
+    truth = torch.zeros(1, 16, 16, 3)
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :, 8:] = 1
+    frames = truth.clone()
+    frames[:, :, 6:10] = 0.25
+    assert metrics.boundary_error(frames, truth, mask) == pytest.approx(0.25)
+    frames[:, :, :6] = frames[:, :, 10:] = 1
+    assert metrics.boundary_error(frames, truth, mask) == pytest.approx(0.25)
+    assert metrics.boundary_error(frames, truth, torch.ones(1, 16, 16)) is None
+
+
 def test_the_truth_does_not_flicker(clip):
     assert metrics.flicker(clip.frames, clip.frames, clip.flow, clip.flow_valid) == 0
     assert metrics.warp_error(clip.frames, clip.flow, clip.flow_valid) < 1e-3

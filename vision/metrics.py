@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from .flow import estimate_flow, warp
 
@@ -38,6 +39,27 @@ def psnr(frames: Tensor, truth: Tensor, mask: Tensor | None = None) -> float | N
         return None
     mse = (weight * squared).sum() / weight.sum()
     return float(-10 * torch.log10(mse.clamp(min=_LEAST_MSE)))
+
+
+def boundary_error(frames: Tensor, truth: Tensor, mask: Tensor) -> float | None:
+    """Mean of |frames - truth| in a band around the mask's edge, over channels and frames.
+
+    sum_x b(x) |frames(x) - truth(x)| / sum_x b(x),   b = max - min of the mask in a 5x5 window:
+    the pixels from which, within two pixels, both sides of the edge are seen.
+
+    Args:
+        mask: [F, H, W] in 0..1.
+
+    Returns:
+        None where the mask has no edge.
+    """
+    plane = mask.double()[:, None]
+    highest, lowest = (sign * max_pool2d(sign * plane, 5, 1, 2)[:, 0] for sign in (1, -1))
+    band = highest - lowest
+    if band.sum() < 1:
+        return None
+    error = (frames.double() - truth.double()).abs().mean(-1)
+    return float((band * error).sum() / band.sum())
 
 
 def flicker(frames: Tensor, truth: Tensor, flow: Tensor, valid: Tensor) -> float | None:

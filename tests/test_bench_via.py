@@ -1,0 +1,192 @@
+"""VIA's pipeline and its benchmark on untrained toy models: every method, what is shared, the files."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from steadyedit.benchmarks import _via_report, via
+from steadyedit.benchmarks._cases import World, quiet_backend
+from steadyedit.benchmarks._clock import spent
+from steadyedit.benchmarks._plots import Panel, draw_panels
+from steadyedit.benchmarks._via_methods import AT_LENGTH, LOCAL_ONLY, METHODS, Settings, edit, object_mask, prepare
+from steadyedit.methods.tuning import TuneRecipe
+from steadyedit.methods.via.adapt import AdaptRecipe
+from steadyedit.methods.via.gather_swap import GatherSwap
+from steadyedit.methods.via.pipeline import ViaRecipe, edit_clip, sample_edit
+
+QUICK = Settings(ViaRecipe(
+    AdaptRecipe(TuneRecipe(steps=2, learning_rate=1e-2, queries=False), rank=2, batch=1, variants=2),
+    GatherSwap(group=2), seeds=(0, 1), steps=2, text_guidance=2.0, image_guidance=1.2,
+))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Random weights, true shapes; the editor reads an image beside the noise."""
+    from steadyedit.backends.diffusers import DiffusersModel
+    from steadyedit.backends.diffusers.parts import Autoencoder, TextEncoder
+    from steadyedit.toyworld import models
+
+    torch.manual_seed(0)
+    built = {name: build().eval() for name, build in models.BUILDERS.items() if name in ("vae", "classifier", "clip")}
+    built |= {"unet": models.build_unet(in_channels=8).eval(), "text": models.BUILDERS["text_encoder"]().eval()}
+    for module in built.values():
+        module.requires_grad_(False)
+    return World(quiet_backend(), DiffusersModel(built["unet"]), TextEncoder(built["text"], models.tokenize),
+                 Autoencoder(built["vae"]), built["classifier"], built["clip"])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def case(world):
+    return next(world.cases(1, 3, 64))
+
+
+@pytest.fixture(scope="module")
+def prepared(world, case, tmp_path_factory):
+    return prepare(world, case, QUICK, 0, tmp_path_factory.mktemp("adapted"))
+
+
+def results(world, case, prepared, names):
+    return {name: edit(world, case, name, QUICK, prepared, 0)[0].frames for name in names}
+
+
+def test_every_method_is_its_own(world, case, prepared):
+    before = {name: value.clone() for name, value in world.model.unet.state_dict().items()}
+    frames = results(world, case, prepared, METHODS)
+    assert all(f.shape == case.truth.frames.shape and torch.isfinite(f).all() for f in frames.values())
+    names = list(METHODS)
+    same = [(a, b) for i, a in enumerate(names) for b in names[:i] if torch.equal(frames[a], frames[b])]
+    assert not same
+    assert all(torch.equal(before[name], value) for name, value in world.model.unet.state_dict().items())
+    # Frames far from the mask: the blend's three kinds end on the source's own latents.
+    keep = torch.nn.functional.max_pool2d(object_mask(case)[:, None], 49, 1, 24)[:, 0] == 0
+    kept = world.vae.decode(case.samples)
+    if keep.any():
+        assert (frames["via"] - kept)[keep].abs().max() < (frames["via-no-blend"] - kept)[keep].abs().max()
+
+
+def test_seconds_are_of_what_was_done(world, case, prepared):
+    alone, a = edit(world, case, "via-no-blend", QUICK, prepared, 0)
+    blended, b = edit(world, case, "via", QUICK, replace(prepared, inversion=replace(prepared.inversion, own=900.0)), 0)
+    assert b > 900 / 3 > a > 0
+    assert alone.train_seconds == blended.train_seconds == prepared.adaptation_seconds
+    assert edit(world, case, "via-no-adaptation", QUICK, prepared, 0)[0].train_seconds is None
+
+
+def test_one_adaptation_serves_a_clip(world, case, prepared, tmp_path):
+    first, again = (prepare(world, case, QUICK, 0, tmp_path) for _ in range(2))
+    assert not first.tuned.from_cache and again.tuned.from_cache
+    assert first.tuned.weights.tensors.keys() == again.tuned.weights.tensors.keys()
+    one, two = (results(world, case, p, ["via-no-swap"])["via-no-swap"] for p in (first, again))
+    assert torch.equal(one, two)
+
+
+def test_the_pipeline_is_the_sum_of_its_parts(world, case, prepared):
+    """The same root and adaptation, found by the one function."""
+    looked = []
+
+    def choose(source, candidates, kept):
+        looked.append((len(candidates), kept.shape))
+        return int((candidates - prepared.root.edited).abs().sum((1, 2, 3)).argmin())
+
+    parts = (world.backend, world.model, world.vae, case.source.frames, prepared.positive, prepared.negative, choose)
+    result = edit_clip(*parts, QUICK.via, mask=prepared.mask)
+    assert looked == [(2, (64, 64))]
+    assert torch.equal(result["root"].edited, prepared.root.edited)
+    expected = sample_edit(
+        world.backend, prepared.tuned.model, case.samples, prepared.positive, prepared.negative, QUICK.via,
+        mask=prepared.mask, trajectory=prepared.trajectory,
+    )  # fmt: skip
+    assert torch.equal(result["samples"], expected)
+    plain = edit_clip(*parts, replace(QUICK.via, adaptation=None, blend=None), mask=prepared.mask)
+    assert plain["root"] is plain["tuned"] is plain["trajectory"] is None and plain["editor"] is world.model
+
+
+def test_all_frames_start_from_one_noise(world, case, prepared):
+    """A still clip without gather-swap comes out still."""
+    still = case.samples[:1].expand(3, -1, -1, -1)
+    recipe = replace(QUICK.via, swap=None)
+    out = sample_edit(world.backend, world.model, still, prepared.positive, prepared.negative, recipe)
+    assert torch.allclose(out[0], out[1], atol=1e-4) and torch.allclose(out[0], out[2], atol=1e-4)
+
+
+def test_a_blend_needs_the_inversion(world, case, prepared):
+    with pytest.raises(ValueError, match="^trajectory: the blend follows the clip's inversion"):
+        sample_edit(world.backend, world.model, case.samples, prepared.positive, prepared.negative, QUICK.via,
+                    mask=prepared.mask)  # fmt: skip
+
+
+def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_via_report, "FRAMES", 4)
+    monkeypatch.setattr(via, "FRAMES", 4)
+    monkeypatch.setattr(via, "SIZE", 64)
+    chosen = ["per-frame", "via", "via-no-blend"]
+    path = tmp_path / "new" / "via.json"
+    via.main(4, chosen, path, ["5"], settings=QUICK, world=world)
+    report = json.loads(path.read_text())
+    assert set(report) == {"meta", "rows", "local", "global", "claims", "lengths", "clips"}
+    assert set(report["meta"]) >= {"seed", "clips", "versions", "device", "commit", "clock", "measured"}
+    assert [row["method"] for row in report["rows"]] == [row["method"] for row in report["local"]] == chosen
+    assert [row["method"] for row in report["global"]] == chosen[:2]
+    for row in report["rows"]:
+        assert set(row) == {"method", *_via_report.KEYS, *(f"{key}_ci" for key in _via_report.KEYS)}
+    # 3 local edits and a global one; the three ablations of the blend have no meaning there.
+    assert len([row for row in report["clips"] if row["frames"] == 4]) == 4 * 2 + 3
+    assert set(report["lengths"]) == {"4", "5"}
+    assert [row["method"] for row in report["lengths"]["5"]] == [m for m in chosen if m in AT_LENGTH]
+    assert {claim["against"] for claim in report["claims"]} == {"via-no-blend"}
+    means = [row["psnr_truth"] for row in report["clips"] if row["method"] == "via-no-blend"]
+    assert report["local"][2]["psnr_truth"] == pytest.approx(sum(means) / 3)
+    assert all(math.isfinite(row["boundary_error"]) and row["seconds_per_frame"] > 0 for row in report["clips"])
+    said = capsys.readouterr().out
+    assert "local edits, 4 frames" in said and "5 frames, edits 0, 3" in said
+    assert path.with_suffix(".jpg").stat().st_size > 1000
+    assert path.with_name("via_length.png").stat().st_size > 1000
+    # The same command again measures nothing, and says the same.
+    monkeypatch.setattr(via, "run", None)
+    again = via.main(4, chosen, path, ["5"], settings=QUICK, world=world)
+    assert again["rows"] == report["rows"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"methods": ["via", "fairy"]}, "^methods: there is no fairy; there are per-frame, cross-frame, via"),
+        ({"clips": 0}, "^clips: at least 1"),
+        ({"sizes": ["8x1024"]}, "^sizes: expected numbers of frames"),
+        ({"sizes": ["2"]}, "^sizes: a clip of 2 frames has no group of 4"),
+    ],
+)
+def test_a_wrong_request_is_refused_at_once(asked, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        via.main(**asked)
+
+
+def test_each_ablation_leaves_one_thing_out():
+    full = ViaRecipe()
+    assert METHODS["via"](full) == full and set(LOCAL_ONLY) | set(AT_LENGTH) < set(METHODS)
+    for name in METHODS:
+        if name.startswith("via-"):
+            changed = {key for key, value in asdict(METHODS[name](full)).items() if value != asdict(full)[key]}
+            assert len(changed) == 1, name
+
+
+def test_curves_are_drawn(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "plot.png"
+    draw_panels([Panel("seconds", "frames", {"a": [(8, 0.5), (240, 0.25)], "b": [(8, 0.1)]})], path)
+    found = Image.open(path).convert("RGB").getcolors(100_000)
+    assert {(0, 90, 180), (220, 120, 0)} <= {colour for _, colour in found}
+    with pytest.raises(ValueError, match="holds no point"):
+        draw_panels([Panel("seconds", "frames", {})], path)
+
+
+def test_two_clocks():
+    with spent() as seconds:
+        sum(range(100_000))
+    assert seconds.wall > 0 and seconds.own >= 0
