@@ -127,49 +127,35 @@ def held() -> int:
     return sum(found.values())
 
 
-def test_memory_does_not_grow_with_the_steps(editor, monkeypatch):
-    """Bytes in the last attention of each pass, above those before the run: 4 steps need as much as 12."""
+def peak(editor, monkeypatch, frames, steps, **settings) -> int:
+    """Bytes held in the last block's attention of any call, above those before the run."""
     whole, deepest = gather_swap.LaneCall.attention, locate(editor.unet)[-1].site.path
+    most, sigmas = [], editor.schedule.ddim_sigmas(steps)
+    x, denoise = start(frames, sigmas[0]), dual(swapped(editor, **settings), frames, chunk=2)
 
-    def peak(steps):
-        most, sigmas = [], editor.schedule.ddim_sigmas(steps)
-        x = start(FRAMES, sigmas[0])
+    def attention(self, path, kind, *args):
+        if path == deepest and kind == "self":
+            most.append(held() - before)
+        return whole(self, path, kind, *args)
 
-        def attention(self, path, *args):
-            if path == deepest:
-                most.append(held() - before)
-            return whole(self, path, *args)
+    with monkeypatch.context() as patch:
+        patch.setattr(gather_swap.LaneCall, "attention", attention)
+        before = held()
+        sample(denoise, "euler", x, sigmas)
+    return max(most)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(gather_swap.LaneCall, "attention", attention)
-            before = held()
-            sample(dual(swapped(editor, group=GROUP, end=1.0), chunk=2), "euler", x, sigmas)
-        return max(most) - sigmas.nbytes
 
-    few, many = peak(4), peak(12)
+def test_memory_does_not_grow_with_the_steps(editor, monkeypatch):
+    """A bank of three times as many steps would be over a megabyte more."""
+    few, many = (peak(editor, monkeypatch, FRAMES, steps, group=GROUP, end=1.0) for steps in (2, 6))
     assert abs(few - many) < 2000 and few > 20000
 
 
-def test_memory_of_the_unet_does_not_grow_with_the_clip(editor, sigmas, monkeypatch):
+def test_memory_of_the_unet_does_not_grow_with_the_clip(editor, monkeypatch):
     """What a clip three times as long adds, is its own latents a few times over."""
-    whole = gather_swap.LaneCall.attention
-
-    def peak(frames):
-        most = []
-
-        def attention(self, *args):
-            most.append(held() - before)
-            return whole(self, *args)
-
-        x, denoise = start(frames, sigmas[0]), dual(swapped(editor, group=2), frames, chunk=2)
-        with monkeypatch.context() as patch:
-            patch.setattr(gather_swap.LaneCall, "attention", attention)
-            before = held()
-            sample(denoise, "euler", x, sigmas[:2])
-        return max(most)
-
     frame = 4 * SIDE * SIDE * 8
-    assert peak(18) - peak(6) <= 5 * 12 * frame
+    short, long = (peak(editor, monkeypatch, frames, 1, group=2, end=1.0) for frames in (4, 12))
+    assert long - short <= 5 * 8 * frame
 
 
 def moved(attachment):
