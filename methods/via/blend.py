@@ -153,7 +153,7 @@ def sample_through_denoiser(sampler: Sampler, run: BlendRun, model: Any, x: Tens
     Raises:
         ValueError: the sampler does not stop at the schedule's noise levels.
     """
-    response = measure(sampler, model, run.sigmas, extra_args, **options)
+    response = measure(sampler, model, run.sigmas, extra_args, x.dtype, **options)
     mixed = _MixedDenoiser(model, run, response)
     out = sampler(mixed, x, run.sigmas.clone(), extra_args=extra_args, callback=run.told(callback), disable=disable,
                   **options)

@@ -57,7 +57,7 @@ class _Recorder:
 
 
 def measure(sampler: Callable[..., Tensor], model: Any, sigmas: Tensor, extra_args: dict[str, Any],
-            **options: Any) -> Response:
+            dtype: torch.dtype = torch.float64, **options: Any) -> Response:
     """Run a sampler twice on one number, starting from 0 and from 1, with equal noise.
 
     Args:
@@ -65,19 +65,20 @@ def measure(sampler: Callable[..., Tensor], model: Any, sigmas: Tensor, extra_ar
         model: asked for attributes only.
         sigmas: [steps + 1], descending.
         extra_args: of the run; its seed is used.
+        dtype: of x in the run; some samplers take no other.
         options: further keywords of the sampler.
 
     Raises:
         ValueError: the sampler does not evaluate the model at each noise level of ``sigmas``.
     """
     if "noise_sampler" in inspect.signature(sampler).parameters:
-        options["noise_sampler"] = lambda *levels: torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    levels = sigmas.detach().double().cpu()
+        options["noise_sampler"] = lambda *levels: torch.zeros(1, 1, 1, 1, dtype=dtype)
+    levels = sigmas.detach().cpu()
     recorders, ends = [], []
     for start in (0.0, 1.0):
         recorder = _Recorder(model, sampler, 20 * len(levels))
         arguments = {"seed": extra_args.get("seed"), "model_options": {"transformer_options": {}}}
-        x = torch.full((1, 1, 1, 1), start, dtype=torch.float64)
+        x = torch.full((1, 1, 1, 1), start, dtype=dtype)
         # A sampler may draw from torch's own generator: equal for both, and unused afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
