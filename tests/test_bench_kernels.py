@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from steadyedit.benchmarks import kernels
+from steadyedit.benchmarks._contests import Size, attend, fine_coarse_flex
 from steadyedit.benchmarks._memory import allocated_peak
 from steadyedit.kernels.frame_attention import frame_attention_reference
 
@@ -18,7 +20,7 @@ def test_kernels_are_checked_then_measured(tmp_path, monkeypatch, capsys):
     report = json.loads(path.read_text())
     assert set(report["meta"]) >= {"seed", "clips", "versions", "device", "commit", "clock", "memory"}
     keys = {f"{key}{end}" for key in kernels.KEYS for end in ("", "_ci")}
-    assert all(set(row) == {"method", "operation", "size", "rival", *keys} for row in report["rows"])
+    assert all(set(row) == {"method", "operation", "size", "rival", "backend", *keys} for row in report["rows"])
     assert [row["operation"] for row in report["rows"][::3]] == list(kernels.OPERATIONS) * 3
     for row in report["rows"]:
         assert row["forward_ms"] > 0 and row["ratio"] > 0 and row["train_ms"] > 0 and row["peak_mb"] >= 0
@@ -54,6 +56,23 @@ def test_a_cpu_waits_for_no_giant(monkeypatch):
 def test_a_wrong_kernel_or_size_is_refused(methods, sizes, sentence):
     with pytest.raises(ValueError, match=sentence):
         kernels.main(methods, sizes=sizes)
+
+
+def test_the_fastest_backend_is_among_those_that_run():
+    inputs = tuple(torch.randn(2, 16, 8) for _ in range(3))
+    run = partial(attend, heads=2)
+    backend = kernels.fastest_backend(run, inputs)
+    assert backend.name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
+    torch.testing.assert_close(kernels.by_backend(backend, run)(*inputs), run(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_rival_equals_the_reference():
+    """Its mask and its layout, uncompiled: a compiler belongs to the machine with the GPU."""
+    size = Size(4, 16, 2, 8)
+    q, k, v = (torch.randn(4, 16, 16) for _ in range(3))
+    found = fine_coarse_flex(size, 2, 4, torch.device("cpu"), compiler=lambda run: run)(q, k, v)
+    torch.testing.assert_close(found, frame_attention_reference(q, k, v, 2, 4, 4, 4, 2))
 
 
 def test_allocated_peak_is_exact():
