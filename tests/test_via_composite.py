@@ -50,6 +50,13 @@ def test_the_seam_falls_steadily():
     assert torch.equal(feathered(mask, 0), mask)
 
 
+def test_a_mask_at_the_border_has_the_same_seam_there():
+    mask = torch.zeros(1, 1, 30, 40)
+    mask[..., :10, 10:20] = 1
+    seam = feathered(mask, 8)[0, 0]
+    assert torch.allclose(seam[0], seam[5], atol=1e-6) and seam.max() == 1
+
+
 def test_growing_and_shrinking_are_by_squares():
     mask = torch.zeros(1, 1, 9, 11)
     mask[..., 3:6, 4:7] = 1

@@ -66,7 +66,8 @@ def feathered(mask: Tensor, feather: int) -> Tensor:
     inner = feather // 2
     wide = morphed(mask, feather - inner)
     # Rounding must neither let the original through the mask nor the edit beyond the feather.
-    return torch.where(morphed(wide, inner) > 0, torch.maximum(blurred(wide, inner, inner / 2), mask), 0).clamp(0, 1)
+    soft = torch.maximum(blurred(wide, inner, inner / 2, "replicate"), mask).clamp(max=1)
+    return torch.where(morphed(wide, inner) > 0, soft, 0)
 
 
 def colour_offset(edited: Tensor, original: Tensor, mask: Tensor, feather: int) -> Tensor:
@@ -89,7 +90,7 @@ def colour_offset(edited: Tensor, original: Tensor, mask: Tensor, feather: int) 
         return torch.zeros_like(edited)
     delta = (original - edited).clamp(-LARGEST, LARGEST) * ring
     mean = delta.sum((-2, -1), keepdim=True) / ring.sum()
-    near, weight = blurred(delta, 3 * width, width), blurred(ring, 3 * width, width)
+    near, weight = (blurred(part, 3 * width, width, "constant") for part in (delta, ring))
     return (near + FADE * mean) / (weight + FADE)
 
 
@@ -107,14 +108,14 @@ def morphed(mask: Tensor, radius: int) -> Tensor:
     return max_pool2d(lines, (1, 2 * radius + 1), 1, (0, radius))
 
 
-def blurred(image: Tensor, radius: int, deviation: float) -> Tensor:
-    """A Gaussian cut off at ``radius`` pixels, with nothing beyond the image's border."""
+def blurred(image: Tensor, radius: int, deviation: float, border: str) -> Tensor:
+    """A Gaussian cut off at ``radius`` pixels; ``border`` is kornia's name for what lies beyond the image's."""
     from kornia.filters import gaussian_blur2d
 
     if not radius:
         return image
     size = 2 * radius + 1
-    return gaussian_blur2d(image, (size, size), (deviation, deviation), border_type="constant")
+    return gaussian_blur2d(image, (size, size), (deviation, deviation), border_type=border)
 
 
 def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
