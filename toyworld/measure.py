@@ -31,7 +31,16 @@ def measure_clip() -> dict:
     return measure(models.load_clip())
 
 
-MEASURES = {"vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip}
+def measure_editor() -> dict:
+    from .instruct import judge_edits
+
+    return judge_edits()
+
+
+MEASURES = {
+    "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
+    "editor": measure_editor,
+}
 
 
 def main(*names: str) -> dict:

@@ -1,0 +1,95 @@
+"""The instruction editor: its triples, its loss, its file, and that it edits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from steadyedit.toyworld import apply_edit, models
+from steadyedit.toyworld.edits import KINDS, Edit
+from steadyedit.toyworld.grammar import ALL_BACKGROUNDS, PHOTOS
+from steadyedit.toyworld.instruct import edit_stills, follow, judge
+from steadyedit.toyworld.recipes import editor
+from steadyedit.toyworld.recipes.unet import alphas_cumprod
+
+trained = pytest.mark.skipif(not models.weights_path("editor").exists(), reason="the editor is not trained")
+
+
+def test_the_way_back_leads_back():
+    """Done to the answer, what the instruction of the way back says gives the source again."""
+    seen = set()
+    for index in range(80):
+        scene, _, edit = editor.edit_of(index)
+        answer, words = apply_edit(scene, edit), editor.way_back(index)
+        if not words:
+            assert edit.kind == "style" or (edit.kind == "background" and scene.background in PHOTOS)
+            continue
+        old = scene.background if edit.kind == "background" else getattr(scene.main, edit.kind)
+        back = Edit(edit.kind, old, answer.main.shape)
+        assert back.instruction == words and apply_edit(answer, back) == scene
+        seen.add(edit.kind)
+    assert seen == set(KINDS) - {"style"}
+
+
+def test_instructions_need_no_byte_fallback():
+    tokenizer = models.load_tokenizer()
+    edits = [Edit("background", name, "ball") for name in ALL_BACKGROUNDS] + [Edit("texture", "plain", "fish")]
+    for words in (edit.instruction for edit in edits):
+        assert len(tokenizer(words).input_ids) == len(words.split()) + 2, words
+
+
+def test_five_in_a_hundred_lose_the_text_the_image_or_both():
+    no_text, no_image = editor.dropped(100_000, torch.Generator().manual_seed(0))
+    shares = [(no_text & ~no_image), (~no_text & no_image), (no_text & no_image)]
+    assert all(abs(share.float().mean() - editor.DROP) < 0.005 for share in shares)
+
+
+def test_the_image_is_raw_and_a_dropped_one_is_zero():
+    seen = []
+
+    def unet(x, t, context):
+        seen.append(x)
+        return type("Output", (), {"sample": torch.zeros_like(x[:, :4])})
+
+    def encoder(ids):
+        return type("Output", (), {"last_hidden_state": None})
+
+    source, answer = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
+    drawn = torch.Generator().manual_seed(0)
+    loss = editor.loss_of(
+        unet, encoder, source, answer, None, torch.tensor([False, True]), alphas_cumprod(), drawn)
+    assert seen[0].shape == (2, 8, 16, 16) and loss > 0
+    torch.testing.assert_close(seen[0][0, 4:], source[0] / 0.18215)
+    assert seen[0][1, 4:].eq(0).all()
+
+
+@trained
+def test_the_file_is_an_overlay_of_what_changed():
+    record, base = models.config_of("editor"), models.load_unet().state_dict()
+    loaded = models.load_editor().state_dict()
+    assert record["base"] == "unet" and record["base_sha256"] == models.config_of("unet")["sha256"]
+    assert models.weights_path("editor").stat().st_size < 5.1e6
+    assert loaded["conv_in.weight"].shape[1] == 8
+    frozen = [key for key in loaded if key.startswith(editor.FROZEN)]
+    assert len(frozen) > 50 and all(torch.equal(loaded[key], base[key]) for key in frozen)
+
+
+@trained
+def test_another_base_is_refused(tmp_path, monkeypatch):
+    for path in models.WEIGHTS.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    record = models.config_of("editor") | {"base_sha256": "0" * 64}
+    (tmp_path / "editor.json").unlink()
+    (tmp_path / "editor.json").write_text(json.dumps(record))
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    with pytest.raises(ValueError, match="unet.safetensors is not the file that editor was trained from"):
+        models.load_editor()
+
+
+@trained
+def test_it_edits_held_out_stills():
+    stills = edit_stills(10)
+    result = follow(stills.source, [edit.instruction for _, edit in stills.pairs], steps=10)
+    found = judge(stills, result)
+    assert found["right"] >= 0.8 and found["lost_outside"] < 8
