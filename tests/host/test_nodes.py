@@ -14,10 +14,11 @@ from toys import BACKEND, assert_untouched, clip, model, text, traces, weights
 ROOT = Path(nodes.__file__).parents[1]
 NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 IDS = {
-    "SteadyEditToyEditor",
-    "SteadyEditToyModel", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM", "SteadyEditFFAM",
-    "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune", "SteadyEditSaveTuned",
-    "SteadyEditLoadTuned", "SteadyEditLoadFrames",
+    "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
+    "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
+    "SteadyEditSaveTuned", "SteadyEditLoadTuned", "SteadyEditLoadFrames", "SteadyEditGatherSwap",
+    "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
+    "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite",
 }  # fmt: skip
 
 
