@@ -52,7 +52,8 @@ def test_the_candidate_that_moves_with_the_text_is_best():
 
 
 def test_without_captions_the_instruction_is_the_direction():
-    found = choose(torch.cat([flat(0.9, 0.5, 0.5), flat(0.5, 0.9, 0.5)]), captions=("", ""), instruction="make it green")
+    candidates = torch.cat([flat(0.9, 0.5, 0.5), flat(0.5, 0.9, 0.5)])
+    found = choose(candidates, captions=("", ""), instruction="make it green")
     assert found.best == 1 and found.direction[1] == pytest.approx(1)
 
 
@@ -161,7 +162,7 @@ def test_prompts_of_any_length_become_the_rows_of_one_condition():
 
 
 def test_candidates_of_the_toy_editor_are_right():
-    """A still of the test split, edited by the trained editor; the classifier names what it shows, and CLIP what fits."""
+    """A still of the test split, edited by the trained editor; the classifier names what it shows, CLIP what fits."""
     from steadyedit.toyworld import apply_edit, edits_of, render, sample_scene
     from steadyedit.toyworld.classifier import boxes_of, classify
 
