@@ -98,23 +98,29 @@ def object_mask(case: Case) -> Tensor:
     return torch.maximum(case.source.masks[0], case.truth.masks[0])
 
 
-def prepare(world: World, case: Case, settings: Settings, seed: int, cache: Path) -> Prepared:
+def prepare(
+    world: World, case: Case, settings: Settings, seed: int, cache: Path, rooted: Case | None = None
+) -> Prepared:
     """Root pair, adaptation and inversion of a clip.
 
     Args:
         seed: of the root frame's number.
         cache: of adaptations, so that each clip has one.
+        rooted: the same edit on a clip of another length, which the root pair is taken from.
     """
     positive = world.conditioning(case.edit.instruction)
     mask = object_mask(case) if is_local(case.edit) else None
     words = [world.embed(case.source.frames[:1], clip.caption)[1] for clip in (case.source, case.truth)]
 
-    def choose(source: Tensor, candidates: Tensor, kept: Tensor | None) -> int:
+    def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
         looks = [world.embed(images, "")[0] for images in (source, candidates)]
-        return score_candidates(source, candidates, *looks, words[1] - words[0], kept).best
+        return score_candidates(source, candidates, *looks, words[1] - words[0], where).best
 
     parts, via = (world.backend, world.model, world.vae), settings.via
-    root = find_root(*parts, case.source.frames, positive, case.empty, choose, via, mask, seed)
+    # Where the lengths differ, the adaptation does not.
+    rooted = rooted or case
+    kept = object_mask(rooted) if is_local(case.edit) else None
+    root = find_root(*parts, rooted.source.frames, positive, case.empty, choose, via, kept, seed)
     with spent() as adaptation:
         tuned = adapt(
             *parts, root.source, root.edited, positive, case.empty, via.adaptation, cache=cache, preview_every=0

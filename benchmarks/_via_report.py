@@ -39,7 +39,7 @@ NOTES = (
     "local: edits of colour, shape, texture, with the object's true mask before and after; global: background, style.",
     "rows: all clips of the table; via-no-blend, via-no-ramp and via-last-step-blend, which are via itself where there "
     "is no mask, are means over the local edits only: compare them in 'local', which holds these for all methods.",
-    "lengths: the edits of the series, by number of frames.",
+    "lengths: the edits of the series, by number of frames; all with the adaptation of the table's clip.",
     "All frames start from one noise. Seconds a frame: inversion where a blend needs it, sampling, decoding; by the "
     "clock that meta names. infer_seconds are wall-clock.",
     "Masks and captions for the choice of the root pair are the renderer's own.",

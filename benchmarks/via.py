@@ -10,6 +10,7 @@ of clip at which cost and flicker are looked at as well.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..toyworld import heldout_edits
+from ..toyworld.models import config_of
 from ..vision import metrics
 from ._cases import World
 from ._journal import Journal
@@ -78,7 +80,8 @@ def main(
         raise ValueError(f"clips: at least 1 is needed, but got {count}.")
     settings, lengths = settings or Settings(), _lengths(sizes)
     folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    used = {"size": SIZE, "seed": SEED, **asdict(settings)}
+    # The weights too: rows of others would go on beside these.
+    used = {"size": SIZE, "seed": SEED, "editor": None if world else config_of("editor")["sha256"], **asdict(settings)}
     with folder as rows_path:
         jobs = _jobs(Path(rows_path), count, chosen, lengths, used)
         with sharded() as (rank, processes):
@@ -144,11 +147,15 @@ def _measure(job: Job, world: World, settings: Settings, rank: int, processes: i
 
 
 def _prepared(job: Job, clip: int, case: Case, world: World, settings: Settings) -> Prepared:
-    """What the methods of the clip share; an adaptation that is found again took the time that it took."""
-    prepared = prepare(world, case, settings, SEED + clip, job.journal.folder / "adapted")
-    kept = job.journal.find(clip, "adaptation") if prepared.tuned.from_cache else None
-    if kept is not None:
-        return replace(prepared, adaptation_seconds=kept["row"]["train_seconds"])
-    row = {"train_seconds": prepared.adaptation_seconds, "losses": prepared.tuned.losses}
-    job.journal.keep(clip, "adaptation", row, prepared.root.candidates)
+    """What the methods of the clip share; an adaptation that is found again took the time that it took.
+
+    The series asks what length does, so that all of its clips have the adaptation of the table's.
+    """
+    rooted = None if job.frames == FRAMES else next(world.cases(clip + 1, FRAMES, SIZE, {clip}))
+    prepared_at = job.journal.folder.parent / "adapted"
+    prepared = prepare(world, case, settings, SEED + clip, prepared_at, rooted)
+    note = prepared_at / f"{clip:02d}.json"
+    if prepared.tuned.from_cache and note.is_file():
+        return replace(prepared, adaptation_seconds=json.loads(note.read_text(encoding="utf-8"))["seconds"])
+    write_json(note, {"seconds": prepared.adaptation_seconds, "losses": prepared.tuned.losses})
     return prepared
