@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--methods", metavar="A,B", help="default: all of the benchmark's")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     bench.add_argument("--workers", type=int, metavar="N", help="processes that share the clips; needs --json")
-    bench.add_argument("--sizes", metavar="FxT,...", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096")
+    bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
+                       "via: lengths of clip, such as 8,72,240")
 
     toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
