@@ -31,6 +31,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
+CONTROL = "control_after_generate"
 READY = "() => window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 
 # Titles are drawn above a node's position, so a column leaves that much before each node.
@@ -66,7 +67,7 @@ LAY_OUT = """
   for (const node of app.graph.nodes)
     for (const widget of node.widgets ?? [])
       // A graph that is shipped gives the same result every time it is queued.
-      if (widget.name === 'control_after_generate') widget.value = 'fixed';
+      if (['control_after_generate', 'fixed'].includes(widget.name)) widget.value = 'fixed';
   // The view that it opens with: all of it on a common screen.
   app.canvas.ds.scale = 0.6;
   app.canvas.ds.offset = [120, 120];
@@ -120,7 +121,13 @@ def page(url: str, width: int = 2400, height: int = 1200) -> Iterator[Any]:
 
 def saved(opened: Any) -> dict[str, Any]:
     """The graph on the canvas, as the frontend's Save writes it."""
-    return json.loads(opened.evaluate("() => JSON.stringify(app.graph.serialize())"))
+    graph = json.loads(opened.evaluate("() => JSON.stringify(app.graph.serialize())"))
+    for node in graph["nodes"]:
+        named = node.get("widgets_values_named", {})
+        if "fixed" in named:
+            # Some frontends name this widget after the value that a node's schema starts it with.
+            node["widgets_values_named"] = {CONTROL if name == "fixed" else name: v for name, v in named.items()}
+    return graph
 
 
 def missing(opened: Any) -> list[str]:
