@@ -85,7 +85,8 @@ def invert(
 
     guider = guider_of(model, {"positive": conditioning}, 1.0)
     run_sampler(model, guider, samples, sigmas, sampler_of(sampler), progress)
-    return trajectory
+    # The clip itself as it came: scaling there and back would round it.
+    return [samples.float().cpu(), *trajectory[1:]]
 
 
 def sample(

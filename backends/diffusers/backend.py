@@ -120,7 +120,8 @@ class DiffusersBackend:
             trajectory = ddim_inversion(
                 denoise, self.to_model_space(model, samples), sigmas, refinement=refinement, disable=True,
                 callback=lambda state: progress.update(state["i"] + 1))
-        return [self.from_model_space(model, x) for x in trajectory]
+        # The clip itself as it came: scaling there and back would round it.
+        return [samples, *(self.from_model_space(model, x) for x in trajectory[1:])]
 
     def sample(self, model: DiffusersModel, positive: Any, negative: Any, guidance: float, samples: Tensor,
                sigmas: Tensor, progress: Progress, *, sampler: str | Callable[..., Tensor] = "euler", seed: int = 0,

@@ -8,6 +8,8 @@ from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.diffusion.samplers import SAMPLERS
 from steadyedit.methods.registry import build
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, tune
+from steadyedit.methods.via.blend import BoundaryBlend
+from steadyedit.methods.via.trajectory import Trajectory
 from toys import BACKEND, METHODS, Quiet, assert_close, clip, diffusers_unet, model, moved, text
 
 OTHER = DiffusersBackend()
@@ -117,3 +119,18 @@ def test_tuning_and_its_weights_move_between_hosts():
     first = here.sample(apply_tuned(here, a, weights), text(1), text(2), 4.0, clip(), sigmas, Quiet())
     second = there.sample(tuned[1].model, text(1), text(2), 4.0, clip(), sigmas, Quiet())
     assert_close(first, second, 1e-3)
+
+
+@pytest.mark.parametrize(("sampler", "swap"), [("heun", False), ("euler_ancestral", False), ("dpmpp_2m", True)])
+def test_boundary_blend(sampler, swap):
+    sigmas = OTHER.schedule(both()[1][1]).ddim_sigmas(4)
+    path = OTHER.invert(both()[1][1], text(2), clip(), sigmas.flip(0), 0, Quiet())
+    keep = torch.linspace(-0.5, 1.5, clip().shape[-1]).clamp(0, 1).expand(1, 1, *clip().shape[2:])
+    blend, results = BoundaryBlend(Trajectory(path, sigmas.flip(0)), keep), []
+    for backend, value in both():
+        if swap:
+            value = backend.attach(value, build("gather-swap", backend.sites(value), {"group": 2}))
+        results.append(backend.sample(value, text(1), text(2), 4.0, 5 * sigmas[0] * clip(seed=6), sigmas, Quiet(),
+                                      sampler=backend.blend_sampler(sampler, blend), seed=3))
+        assert torch.equal(results[-1][..., -2:], clip()[..., -2:])
+    assert_close(*results, 1e-3)
