@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from steadyedit.backends.diffusers.blend import BlendedSampler
 from steadyedit.diffusion.inversion import ddim_inversion
 from steadyedit.diffusion.samplers import (
     SAMPLERS,
@@ -258,6 +259,9 @@ def test_bad_input_is_told():
     assert "passes noise level" in message(sigmas=ladder(7))
     assert "ramp_steps: 9 is more than the 6" in message(blend=prepared(ramp=9)[0])
     assert "wandering does not stop at the noise levels" in message(sampler=wandering)
+    assert "has a Boundary Blend already" in message(sampler=with_blend(sample_euler, blend))
+    with pytest.raises(ValueError, match="has a Boundary Blend already"):
+        BlendedSampler(BlendedSampler("euler", blend), blend)
     with pytest.raises(ValueError, match="does not fit"):
         BoundaryBlend(blend.trajectory, torch.ones(2, 1, 6, 5))
     with pytest.raises(ValueError, match="'C'"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...diffusion.samplers import named_sampler, sample_heun
 from ...diffusion.sampling import sample_euler
-from ...methods.via.blend import BoundaryBlend, blended
+from ...methods.via.blend import BoundaryBlend, blended, check_unblended
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,21 @@ class BlendedSampler:
     Args:
         sampler: a name of ``diffusion.samplers.SAMPLERS``, or a function in its convention.
         blend: what to keep.
+
+    Raises:
+        ValueError: the sampler is blended already.
     """
 
     sampler: str | Callable[..., Tensor]
     blend: BoundaryBlend
+
+    def __post_init__(self) -> None:
+        check_unblended(self.sampler)
+
+    @property
+    def keeps(self) -> BoundaryBlend:
+        """The mark of a blended sampler."""
+        return self.blend
 
     def bound(self, to_model_space: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         """The sampler as a function, for a model with this scale of latents."""

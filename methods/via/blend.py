@@ -199,7 +199,11 @@ def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
         to_model_space: of the model that a run is called with.
         frame_ids: of the rows, from a run's extra arguments.
         finish: called with the model and the noise levels after a run.
+
+    Raises:
+        ValueError: the sampler is blended already.
     """
+    check_unblended(sampler)
 
     @wraps(sampler)
     def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any] | None = None,
@@ -215,4 +219,12 @@ def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
             finish(model, sigmas)
         return x
 
+    sample.keeps = blend
     return sample
+
+
+def check_unblended(sampler: Any) -> None:
+    """Raise ValueError where a sampler, or what stands for one, has a blend already."""
+    if getattr(sampler, "keeps", None) is not None:
+        raise ValueError("sampler: has a Boundary Blend already, and a second one would mix what the first has kept; "
+                         "join the masks and use one.")

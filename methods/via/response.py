@@ -81,7 +81,8 @@ def measure(sampler: Callable[..., Tensor], model: Any, sigmas: Tensor, extra_ar
         x = torch.full((1, 1, 1, 1), start, dtype=dtype)
         # A sampler may draw from torch's own generator: equal for both, and unused afterwards.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            # Not torch.manual_seed, which would reseed every GPU as well.
+            torch.default_generator.manual_seed(0)
             x = sampler(recorder, x, levels.clone(), extra_args=arguments, callback=None, disable=True, **options)
         recorders.append(recorder)
         ends.append(float(x.flatten()[0]))
