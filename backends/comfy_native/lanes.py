@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
 from .lanes_checks import check_run
+from .lanes_conds import rows_of
 from .lanes_run import FRAME_IDS, RUN, LaneRun
 from .state import attached_to
 
@@ -35,7 +36,7 @@ def check_before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs
     """``WrappersMP.OUTER_SAMPLE``: refuse, before the model is loaded, what lock-step can not do exactly."""
     attachment = lanes_of(executor.class_obj.model_options)
     if attachment is not None:
-        check_run(executor.class_obj, attachment.lanes, noise, sampler, sigmas)
+        check_run(executor.class_obj, attachment, noise, sampler, sigmas)
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
@@ -73,13 +74,13 @@ def with_lanes(function: Callable[..., Tensor], run: LaneRun) -> Callable[..., T
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
         ids = list(run.ids)
         # The host made this object for this run: it holds what masked regions are filled with.
-        model.noise, model.latent_image = (None if part is None else part[ids]
+        model.noise, model.latent_image = (part if part is None else rows_of(part, ids)
                                            for part in (model.noise, model.latent_image))  # fmt: skip
         arguments, outer = dict(extra_args), extra_args["model_options"]
         inner = {**outer["transformer_options"], RUN: run, FRAME_IDS: run.ids}
         arguments["model_options"] = {**outer, "transformer_options": inner}
         if arguments.get("denoise_mask") is not None:
-            arguments["denoise_mask"] = arguments["denoise_mask"][ids]
+            arguments["denoise_mask"] = rows_of(arguments["denoise_mask"], ids)
         told = callback and frames_only(callback, run)
         with run.noise:
             out = function(model, x[ids], sigmas, extra_args=arguments, callback=told, disable=disable, **options)

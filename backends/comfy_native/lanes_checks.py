@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.samplers
 
-from ...methods.via.gather_swap import GatherSwap
+from .blocks import refuse_second_owner
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...methods.via.gather_swap import GatherSwap
+    from ...methods.attachment import Attachment
 
 #: Conditions that the host stretches over time where their number is not that of the frames.
 IMAGES = ("concat_latent_image", "concat_mask")
 
 
-def check_run(guider: Any, lanes: GatherSwap, noise: Tensor, sampler: Any, sigmas: Tensor) -> None:
+def check_run(guider: Any, attachment: Attachment, noise: Tensor, sampler: Any, sigmas: Tensor) -> None:
     """Check one run of a guider.
 
     Raises:
         ValueError: something in it does not go with gather-swap.
     """
-    lanes.group_of(noise.shape[0])
+    attachment.lanes.group_of(noise.shape[0])
+    replaced = guider.model_options.get("transformer_options", {}).get("patches_replace", {})
+    for kind in attachment.lanes.kinds:
+        refuse_second_owner(replaced, kind, attachment.sites, attachment.method)
     check_model(guider.model_options)
     check_sampler(sampler)
     check_sigmas(sigmas)
@@ -61,14 +64,14 @@ def check_sigmas(sigmas: Tensor) -> None:
     rising = (sigmas[1:] > sigmas[:-1]).nonzero()
     if len(rising):
         raise ValueError(f"sigmas: rise at step {int(rising[0]) + 1}, as in an inversion, but gather-swap goes with "
-                         "falling ones only; for an inversion connect the model from before Gather-Swap.")
+                         "falling ones only; invert with DDIM Inversion, or with the model from before Gather-Swap.")
 
 
 def check_images(guider: Any, frames: int) -> None:
     """Raise ValueError where an instruction editor has no image, or an image condition other frames than the clip."""
     conds = getattr(guider, "conds", {})
     for name, conditions in conds.items():
-        for key, value in ((key, c.get(key)) for c in conditions for key in IMAGES):
+        for value in (c.get(key) for c in conditions for key in IMAGES):
             if value is not None and value.shape[0] not in (1, frames):
                 raise ValueError(f"{name}: holds an image condition of {value.shape[0]} frames, but the clip has "
                                  f"{frames}; give one image for all of them or {frames}.")

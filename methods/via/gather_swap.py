@@ -231,7 +231,8 @@ class LaneCall:
         parts = []
         for branch, *own in zip(self.branches, q.chunk(n), k.chunk(n), v.chunk(n), strict=True):
             # One branch at a time, so that the bank's keys are read where they lie.
-            group = self.bank.get(branch, path, kind)
+            # A host with several devices may give a branch another one than in the group's turn.
+            group = [x.to(q.device) for x in self.bank.get(branch, path, kind)]
             if self.settings.own_keys:
                 parts.append(cross_frame_attention(*own, *group, heads, 1))
             else:
