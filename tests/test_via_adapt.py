@@ -9,7 +9,8 @@ from functools import lru_cache
 import pytest
 import torch
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
-from steadyedit.backends.double import RecordedProgress
+from steadyedit.backends.double import DoubleBackend, RecordedProgress, double_model
+from steadyedit.backends.double.unet import CONTEXT
 from steadyedit.methods.lora import PROJECTIONS, differences, factors, new_lora
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe, PairTask, adapt
@@ -253,4 +254,21 @@ def test_its_weights_meet_those_of_peft():
         wrapped.lora_A["default"].weight.data.copy_(down)
         wrapped.lora_B["default"].weight.data.copy_(up)
     expected, found = predict(DiffusersModel(copied)), predict(tuned.model)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("host", ["diffusers", "double"])
+def test_what_trains_is_the_model_with_the_lora_on_it(host):
+    """The road of training and that of the finished LoRA give the same prediction, and every matrix has a gradient."""
+    backend, model = (DiffusersBackend(), editor()) if host == "diffusers" else (DoubleBackend(), double_model())
+    told = condition(1) if host == "diffusers" else [[torch.randn(1, 7, CONTEXT), {}]]
+    lora = new_lora(backend.projections(model), 2, seed=0)
+    lora = {key: value + 0.05 for key, value in lora.items()}
+    x, t = torch.randn(2, 4, 4, 4), torch.tensor(300)
+    with backend.training(model, (), told, 2, False, False, lora) as view:
+        found = view.predict_noise(x, t, told)
+        found.square().mean().backward()
+        assert set(view.parameters) == set(lora) and all(p.grad.abs().max() > 0 for p in view.parameters.values())
+    with backend.training(backend.add_lora(model, lora), (), told, 2) as view:
+        expected = view.predict_noise(x, t)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
