@@ -8,7 +8,7 @@ import pytest
 import torch
 from steadyedit.toyworld import apply_edit, models
 from steadyedit.toyworld.edits import KINDS, Edit
-from steadyedit.toyworld.grammar import ALL_BACKGROUNDS, PHOTOS
+from steadyedit.toyworld.grammar import ALL_BACKGROUNDS
 from steadyedit.toyworld.instruct import edit_stills, follow, judge
 from steadyedit.toyworld.recipes import editor
 from steadyedit.toyworld.recipes.unet import alphas_cumprod
@@ -16,20 +16,12 @@ from steadyedit.toyworld.recipes.unet import alphas_cumprod
 trained = pytest.mark.skipif(not models.weights_path("editor").exists(), reason="the editor is not trained")
 
 
-def test_the_way_back_leads_back():
-    """Done to the answer, what the instruction of the way back says gives the source again."""
-    seen = set()
-    for index in range(80):
-        scene, _, edit = editor.edit_of(index)
-        answer, words = apply_edit(scene, edit), editor.way_back(index)
-        if not words:
-            assert edit.kind == "style" or (edit.kind == "background" and scene.background in PHOTOS)
-            continue
-        old = scene.background if edit.kind == "background" else getattr(scene.main, edit.kind)
-        back = Edit(edit.kind, old, answer.main.shape)
-        assert back.instruction == words and apply_edit(answer, back) == scene
-        seen.add(edit.kind)
-    assert seen == set(KINDS) - {"style"}
+def test_triples_are_of_all_kinds_and_their_answer_differs():
+    found = [editor.edit_of(index) for index in range(60)]
+    assert {edit.kind for _, _, edit in found} == set(KINDS)
+    assert all(apply_edit(scene, edit) != scene for scene, _, edit in found)
+    picture, words = editor.render_answer(0)
+    assert picture.shape == (128, 128, 3) and words == found[0][2].instruction
 
 
 def test_instructions_need_no_byte_fallback():
@@ -89,7 +81,7 @@ def test_another_base_is_refused(tmp_path, monkeypatch):
 
 @trained
 def test_it_edits_held_out_stills():
-    stills = edit_stills(10)
+    stills = edit_stills(20)
     result = follow(stills.source, [edit.instruction for _, edit in stills.pairs], steps=10)
     found = judge(stills, result)
-    assert found["right"] >= 0.8 and found["lost_outside"] < 8
+    assert found["right"] >= 0.75 and found["lost_outside"] < 7

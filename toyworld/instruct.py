@@ -92,36 +92,46 @@ def edit_stills(count: int, offset: int = 300_000) -> Stills:
     return Stills(pairs, *pictures, *masks)
 
 
-@torch.no_grad()
-def judge(stills: Stills, result: torch.Tensor, vae=None) -> dict:
-    """What the judge sees in edited stills [B,H,W,3].
-
-    Right: it names the edit's target, in a box around the object for colour, shape and texture, in the whole frame
-    for background and style. Kept: it names the object's other two attributes as before. Outside: PSNR against the
-    source where neither the object nor its answer is within 8 pixels (local edits only), and that PSNR of the
-    autoencoder's own reconstruction; lost is the difference, dB.
-    """
-    vae = vae or models.load_vae()
-    boxed, whole = classify(result, boxes_of(stills.answer_mask)), classify(result)
-    local = torch.tensor([edit.kind in LOCAL for _, edit in stills.pairs])
+def right_edits(stills: Stills, pictures: torch.Tensor) -> tuple[dict[str, list[bool]], list[bool]]:
+    """By kind, whether the judge names the edit's target in each of `pictures` [B,H,W,3] (in a box around the object
+    for colour, shape and texture, in the whole frame for background and style); and for those in a box, whether it
+    names the object's other two attributes as before."""
+    boxed, whole = classify(pictures, boxes_of(stills.answer_mask)), classify(pictures)
     right, kept = {kind: [] for kind in KINDS}, []
     for i, (scene, edit) in enumerate(stills.pairs):
-        right[edit.kind].append((boxed if local[i] else whole)[edit.kind][i] == edit.target)
-        if local[i]:
+        right[edit.kind].append((boxed if edit.kind in LOCAL else whole)[edit.kind][i] == edit.target)
+        if edit.kind in LOCAL:
             kept.append(all(boxed[k][i] == getattr(scene.main, k) for k in LOCAL if k != edit.kind))
-    near = F.max_pool2d(torch.maximum(stills.source_mask, stills.answer_mask)[local, None], 17, 1, 8)[:, 0]
-    source, outside = stills.source[local], near < 0.05
-    few = (source.permute(0, 3, 1, 2) * 2 - 1).split(8)
-    again = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in few])
-    own = psnr_where((again / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), source, outside)
-    got = psnr_where(result[local], source, outside)
+    return right, kept
+
+
+@torch.no_grad()
+def judge(stills: Stills, result: torch.Tensor, vae=None) -> dict:
+    """What the judge sees in edited stills [B,H,W,3], and what they did to the rest.
+
+    `right`, `kept`: see `right_edits`; `right_truth`: of the true answers, seen through the autoencoder, which is as
+    well as this judge can find any. `psnr_outside`: against the source, of local edits, where neither the object nor
+    its answer is within 8 pixels; `lost_outside`: by how much the autoencoder's own reconstruction is nearer. Means
+    over the stills, dB.
+    """
+    vae = vae or models.load_vae()
+
+    def again(pictures: torch.Tensor) -> torch.Tensor:
+        few = (pictures.permute(0, 3, 1, 2) * 2 - 1).split(8)
+        decoded = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in few])
+        return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     def share(values: list[bool]) -> float:
         return round(sum(values) / max(len(values), 1), 4)
 
+    (right, kept), (truth, _) = (right_edits(stills, pictures) for pictures in (result, again(stills.answer)))
+    local = torch.tensor([edit.kind in LOCAL for _, edit in stills.pairs])
+    source, masks = stills.source[local], torch.maximum(stills.source_mask, stills.answer_mask)[local]
+    outside = F.max_pool2d(masks[:, None], 17, 1, 8)[:, 0] < 0.05
+    own, got = (psnr_where(pictures, source, outside) for pictures in (again(source), result[local]))
     return {
-        "right": share([r for values in right.values() for r in values]),
-        **{f"right_{kind}": share(values) for kind, values in right.items()}, "kept": share(kept),
+        "right": share(sum(right.values(), [])), **{f"right_{kind}": share(values) for kind, values in right.items()},
+        "right_truth": share(sum(truth.values(), [])), "kept": share(kept),
         "psnr_outside": round(got.mean().item(), 2), "psnr_outside_autoencoder": round(own.mean().item(), 2),
         "lost_outside": round((own - got).mean().item(), 2),
     }

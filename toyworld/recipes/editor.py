@@ -1,25 +1,19 @@
 """The instruction editor: InstructPix2Pix's U-Net over the toy world (Brooks, Holynski, Efros 2023).
 
-    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   d = e_hat([z_t | c], t, text) - e,
-    loss = mean  w(t) (m(x) d^2 + 4 (d averaged over cells of 4x4)^2)
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   loss = mean  w(t) m(x) (e_hat([z_t | c], t, text) - e)^2
     m(x) = 1 + 4 [the answer differs from the source near x], normalised to mean 1
 
 z are the scaled mean latents of the rendered answer, c the *raw* mean latents of the source (InstructPix2Pix does not
-scale them) as input channels 5-8, text is the instruction; w(t) is the text-to-image recipe's, t uniform. The second
-term minds slow drifts of colour, which are a small part of d and a large one of the picture. The text, the image, or
-both are dropped in 5 % of samples each, for guidance over either.
+scale them) as input channels 5-8, text is the instruction; w(t) and the distribution of t are the text-to-image
+recipe's. The text, the image, or both are dropped in 5 % of samples each, for guidance over either.
 
 It starts from the text-to-image U-Net and its text encoder with zeros in the new input channels. What tells *what to
 draw* at coarse resolution stays as it is; only what differs from that U-Net is stored (``models.OVERLAYS``).
-
-Each source has one rendered answer, and where the way back has words ("make the ball red" again), the answer has the
-source for its own: two triples of one rendering.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,10 +23,9 @@ from tqdm import tqdm
 from .. import models
 from ..data import CACHE, CHUNK, still
 from ..edits import KINDS, apply_edit, edits_of
-from ..grammar import PHOTOS
 from ..rendering import render_still
 from ..training import Run, publish
-from .unet import SCALE, alphas_cumprod, encoder_digest, latent_chunk, level_weight
+from .unet import SCALE, alphas_cumprod, draw_timesteps, encoder_digest, latent_chunk, level_weight
 
 SEED = 53
 DROP = 0.05
@@ -54,16 +47,6 @@ def edit_of(index: int):
         if found:
             return scene, frame, found[rng.integers(len(found))]
     return None
-
-
-def way_back(index: int) -> str:
-    """The instruction that undoes triple `index`; "" where words do not say all of it (styles, photographs)."""
-    found = edit_of(index)
-    if found is None or found[2].kind == "style":
-        return ""
-    scene, _, edit = found
-    old = scene.background if edit.kind == "background" else getattr(scene.main, edit.kind)
-    return "" if old in PHOTOS else replace(edit, target=old, subject=apply_edit(scene, edit).main.shape).instruction
 
 
 def render_answer(index: int):
@@ -99,12 +82,10 @@ def dataset(chunks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scaled latents of sources and answers [N,4,16,16], token ids of the instructions [N,77]."""
     vae, sources, answers, words = models.load_vae(), [], [], []
     for number in tqdm(range(chunks), desc="triples"):
-        source, (answer, instructions) = latent_chunk(vae, number)[0], answer_chunk(vae, number)
-        back = [way_back(number * CHUNK + i) for i in range(CHUNK)]
-        told = [i for i, instruction in enumerate(back) if instruction]
-        sources += [source, answer[told]]
-        answers += [answer, source[told]]
-        words += [*instructions, *(back[i] for i in told)]
+        sources.append(latent_chunk(vae, number)[0])
+        latents, instructions = answer_chunk(vae, number)
+        answers.append(latents)
+        words += instructions
     return torch.cat(sources), torch.cat(answers), models.tokenize(words)
 
 
@@ -122,7 +103,7 @@ def dropped(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch
 
 def loss_of(unet, text_encoder, source, answer, ids, no_image, abar, generator) -> torch.Tensor:
     """The weighted loss above; source, answer [B,4,h,w] scaled latents, no_image bool [B]."""
-    t = torch.randint(0, 1000, (len(answer),), generator=generator)
+    t = draw_timesteps(len(answer), generator)
     noise = torch.randn(answer.shape, generator=generator)
     a = abar[t][:, None, None, None]
     focus = 1 + 4 * changed(source, answer).float()
@@ -130,9 +111,8 @@ def loss_of(unet, text_encoder, source, answer, ids, no_image, abar, generator) 
     image = source / SCALE * (~no_image)[:, None, None, None]
     seen = torch.cat([a.sqrt() * answer + (1 - a).sqrt() * noise, image], 1)
     context = text_encoder(ids).last_hidden_state
-    error = unet(seen.contiguous(memory_format=torch.channels_last), t, context).sample - noise
-    fine, coarse = ((error**2).mean(1) * focus).mean((1, 2)), (F.avg_pool2d(error, 4) ** 2).mean((1, 2, 3))
-    return ((fine + 4 * coarse) * level_weight(abar[t])).mean()
+    guess = unet(seen.contiguous(memory_format=torch.channels_last), t, context).sample
+    return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(level_weight(abar[t])).mean()
 
 
 def starting_point():
@@ -146,7 +126,7 @@ def starting_point():
     return unet.to(memory_format=torch.channels_last), text_encoder.requires_grad_(True)
 
 
-def train(steps: int = 2100, batch: int = 32, peak: float = 3e-3, chunks: int = 6, publish_every: int = 250) -> None:
+def train(steps: int = 1600, batch: int = 32, peak: float = 1.5e-3, chunks: int = 6, publish_every: int = 200) -> None:
     """Train both, publishing the running average now and then."""
     torch.manual_seed(SEED)
     unet, text_encoder = starting_point()
