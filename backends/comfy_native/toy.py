@@ -58,7 +58,7 @@ def regroup(network: torch.nn.Module, groups: int) -> None:
 
 
 def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """MODEL from a diffusers state dict of the toy U-Net, or of the toy editor, which is InstructPix2Pix to the host."""
+    """MODEL from a diffusers state dict of the toy U-Net, or of the toy editor: InstructPix2Pix, to the host."""
     config = unet_config(state["conv_in.weight"].shape[1])
     plain = config["in_channels"] == toyworld.UNET_CONFIG["in_channels"]
     settings = (comfy.supported_models.SD15 if plain else comfy.supported_models.SD15_instructpix2pix)(config)
