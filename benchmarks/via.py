@@ -28,7 +28,7 @@ from ._journal import Journal
 from ._report import write_json
 from ._scores import score
 from ._shards import sharded
-from ._via_methods import AT_LENGTH, METHODS, Prepared, Settings, methods_of, object_mask, prepare
+from ._via_methods import AT_LENGTH, METHODS, Prepared, Settings, is_local, methods_of, object_mask, prepare
 from ._via_methods import edit as run
 from ._via_report import FRAMES, SERIES, Job, draw_lengths, draw_sheet, report_of, show
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 SIZE, SEED = 128, 0
 #: Lengths of the series, in frames, beside the table's own.
 LENGTHS = (8, 24, 72, 240)
-#: Edits of the table: a local and a global one in every five.
-CLIPS = 5
+#: Edits of the table.
+CLIPS = 4
 #: Frames of a result that are kept as a picture.
 KEPT = 24
 
@@ -57,7 +57,7 @@ def main(
     """Measure, print the tables, and write the numbers, a contact sheet and a plot.
 
     Args:
-        clips: number of held-out edits, ``CLIPS`` if None.
+        clips: number of held-out edits, local and global ones in turn; ``CLIPS`` if None.
         methods: slugs of ``_via_methods.METHODS``, all if None; intervals are against the first.
         json_path: where the numbers go; the sheet goes beside it as NAME.jpg, the plot as
             NAME_length.png, finished rows into a folder NAME.rows.
@@ -119,14 +119,22 @@ def _lengths(sizes: Sequence[str] | None) -> list[int]:
     return lengths
 
 
+def numbers_of(count: int) -> tuple[int, ...]:
+    """Numbers of the first so many held-out edits, local and global ones in turn; ascending."""
+    edits = [edit for _, edit in heldout_edits(5 * count)]
+    kinds = ([n for n, edit in enumerate(edits) if is_local(edit) == local] for local in (True, False))
+    return tuple(sorted([number for pair in zip(*kinds, strict=False) for number in pair][:count]))
+
+
 def _jobs(folder: Path, count: int, chosen: list[str], lengths: list[int], used: dict[str, Any]) -> list[Job]:
     """The table's clips first, then the series, short clips first."""
-    series = tuple(clip for clip in SERIES if clip < count)
+    numbers = numbers_of(count)
+    series = tuple(clip for clip in numbers if clip in SERIES)
     long = [method for method in AT_LENGTH if method in chosen]
-    wanted = [(FRAMES, tuple(range(count)), chosen)]
+    wanted = [(FRAMES, numbers, chosen)]
     wanted += [(frames, series, long) for frames in lengths if frames != FRAMES]
-    return [Job(Journal(folder / str(frames), {"frames": frames, **used}), frames, numbers, methods)
-            for frames, numbers, methods in wanted if numbers and methods]  # fmt: skip
+    return [Job(Journal(folder / str(frames), {"frames": frames, **used}), frames, clips, methods)
+            for frames, clips, methods in wanted if clips and methods]  # fmt: skip
 
 
 def _measure(job: Job, world: World, settings: Settings, rank: int, processes: int) -> None:
