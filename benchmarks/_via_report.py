@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Frames of the clips of the table; and the edits of the series, by their number there: a local and a global one.
 FRAMES, SERIES = 24, (0, 3)
+#: Lengths of the series, in frames.
+LENGTHS = (8, 24, 72, 240)
 #: Methods, clips and frames on the contact sheet, and letters in a line beside a row.
 SHOWN, MOST_CLIPS, STRIDE, LINE = ("per-frame", "cross-frame", "via"), 4, 3, 30
 
@@ -95,6 +97,7 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
         "meta": meta(
             used["seed"], len(jobs[0].clips), settings=used, frames=FRAMES, notes=NOTES, processes=processes,
             clock=clock()[1], clips_at_length={str(job.frames): list(job.clips) for job in jobs}, measured=how,
+            not_measured=[f"{frames} frames" for frames in LENGTHS if frames not in {job.frames for job in jobs}],
         ),
         # A method that was run on some of the clips only has no value on the others.
         "rows": rows(_filled(of_table), KEYS),

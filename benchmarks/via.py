@@ -30,15 +30,13 @@ from ._scores import score
 from ._shards import sharded
 from ._via_methods import AT_LENGTH, METHODS, Prepared, Settings, is_local, methods_of, object_mask, prepare
 from ._via_methods import edit as run
-from ._via_report import FRAMES, SERIES, Job, draw_lengths, draw_sheet, report_of, show
+from ._via_report import FRAMES, LENGTHS, SERIES, Job, draw_lengths, draw_sheet, report_of, show
 
 if TYPE_CHECKING:
     from ._cases import Case
 
 #: Side of a frame, and of everything that is drawn.
 SIZE, SEED = 128, 0
-#: Lengths of the series, in frames, beside the table's own.
-LENGTHS = (8, 24, 72, 240)
 #: Edits of the table.
 CLIPS = 4
 #: Frames of a result that are kept as a picture.
