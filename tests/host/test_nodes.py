@@ -183,9 +183,10 @@ def test_out_of_memory_is_told(monkeypatch):
 
 
 def test_the_toy_clip_and_its_truth():
-    images, caption, prompt, mask, truth, fps = run("SteadyEditToyClip", frames=3, size=64).args
+    images, caption, prompt, mask, truth, fps, instruction = run("SteadyEditToyClip", frames=3, size=64).args
     assert images.shape == truth.shape == (3, 64, 64, 3) and mask.shape == (3, 64, 64) and fps == 8.0
     assert caption != prompt and not torch.equal(images, truth)
+    assert instruction.split()[0] in {"make", "turn", "replace", "in", "at", "by"}
 
 
 def test_frames_of_a_made_video_and_of_a_file(tmp_path):
