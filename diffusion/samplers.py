@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sampling import sample_euler
+from .sampling import report, sample_euler
 
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,7 +40,7 @@ def sample_heun(
     for i in range(len(sigmas) - 1):
         sigma, target = sigmas[i].to(x), sigmas[i + 1].to(x)
         denoised = model(x, sigma * ones, **extra_args)
-        _report(callback, x, i, sigmas, denoised)
+        report(callback, x, i, sigmas, denoised)
         slope = (x - denoised) / sigma
         guess = x + (target - sigma) * slope
         if target > 0:
@@ -72,7 +72,7 @@ def sample_dpmpp_2m(
     for i in range(len(sigmas) - 1):
         sigma, target = sigmas[i].to(x), sigmas[i + 1].to(x)
         denoised = model(x, sigma * ones, **extra_args)
-        _report(callback, x, i, sigmas, denoised)
+        report(callback, x, i, sigmas, denoised)
         solution = denoised
         if last is not None and target > 0:
             ratio = (sigmas[i - 1].to(x) / sigma).log() / (sigma / target).log()
@@ -112,7 +112,7 @@ def sample_euler_ancestral(
     for i in range(len(sigmas) - 1):
         sigma, target = sigmas[i].to(x), sigmas[i + 1].to(x)
         denoised = model(x, sigma * ones, **extra_args)
-        _report(callback, x, i, sigmas, denoised)
+        report(callback, x, i, sigmas, denoised)
         up = torch.minimum(target, eta * target * (1 - (target / sigma) ** 2).clamp(min=0).sqrt())
         down = (target**2 - up**2).clamp(min=0).sqrt()
         x = x + (down - sigma) * (x - denoised) / sigma
@@ -131,13 +131,6 @@ def seeded_noise(x: Tensor, seed: int | None = None) -> NoiseSampler:
     if seed is not None:
         generator = torch.Generator(device=x.device).manual_seed(seed + (x.device.type == "cpu"))
     return lambda sigma, target: torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-
-
-def _report(
-    callback: Callable[[dict[str, Any]], None] | None, x: Tensor, i: int, sigmas: Tensor, denoised: Tensor
-) -> None:
-    if callback is not None:
-        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
 
 
 #: Samplers by the host's name. "ddim" is Euler's method in sigma space, there as here.

@@ -36,10 +36,17 @@ def sample_euler(
     for i in range(len(sigmas) - 1):
         sigma = sigmas[i].to(x)
         denoised = model(x, sigma * ones, **extra_args)
-        if callback is not None:
-            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        report(callback, x, i, sigmas, denoised)
         x = x + (sigmas[i + 1].to(x) - sigma) * (x - denoised) / sigma
     return x
+
+
+def report(
+    callback: Callable[[dict[str, Any]], None] | None, x: Tensor, i: int, sigmas: Tensor, denoised: Tensor
+) -> None:
+    """Tell a sampler's callback, where there is one, what k-diffusion's samplers tell theirs."""
+    if callback is not None:
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
 
 
 def guided(

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from ..methods.via.gather_swap import GatherSwap
+from ..nodes.checks import whole_numbers
 from ..video.audio import read_audio
 from ..video.geometry import for_a_model
 from ..video.probe import probe
@@ -194,8 +195,8 @@ def group_of(graph: Graph, total: int) -> tuple[int, ...]:
     nodes = [node["inputs"] for node in graph.values() if node["class_type"] == GATHER_SWAP]
     chosen = set()
     for inputs in nodes:
-        named_frames = str(inputs.get("group_frames", "")).replace(",", " ").split()
-        chosen.add(GatherSwap(group=inputs["group"], frames=tuple(map(int, named_frames))).group_of(total))
+        by_hand = whole_numbers("group_frames", inputs.get("group_frames", ""))
+        chosen.add(GatherSwap(group=inputs["group"], frames=by_hand).group_of(total))
     if len(chosen) > 1:
         raise GraphError("--stream: the graph's gather-swaps have different groups; give them one.")
     return chosen.pop() if chosen else ()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .adapt import AdaptRecipe, adapt
 from .blend import BoundaryBlend
-from .candidates import root_candidates, with_picture
+from .candidates import chosen_frame, root_candidates, with_picture
 from .gather_swap import GatherSwap, build_gather_swap
 from .keep import keep_of
 from .root import check_editor
@@ -88,7 +88,7 @@ def find_root(
         TypeError: the MODEL takes no image.
     """
     recipe = recipe or ViaRecipe()
-    frame = int(torch.randint(len(images), (), generator=torch.Generator().manual_seed(seed)))
+    frame = chosen_frame(-1, len(images), seed)
     source = images[frame : frame + 1]
     candidates = root_candidates(
         backend, model, vae, source, positive, negative, recipe.seeds, steps=recipe.steps, sampler=recipe.sampler,
