@@ -33,7 +33,7 @@ class RootCandidates(io.ComfyNode):
                 io.Float.Input("text_guidance", default=7.5, min=0.0, max=100.0, step=0.1,
                                tooltip="Pull of the instruction. The paper: 7.5, toy editor: 3."),
                 io.Float.Input("image_guidance", default=1.5, min=0.0, max=100.0, step=0.1,
-                               tooltip="Pull of the frame. The paper: 1.5, toy editor: 1.2."),
+                               tooltip="Pull of the frame. The paper: 1.5, toy editor: 1."),
                 io.Sampler.Input("sampler", optional=True, tooltip="From KSamplerSelect; euler if unconnected."),
             ],
             outputs=[
