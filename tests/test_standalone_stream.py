@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from steadyedit.standalone import stream as streaming
 from steadyedit.standalone.cli import main
-from steadyedit.standalone.graph import GraphError
+from steadyedit.standalone.graph import GraphError, put_video, read_graph
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.video.read import read_clip
 from steadyedit.video.write import write_clip
@@ -129,3 +130,29 @@ def test_one_window_in_memory(video, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "as_frames", looked)
     assert run(round_trip(video), tmp_path, "--stream", "2") == 0
     assert max(most) == 2
+
+
+def test_gather_swap_in_windows_is_gather_swap_on_the_whole_clip(video):
+    """The group's frames at the head of each window, and one noise: what a frame sees is the same."""
+    graph = read_graph(Path(streaming.__file__).parents[1] / "workflows" / "api" / "toy_via_global.json")
+    adapted = next(key for key, node in graph.items() if node["class_type"] == "SteadyEditTestTimeAdapt")
+    editor = next(key for key, node in graph.items() if node["class_type"] == "SteadyEditToyEditor")
+    for node in graph.values():
+        if node["inputs"].get("model") == [adapted, 0]:
+            node["inputs"]["model"] = [editor, 0]
+        if node["class_type"] == "BasicScheduler":
+            node["inputs"]["steps"] = 3
+        if node["class_type"] == "SteadyEditToyClip":
+            node["inputs"]["size"] = 64
+    put_video(graph, str(video), whole=True)
+    keep, kept = streaming.keep, {}
+    for window in (FRAMES, 3):
+        frames = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(streaming, "keep", lambda path, images: (frames.append(images), keep(path, images)))
+            streaming.stream(graph, video.parent / f"windows of {window}", window)
+        kept[window] = torch.cat(frames)
+    assert len(kept[3]) == FRAMES
+    # Not a still: the frames differ from each other by far more than the two ways do.
+    assert (kept[3][0] - kept[3][-1]).abs().max() > 0.1
+    torch.testing.assert_close(kept[3], kept[FRAMES], atol=1e-3, rtol=0)
