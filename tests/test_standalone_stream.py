@@ -148,8 +148,13 @@ def test_gather_swap_in_windows_is_gather_swap_on_the_whole_clip(video):
     keep, kept = streaming.keep, {}
     for window in (FRAMES, 3):
         frames = []
+
+        def kept_too(path, images, frames=frames):
+            frames.append(images)
+            keep(path, images)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(streaming, "keep", lambda path, images: (frames.append(images), keep(path, images)))
+            patch.setattr(streaming, "keep", kept_too)
             streaming.stream(graph, video.parent / f"windows of {window}", window)
         kept[window] = torch.cat(frames)
     assert len(kept[3]) == FRAMES
