@@ -58,6 +58,14 @@ class DiscreteSchedule:
         low, high, part = t.floor().long(), t.ceil().long(), t.frac()
         return torch.lerp(log_sigmas[low], log_sigmas[high], part).exp().to(timestep.device)
 
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Timesteps of one training step, uniform over the schedule, int64."""
+        return torch.randint(len(self), shape, generator=generator)
+
+    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """What the network predicts of ``add_noise``'s outcome: the noise."""
+        return noise
+
     def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, the training scale.
 

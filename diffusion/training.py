@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from .flow import RectifiedFlow
 from .schedule import DiscreteSchedule
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +25,7 @@ class NoiseTraining:
 
     Args:
         parameters: float32 leaves by name; they are changed in place.
-        schedule: the U-Net's noise schedule.
+        schedule: the U-Net's noise schedule, or a rectified flow: what is predicted is its target then.
         learning_rate, betas, weight_decay: of AdamW.
         max_grad_norm: the joint gradient norm is clipped to it.
         seed: of the generator.
@@ -37,7 +38,7 @@ class NoiseTraining:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        schedule: DiscreteSchedule,
+        schedule: DiscreteSchedule | RectifiedFlow,
         *,
         learning_rate: float,
         betas: tuple[float, float],
@@ -67,8 +68,8 @@ class NoiseTraining:
         Nothing has changed if it raises: not the parameters, not the generator.
 
         Args:
-            predict_noise: eps_theta(x_t, t), differentiable in the parameters.
-            clean: x_0, [frames, channels, height, width], float32, the model's latent scale.
+            predict_noise: eps_theta(x_t, t), or a flow's v_theta(x_sigma, sigma), differentiable in the parameters.
+            clean: x_0, [frames, channels, height, width], float32, the model's latent scale; of a flow any shape.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -76,11 +77,12 @@ class NoiseTraining:
         before = self.generator.get_state()
         try:
             shape = clean.shape[:1] if self.per_sample else ()
-            timestep = torch.randint(len(self.schedule), shape, generator=self.generator)
+            timestep = self.schedule.draw(shape, self.generator)
             noise = torch.randn(clean.shape, generator=self.generator).to(clean)
             noisy = self.schedule.add_noise(clean, noise, timestep)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = mse_loss(predict_noise(noisy, timestep.to(clean.device)).to(noise), noise)
+            target = self.schedule.target(clean, noise)
+            loss = mse_loss(predict_noise(noisy, timestep.to(clean.device)).to(target), target)
             value = loss.item()
             if not math.isfinite(value):
                 raise FloatingPointError(
