@@ -51,7 +51,7 @@ INNER = {
 OUTER = {
     "kernels": {"torch"},
     "diffusion": {"torch", "numpy"},
-    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia"},
+    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia", "scipy"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }
