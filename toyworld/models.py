@@ -33,6 +33,11 @@ UNET_CONFIG = dict(
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, attention_head_dim=4, norm_num_groups=8,
     cross_attention_dim=96, use_linear_projection=False,
 )
+#: the U-Net's encoder, but with the 32 groups that ComfyUI gives every ControlNet
+CONTROLNET_CONFIG = {
+    **{key: value for key, value in UNET_CONFIG.items() if key not in ("sample_size", "out_channels", "up_block_types")},
+    "norm_num_groups": 32,
+}
 CLIP_CONFIG = dict(
     projection_dim=64, logit_scale_init_value=2.6592,
     text_config=dict(
@@ -42,6 +47,10 @@ CLIP_CONFIG = dict(
     vision_config=dict(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=64,
         patch_size=8, hidden_act="quick_gelu", projection_dim=64),
+)
+WAN_VAE_CONFIG = dict(  # diffusers' words; the latents' mean and deviation are Wan 2.1's, its defaults
+    base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
+    temperal_downsample=[False, True, True],
 )
 SCHEDULER_CONFIG = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -61,6 +70,13 @@ def build_unet(in_channels: int = 4):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(**{**UNET_CONFIG, "in_channels": in_channels})
+
+
+def build_controlnet():
+    """Untrained diffusers ControlNetModel for the U-Net, of hints [B,3,8h,8w] in 0..1."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel(**CONTROLNET_CONFIG)
 
 
 def build_text_encoder():
@@ -87,10 +103,10 @@ def build_classifier():
 BUILDERS = {
     "vae": build_vae, "unet": build_unet, "text_encoder": build_text_encoder, "clip": build_clip,
     "classifier": build_classifier, "editor": lambda: build_unet(in_channels=8),
-    "editor_text_encoder": build_text_encoder,
+    "editor_text_encoder": build_text_encoder, "controlnet": build_controlnet,
 }
 #: name -> the model that it was trained from and whose weights it shares where its own file has none
-OVERLAYS = {"editor": "unet"}
+OVERLAYS = {"editor": "unet", "controlnet": "unet"}
 
 
 def weights_path(name: str) -> Path:
@@ -122,7 +138,11 @@ TEXT_PREFIX = "text_model."
 
 
 def to_file_keys(name: str, state: dict) -> dict:
-    """Module keys -> the names in the file (classic transformers layout for the text encoder)."""
+    """Module keys -> the names in the file (classic transformers layout for text encoders, Control-LoRA's)."""
+    if name == "controlnet":
+        from .control_file import to_stock
+
+        return to_stock(state)
     if not name.endswith("text_encoder"):
         return state
     return {k if k.startswith(TEXT_PREFIX) else TEXT_PREFIX + k: v for k, v in state.items()}
@@ -146,7 +166,8 @@ def without_base(name: str, state: dict, record: dict) -> tuple[dict, dict]:
 
 
 def state_of(name: str) -> dict:
-    """All tensors of `name` as stored, fp16, under the file's names; the files' hashes are checked first.
+    """All tensors of `name` as stored, fp16, under the file's names (a ControlNet's under diffusers'); the files'
+    hashes are checked first.
 
     Raises:
         ValueError: a file is not the one that its sidecar, or that of an overlay on it, describes.
@@ -160,6 +181,10 @@ def state_of(name: str) -> dict:
     if config_of(name)["base_sha256"] != sha256_of(weights_path(base)):
         raise ValueError(f"toyworld/weights/{base}.safetensors is not the file that {name} was trained from: "
                          "restore it from the repository or train it again.")
+    if name == "controlnet":
+        from .control_file import from_stock
+
+        return from_stock(own, state_of(base))
     return {**state_of(base), **own}
 
 
@@ -183,6 +208,11 @@ def load_vae():
 def load_unet():
     """Trained UNet2DConditionModel (epsilon prediction, SD's betas)."""
     return load("unet")
+
+
+def load_controlnet():
+    """Trained ControlNetModel of edges (`control.edges`)."""
+    return load("controlnet")
 
 
 def load_text_encoder():

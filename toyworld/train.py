@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-NAMES = ("vae", "unet", "clip", "classifier", "editor")
+NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet")
 
 
 def main(name: str, **options) -> None:
