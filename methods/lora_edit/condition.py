@@ -1,0 +1,171 @@
+"""The condition of a mask-aware image-to-video model: a clip with gray where it generates, and the mask itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .masks import hard
+from .packing import CELL, POOLINGS, check_frames, latent_frames, packed, packed_single, pooled
+
+WAN, HUNYUAN, HUNYUAN_2 = "Wan 2.1 I2V", "HunyuanVideo I2V v1", "HunyuanVideo I2V v2"
+FAMILIES = (WAN, HUNYUAN, HUNYUAN_2)
+
+#: What of the clip is kept. The paper's figure 2 calls "first frame" the default of image-to-video, "nothing" case 1,
+#: "everything" case 2; "outside, first frame" is its case 3 and what LoRA-Edit trains. "outside" alone serves single
+#: edited frames.
+KEEPS = ("outside, first frame", "outside", "first frame", "nothing", "everything")
+GRAY = 0.5
+#: The transformer's patches take 2x2 cells.
+SIDE = 2 * CELL
+
+
+def check_family(family: str) -> None:
+    """Raise ValueError for a model without a mask, or an unknown one."""
+    if family == HUNYUAN_2:
+        raise ValueError(f"family: {HUNYUAN_2} replaces the first frame's tokens and has no mask channel, so that it "
+                         f"cannot keep a region; use {WAN} or {HUNYUAN}.")
+    if family not in FAMILIES:
+        raise ValueError(f"family: {family!r} is none of {', '.join(FAMILIES[:2])}.")
+
+
+def check_video(name: str, video: Tensor) -> None:
+    """Raise ValueError unless an IMAGE has 4N + 1 frames and sides that the transformer's patches divide."""
+    if video.ndim != 4 or video.shape[-1] < 3:
+        raise ValueError(f"{name}: expected [frames, height, width, 3], but got {tuple(video.shape)}.")
+    check_frames(name, len(video))
+    for side in video.shape[1:3]:
+        if side % SIDE or not side:
+            down = side // SIDE * SIDE or SIDE
+            raise ValueError(f"{name}: {video.shape[2]}x{video.shape[1]} pixels, but both sides must divide by {SIDE}; "
+                             f"scale or crop {side} to {down} or {side // SIDE * SIDE + SIDE}.")
+
+
+def check_mask(name: str, mask: Tensor | None, video: Tensor) -> Tensor:
+    """A MASK as [frames, height, width], float32, of the clip's own size.
+
+    Raises:
+        ValueError: missing, of another size, or all ones or zeros.
+    """
+    if mask is None:
+        raise ValueError(f"{name}: is missing; connect what to edit, 1 inside, or keep something else than the outside.")
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3 or mask.shape[1:] != video.shape[1:3] or len(mask) not in (1, len(video)):
+        raise ValueError(f"{name}: {tuple(mask.shape)} is neither one mask nor {len(video)} of "
+                         f"{video.shape[2]}x{video.shape[1]} pixels; give the mask of the same frames.")
+    mask = mask.detach().cpu().float().clamp(0, 1)
+    if not mask.isfinite().all():
+        raise ValueError(f"{name}: holds NaN or infinite values.")
+    if not hard(mask).any():
+        raise ValueError(f"{name}: selects nothing, so that nothing would be edited; paint or track the object, "
+                         "1 inside.")
+    if hard(mask).all():
+        raise ValueError(f"{name}: selects every pixel of every frame, so that nothing would be kept; give a smaller "
+                         "mask, or keep the first frame only.")
+    return mask.expand(len(video), -1, -1)
+
+
+def generated(video: Tensor, mask: Tensor | None, keep: str, soft: bool = False, name: str = "mask") -> Tensor:
+    """G = 1 - M by pixels, [frames, height, width]: 1 where the model generates.
+
+    Args:
+        video: IMAGE [frames, height, width, 3].
+        mask: MASK, 1 where to edit; used where ``keep`` names the outside.
+        keep: one of ``KEEPS``.
+        soft: leave values between 0 and 1; else a pixel counts as masked from 0.5 on.
+
+    Raises:
+        ValueError: see ``check_mask``; an unknown ``keep``.
+    """
+    if keep not in KEEPS:
+        raise ValueError(f"keep: {keep!r} is none of {', '.join(KEEPS)}.")
+    if keep in ("outside, first frame", "outside"):
+        mask = check_mask(name, mask, video)
+        generate = (mask if soft else hard(mask)).clone()
+    else:
+        generate = torch.full(video.shape[:3], float(keep != "everything"))
+    if keep in ("outside, first frame", "first frame"):
+        generate[0] = 0
+    return generate
+
+
+def pseudo_video(video: Tensor, generate: Tensor) -> Tensor:
+    """V (1 - G) + 0.5 G: mid-gray, zero in -1 .. 1, where the model generates."""
+    wide = generate[..., None].to(video)
+    return video * (1 - wide) + GRAY * wide
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What goes into a CONDITIONING, under the host's own keys.
+
+    Args:
+        concat_latent_image: raw latents of the pseudo-video, [1, 16, T', h, w]; of its first frame alone where
+            HunyuanVideo keeps no more (it was trained with zeros behind it, which the host fills in).
+        concat_mask: 1 where the model generates, [1, 4, T', h, w], for HunyuanVideo [1, 1, T', h, w].
+        clip_vision_output: the host's own value for the first frame, or None.
+    """
+
+    concat_latent_image: Tensor
+    concat_mask: Tensor
+    clip_vision_output: Any = None
+
+    def onto(self, conditioning: list) -> list:
+        """The CONDITIONING with these values in every entry; the given one stays as it is."""
+        values = {"concat_latent_image": self.concat_latent_image, "concat_mask": self.concat_mask}
+        if self.clip_vision_output is not None:
+            values["clip_vision_output"] = self.clip_vision_output
+        return [[embedding, {**extra, **values}] for embedding, extra in conditioning]
+
+
+def condition(
+    encode: Callable[[Tensor], Tensor],
+    video: Tensor,
+    generate: Tensor,
+    *,
+    family: str = WAN,
+    pooling: str = "any",
+    first: Tensor | None = None,
+    look: Callable[[Tensor], Any] | None = None,
+) -> Condition:
+    """Condition latents by ONE encode of the whole pseudo-video, and the packed mask.
+
+    Args:
+        encode: IMAGE -> LATENT samples of the video VAE.
+        video: IMAGE [frames, height, width, 3], see ``check_video``.
+        generate: see ``generated``.
+        family: of the model, see ``FAMILIES``.
+        pooling: see ``packing.pooled``.
+        first: edited first frame [1, height, width, 3], in the place of the clip's own.
+        look: IMAGE of one frame -> CLIP vision's output; sees the first frame, the edited one where it is given.
+
+    Raises:
+        ValueError: HunyuanVideo v2; a size, length or first frame that does not fit.
+    """
+    check_family(family)
+    check_video("video", video)
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling: {pooling!r} is none of {', '.join(POOLINGS)}.")
+    video = video[..., :3]
+    if first is not None:
+        if first.shape[0] != 1 or first.shape[1:3] != video.shape[1:3]:
+            raise ValueError(f"edited_first_frame: {first.shape[0]} of {first.shape[2]}x{first.shape[1]} pixels, but "
+                             f"the video has {video.shape[2]}x{video.shape[1]}; give one frame of the same size.")
+        video = torch.cat([first[..., :3].to(video), video[1:]])
+    masked = pseudo_video(video, generate)
+    if family == HUNYUAN:
+        generate = hard(generate)
+        only_first = len(video) > 1 and not generate[0].any() and bool(generate[1:].all())
+        masked = pseudo_video(video, generate)[: 1 if only_first else None]
+    cells = pooled(generate, pooling)
+    latent = encode(masked)
+    expected = (latent_frames(len(masked)), *cells.shape[1:])
+    if latent.ndim != 5 or latent.shape[2:] != expected:
+        raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but a video VAE gives "
+                         f"[1, 16, {', '.join(map(str, expected))}]; load the VAE of the model ({family}).")
+    pack = packed if family == WAN else packed_single
+    return Condition(latent, pack(cells), look(video[:1]) if look is not None else None)
