@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .rave.shuffling import Rave
     from .via.gather_swap import GatherSwap
 
 #: Stages of the U-Net by the name that a user picks them with.
@@ -76,6 +77,7 @@ class Attachment:
         queries: projections whose weight the method tunes, relative to a block
             (``attn1.to_q``, ``attn2.to_q``).
         lanes: settings of gather-swap, whose group frames ride along as extra rows of the batch.
+        grids: settings of RAVE, which lays several frames out as one picture of the batch.
     """
 
     method: str
@@ -85,6 +87,7 @@ class Attachment:
     sites: frozenset[str] = frozenset()
     queries: tuple[str, ...] = ()
     lanes: GatherSwap | None = None
+    grids: Rave | None = None
 
     @property
     def replaces_self_attention(self) -> bool:
@@ -103,14 +106,24 @@ class Attachment:
 
 
 def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
-    """Raise ValueError where two attachments would replace the same self-attention."""
+    """Raise ValueError where two attachments would replace the same self-attention, or one needs frames as they are
+    and the other lays them out in grids."""
     for other in others:
+        check_grids(attachment, other)
         shared = attachment.sites & other.sites
         if shared and attachment.replaces_self_attention and other.replaces_self_attention:
             raise ValueError(
                 f"model: {other.method} already replaces the self-attention of {min(shared)}, "
                 f"so {attachment.method} cannot (attach one of the two, or keep them to different blocks)."
             )
+
+
+def check_grids(first: Attachment, second: Attachment) -> None:
+    """Raise ValueError where one lays frames out in grids and the other needs a row of the batch for each frame."""
+    for grids, other in ((first, second), (second, first)):
+        if grids.grids is not None and (other.mixes_frames or other.lanes is not None):
+            raise ValueError(f"model: {grids.method} lays several frames out as one picture, but {other.method} lets "
+                             "frames see each other one by one; give the model only one of the two.")
 
 
 def named_tensors(attachment: Attachment) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .attachment import Attachment, BlockSite
 from .ei2 import build_ffam, build_stam
+from .rave import build_rave
 from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
 from .via import build_gather_swap
 
@@ -17,6 +18,7 @@ BUILDERS = {
     "temporal-attention": build_temporal_attention,
     "full-attention": build_full_attention,
     "gather-swap": build_gather_swap,
+    "rave": build_rave,
 }
 
 
