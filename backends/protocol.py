@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..diffusion.schedule import DiscreteSchedule
-    from ..methods.attachment import Attachment, BlockSite
+    from ..methods.attachment import Attachment, BlockSite, NormSite
     from ..methods.via.blend import BoundaryBlend
 
 
@@ -57,13 +57,17 @@ class Backend(Protocol):
         """All transformer blocks in the order of the forward pass. Raises TypeError (one
         sentence that names the input ``model``) where the MODEL is no U-Net."""
 
+    def norms(self, model: Any) -> list[NormSite]:
+        """All normalisation layers in the order of the forward pass; raises as ``sites``."""
+
     def attachments(self, model: Any) -> tuple[Attachment, ...]:
         """What is attached already, in order."""
 
     def attach(self, model: Any, attachment: Attachment) -> Any:
         """A clone of the MODEL with one attachment more; the input is not changed. An
         attachment of the same method replaces the earlier one. Raises ValueError if two
-        attachments would replace the same self-attention."""
+        attachments would replace the same self-attention, or see frames in ways that do not
+        go together (``methods.attachment.check_rivals``)."""
 
     def add_query_deltas(self, model: Any, deltas: Mapping[str, Tensor]) -> Any:
         """A clone whose query weights are W + delta, keys
@@ -125,8 +129,8 @@ class Backend(Protocol):
         at ``sigmas[-1]``. ``sampler`` is a name of ``diffusion.samplers.SAMPLERS`` (the default
         is DDIM: Euler in sigma space) or a function in k-diffusion's convention, ``seed`` that
         of the noise it draws. ``middle`` makes the guidance InstructPix2Pix's: D = D_neg +
-        middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). Gather-swap, where it is
-        attached, works; inversion leaves it out."""
+        middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). Gather-swap and RAVE, where
+        they are attached, work; inversion leaves them out."""
 
     def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
         """A SAMPLER (or a name of one) as one that keeps a region of the clip. Raises ValueError
@@ -140,6 +144,9 @@ class Backend(Protocol):
 
     def load_toy_editor(self) -> tuple[Any, Any, Any]:
         """MODEL and CLIP of the toy world's instruction editor (8 input channels), and its VAE."""
+
+    def load_toy_controlnet(self) -> Any:
+        """CONTROL_NET of the toy world: edges (``toyworld.control.edges``)."""
 
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer, which share one space."""

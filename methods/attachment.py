@@ -53,6 +53,31 @@ class BlockSite:
         return self.path.replace(".", "/")
 
 
+@dataclass(frozen=True)
+class NormSite:
+    """One normalisation layer, by its path in an LDM checkpoint (``input_blocks.1.0.in_layers.0``).
+
+    Args:
+        path: as in ``BlockSite``.
+        kind: ``resnet`` (the two GroupNorms of a residual block), ``attention`` (a transformer's
+            GroupNorm and the LayerNorms of its blocks) or ``final`` (before the last convolution).
+        channels: elements of its weight.
+        groups: of a GroupNorm over [batch, channels, ...]; 0 for a LayerNorm over the last dimension.
+        eps: added to the variance.
+    """
+
+    path: str
+    kind: str
+    channels: int
+    groups: int
+    eps: float
+
+    @property
+    def key(self) -> str:
+        """The path as a key of ``nn.ModuleDict``, which forbids dots."""
+        return self.path.replace(".", "/")
+
+
 class FrameMixing(Protocol):
     """Replaces softmax(QK^T)V of a self-attention. Owns no weights.
 
@@ -78,6 +103,12 @@ class Attachment:
             (``attn1.to_q``, ``attn2.to_q``).
         lanes: settings of gather-swap, whose group frames ride along as extra rows of the batch.
         grids: settings of RAVE, which lays several frames out as one picture of the batch.
+        norms: ``nn.ModuleDict`` by ``NormSite.key``; each answers for that layer,
+            ``module(z, weight, bias, groups, eps) -> z'`` with the layer's own affine as the host
+            would use it now. A module whose ``strength`` is 0 is passed over: the layer answers.
+        outputs: ``nn.ModuleDict`` by ``<BlockSite.key>/attn1``, ``/attn2`` or ``/ff``; each runs on
+            what that part of the block gives, before it is added to the tokens,
+            ``module(z, layout) -> z``. Strength 0 as with ``norms``.
     """
 
     method: str
@@ -88,6 +119,13 @@ class Attachment:
     queries: tuple[str, ...] = ()
     lanes: GatherSwap | None = None
     grids: Rave | None = None
+    norms: nn.ModuleDict | None = None
+    outputs: nn.ModuleDict | None = None
+
+    @property
+    def trees(self) -> tuple[nn.ModuleDict, ...]:
+        """Everything of it that holds weights. Of the three, only ``modules`` see other frames."""
+        return tuple(tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
 
     @property
     def replaces_self_attention(self) -> bool:
@@ -127,11 +165,15 @@ def check_grids(first: Attachment, second: Attachment) -> None:
 
 
 def named_tensors(attachment: Attachment) -> dict[str, Tensor]:
-    """The parameters of the attachment's modules by their saved key, ``<method>.<site path>.<name>``."""
-    if attachment.modules is None:
-        return {}
+    """The parameters of the attachment's modules by their saved key, ``<method>.<path>.<name>``."""
     return {
         f"{attachment.method}.{key.replace('/', '.')}.{name}": tensor
-        for key, module in attachment.modules.items()
+        for tree in attachment.trees
+        for key, module in tree.items()
         for name, tensor in module.named_parameters()
     }
+
+
+def module_parameters(attachments: Iterable[Attachment]) -> dict[str, Tensor]:
+    """What of the attachments' modules is trained, by its saved key."""
+    return {name: p for a in attachments for name, p in named_tensors(a).items() if p.requires_grad}
