@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Of the toy editor's adaptation.
 TUNING_STEPS, LEARNING_RATE = 150, 1e-4
 
+#: Weight of what a local edit leaves alone, in the choice of the root.
+PRESERVATION = 0.5
+
 #: slug -> the recipe without what it leaves out.
 METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
     "per-frame": lambda via: replace(via, adaptation=None, swap=None, blend=None),
@@ -114,7 +117,9 @@ def prepare(
 
     def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
         looks = [world.embed(images, "")[0] for images in (source, candidates)]
-        return score_candidates(source, candidates, *looks, words[1] - words[0], where).best
+        # As in the graphs: an edit of everything has nothing to preserve.
+        weight = 0.0 if where is None else PRESERVATION
+        return score_candidates(source, candidates, *looks, words[1] - words[0], where, weight).best
 
     parts, via = (world.backend, world.model, world.vae), settings.via
     # Where the lengths differ, the adaptation does not.

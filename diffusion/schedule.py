@@ -7,6 +7,7 @@ The two differ by the factor sqrt(1 + sigma^2) = 1 / sqrt(abar_t).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +86,17 @@ class DiscreteSchedule:
         """sqrt(abar_t) and sqrt(1 - abar_t), shaped and typed to multiply ``like``."""
         alpha = self.alphas_cumprod[timestep.cpu()].view(-1, *[1] * (like.ndim - 1))
         return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+    def starting_noise(self, noise: Tensor, sigma: float) -> Tensor:
+        """What the host adds to an empty latent: sqrt(1 + sigma^2) eps at the largest sigma, sigma eps below it.
+
+        Args:
+            noise: eps, standard normal, any shape.
+            sigma: the first of the noise levels that are sampled.
+        """
+        largest = float(self.sigmas[-1])
+        whole = sigma > largest or math.isclose(largest, sigma, rel_tol=1e-5)
+        return noise * (math.sqrt(1 + sigma**2) if whole else sigma)
 
     def normal_sigmas(self, steps: int) -> Tensor:
         """The host's scheduler "normal": timesteps evenly from T - 1 down to 0, then sigma 0.

@@ -5,7 +5,6 @@ Same ids, inputs and meaning, and from the same seed the same noise as in the ho
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +64,7 @@ class Guider:
             raise ValueError("latent_image: it holds a noise mask, which only ComfyUI samples with; use --host comfy.")
         if len(sigmas) < 2:
             return latent
-        highest, first = float(backend.schedule(self.model).sigmas[-1]), float(sigmas[0])
-        largest = math.isclose(highest, first, rel_tol=1e-5) or first > highest
-        spread = noise.for_latent(latent) * (math.sqrt(1 + first**2) if largest else first)
+        spread = backend.schedule(self.model).starting_noise(noise.for_latent(latent), float(sigmas[0]))
         samples = samples + backend.from_model_space(self.model, spread)
         progress = backend.progress(len(sigmas) - 1, "sampling")
         done = backend.sample(

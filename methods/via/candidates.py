@@ -91,13 +91,13 @@ def root_candidates(
     latent = vae.encode(frame[..., :3])
     told, silent, nothing = (
         with_picture(positive, latent), with_picture(negative, latent), with_picture(negative, None))  # fmt: skip
-    sigmas = backend.schedule(model).normal_sigmas(steps)
+    schedule = backend.schedule(model)
+    sigmas = schedule.normal_sigmas(steps)
     bar = progress or backend.progress(steps * len(seeds), "candidates")
     edits = []
     for number, seed in enumerate(seeds):
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
-        # Pure noise of the training's last timestep, in sigma space; the host starts there, too.
-        start = backend.from_model_space(model, noise * (1 + sigmas[0] ** 2) ** 0.5)
+        start = backend.from_model_space(model, schedule.starting_noise(noise, float(sigmas[0])))
         samples = backend.sample(
             model, told, nothing, text_guidance, start, sigmas, Part(bar, number * steps), sampler=sampler, seed=seed,
             middle=silent, middle_guidance=image_guidance,

@@ -35,8 +35,8 @@ class ViaRecipe:
         blend: mode of the boundary blend, see ``blend.MODES``; None leaves it out. Without a
             mask nothing is blended.
         reading: of equation 6, see ``kernels.boundary_blend``.
-        seeds: of the root frame's candidates.
-        steps: of sampling and of the inversion, on the scheduler "normal".
+        seeds: of the root frame's candidates, counted on from the run's seed.
+        steps: of sampling and of the inversion.
         text_guidance, image_guidance: InstructPix2Pix's two scales.
         sampler: the host's SAMPLER, or a name.
         refinement: fixed-point iterations of each inversion step.
@@ -82,7 +82,7 @@ def find_root(
         positive, negative: CONDITIONING of the instruction and of the empty prompt.
         choose: the best candidate's number.
         mask: [frames, height, width], 1 where the edit belongs.
-        seed: of the frame's number.
+        seed: of the frame's number; the candidates' seeds count on from it.
 
     Raises:
         TypeError: the MODEL takes no image.
@@ -91,8 +91,9 @@ def find_root(
     frame = chosen_frame(-1, len(images), seed)
     source = images[frame : frame + 1]
     candidates = root_candidates(
-        backend, model, vae, source, positive, negative, recipe.seeds, steps=recipe.steps, sampler=recipe.sampler,
-        text_guidance=recipe.text_guidance, image_guidance=recipe.image_guidance,
+        backend, model, vae, source, positive, negative, [seed + number for number in recipe.seeds],
+        steps=recipe.steps, sampler=recipe.sampler, text_guidance=recipe.text_guidance,
+        image_guidance=recipe.image_guidance,
     )  # fmt: skip
     best = choose(source, candidates, None if mask is None else mask[frame % len(mask)])
     return Root(source, candidates[best : best + 1], candidates)
@@ -101,13 +102,14 @@ def find_root(
 def invert_clip(backend: Backend, model: Any, samples: Tensor, negative: Any, recipe: ViaRecipe) -> Trajectory:
     """The clip's latents at every noise level of the sampling, by DDIM inversion with the empty prompt.
 
-    The editor is shown each frame beside its noise, so that it knows what it is to find again.
+    On the scheduler "ddim_uniform", as DDIM Inversion. The editor is shown each frame beside its noise, so that it
+    knows what it is to find again.
 
     Args:
         samples: LATENT samples [frames, channels, h, w].
         negative: CONDITIONING of the empty prompt.
     """
-    sigmas = backend.schedule(model).normal_sigmas(recipe.steps).flip(0)
+    sigmas = backend.schedule(model).ddim_sigmas(recipe.steps).flip(0)
     bar = backend.progress(len(sigmas) - 1, "inversion")
     shown = with_picture(negative, samples)
     return Trajectory(backend.invert(model, shown, samples, sigmas, recipe.refinement, bar), sigmas)
@@ -135,7 +137,8 @@ def sample_edit(
         positive, negative: CONDITIONING of the instruction and of the empty prompt; the clip
             takes the place of images in them.
         mask: [frames or 1, height, width], 1 where to edit; None edits whole frames.
-        trajectory: of the clip (``invert_clip``), needed where a mask is blended.
+        trajectory: of the clip (``invert_clip``), needed where a mask is blended; its noise levels
+            are then sampled, blended or not, else those of the scheduler "normal".
         seed: of the noise.
 
     Returns:
@@ -152,10 +155,10 @@ def sample_edit(
         sampler = backend.blend_sampler(sampler, BoundaryBlend(trajectory, keep, recipe.blend, recipe.reading))
     if recipe.swap is not None:
         editor = backend.attach(editor, build_gather_swap(backend.sites(editor), **asdict(recipe.swap)))
-    sigmas = backend.schedule(editor).normal_sigmas(recipe.steps)
+    schedule = backend.schedule(editor)
+    sigmas = schedule.normal_sigmas(recipe.steps) if trajectory is None else trajectory.sigmas.flip(0).float()
     noise = torch.randn(samples[:1].shape, generator=torch.Generator().manual_seed(seed)).expand(samples.shape)
-    # Pure noise of the training's last timestep, in sigma space, as for the candidates.
-    start = backend.from_model_space(editor, noise * (1 + sigmas[0] ** 2) ** 0.5)
+    start = backend.from_model_space(editor, schedule.starting_noise(noise, float(sigmas[0])))
     return backend.sample(
         editor, with_picture(positive, samples), with_picture(negative, None), recipe.text_guidance, start, sigmas,
         backend.progress(len(sigmas) - 1, "sampling"), sampler=sampler, seed=seed,
@@ -186,7 +189,7 @@ def edit_clip(
         positive, negative: CONDITIONING of the instruction and of the empty prompt.
         choose: the best candidate's number, see ``find_root``.
         mask: [frames or 1, height, width], 1 where to edit; None edits whole frames.
-        seed: of the root frame's number and of the noise.
+        seed: of the root frame's number, of its candidates, and of the noise.
         cache: folder in which finished adaptations are found again.
 
     Returns:
