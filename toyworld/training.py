@@ -83,12 +83,13 @@ class Run:
     """
 
     def __init__(self, name: str, trained: dict[str, nn.Module], steps: int, peak: float, seed: int,
-                 ema: float = 0.999, warmup: int = 100, weight_decay: float = 0.01, save_minutes: float = 3.0):
+                 ema: float = 0.999, warmup: int = 100, weight_decay: float = 0.01, save_minutes: float = 3.0,
+                 plain: tuple[str, ...] = PLAIN):
         self.name, self.modules, self.steps, self.peak, self.warmup, self.seed = (
             name, trained, steps, peak, warmup, seed)
         named = [(k, p) for m in trained.values() for k, p in m.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
-        apart = [p for k, p in named if any(part in k for part in PLAIN)]
+        apart = [p for k, p in named if any(part in k for part in plain)]
         self.optimiser = Muon(self.parameters, lr=peak, weight_decay=weight_decay, plain=apart)
         self.ema = Ema(trained, ema)
         self.generator = torch.Generator().manual_seed(seed)

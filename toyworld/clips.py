@@ -1,0 +1,48 @@
+"""Clips for the video model's trainings: rendered in chunks, kept as uint8 under the ignored .cache folder.
+
+Clip i of a split is scene i, 13 frames from its beginning.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from .data import CACHE
+from .rendering import render_still
+from .scene import Scene, sample_scene
+
+FRAMES = 13
+#: clips in a chunk
+CHUNK = 100
+
+
+def scene_of(index: int, split: str = "train", size: int = 128, **overrides) -> Scene:
+    """The scene of clip `index`; `overrides` as in `sample_scene`."""
+    return sample_scene(index, split, frames=FRAMES, size=size, **overrides)
+
+
+def render_clip(job: tuple[int, str, int]) -> np.ndarray:
+    """uint8 [13,H,W,3] of (index, split, size)."""
+    scene = scene_of(*job)
+    return np.stack([render_still(scene, frame) for frame in range(FRAMES)])
+
+
+def clip_chunk(number: int, split: str = "train", size: int = 128, workers: int = 1, keep: bool = True) -> np.ndarray:
+    """Clips CHUNK number ... CHUNK (number + 1) - 1, uint8 [CHUNK,13,H,W,3]; `keep` stores them on disk."""
+    path = CACHE / f"clips_{split}_{size}_{number:03d}.npy"
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    jobs = [(index, split, size) for index in range(number * CHUNK, (number + 1) * CHUNK)]
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            clips = np.stack(list(pool.map(render_clip, jobs, chunksize=5)))
+    else:
+        clips = np.stack([render_clip(job) for job in jobs])
+    if keep:
+        CACHE.mkdir(exist_ok=True)
+        beside = path.with_suffix(".part.npy")
+        np.save(beside, clips)
+        beside.replace(path)
+    return clips
