@@ -17,13 +17,14 @@ from ...diffusion.schedule import DiscreteSchedule
 from . import identity, lora, patcher, sampling, training
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
+from .norms import norms_of
 from .progress import ComfyProgress
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from torch import Tensor
 
-    from ...methods.attachment import Attachment, BlockSite
+    from ...methods.attachment import Attachment, BlockSite, NormSite
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
 
@@ -35,6 +36,9 @@ class ComfyBackend:
 
     def sites(self, model: ModelPatcher) -> list[BlockSite]:
         return sites_of(model)
+
+    def norms(self, model: ModelPatcher) -> list[NormSite]:
+        return norms_of(model)
 
     def attachments(self, model: ModelPatcher) -> tuple[Attachment, ...]:
         return patcher.state_of(model).attachments

@@ -16,7 +16,7 @@ import comfy.ops
 import torch
 import torch.nn.functional as F
 
-from .runtime import forward_replaced
+from .forwards import forward_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +43,8 @@ def plain_weight(weight: Tensor) -> Tensor:
 def _norm(layer: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if isinstance(layer, torch.nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+    if isinstance(layer, torch.nn.RMSNorm):
+        return F.rms_norm(x, layer.normalized_shape, weight, layer.eps)
     return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
@@ -79,7 +81,7 @@ class FrozenConvolution(torch.autograd.Function):
 
 
 class FrozenNorm(torch.autograd.Function):
-    """Group or layer normalisation; saves x and computes the norm again in float32."""
+    """Group, layer or root mean square normalisation; saves x and computes the norm again in float32."""
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: nn.Module, host_forward: Callable) -> Tensor:
@@ -99,12 +101,12 @@ class FrozenNorm(torch.autograd.Function):
 
 
 def frozen_function(layer: nn.Module) -> type[torch.autograd.Function]:
-    """The Function for one layer of a U-Net.
+    """The Function for one layer of a network.
 
     Raises:
-        TypeError: a kind of layer that SD U-Nets do not have.
+        TypeError: a kind of layer that neither SD U-Nets nor the video transformers have.
     """
-    if isinstance(layer, (torch.nn.GroupNorm, torch.nn.LayerNorm)):
+    if isinstance(layer, (torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.RMSNorm)):
         return FrozenNorm
     dimensions = getattr(getattr(layer, "weight", None), "ndim", 0)
     if isinstance(layer, torch.nn.Linear) or (dimensions == 2 and hasattr(layer, "in_features")):
@@ -112,7 +114,7 @@ def frozen_function(layer: nn.Module) -> type[torch.autograd.Function]:
     if dimensions - 2 in CONVOLUTION_GRADIENTS and hasattr(layer, "stride"):
         return FrozenConvolution
     raise TypeError(f"model: cannot train through a layer of kind {type(layer).__name__}; "
-                    "use a Stable Diffusion U-Net in its usual form.")
+                    "use a model in the form in which the host loads it.")
 
 
 def frozen_forward(layer: nn.Module, matrices: Sequence[Tensor] = ()) -> Callable:
@@ -150,19 +152,24 @@ def casting(layer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(unet: nn.Module, deltas: Mapping[nn.Module, Sequence[Tensor]]) -> Iterator[None]:
+def frozen(
+    unet: nn.Module, deltas: Mapping[nn.Module, Sequence[Tensor]], instead: Mapping[nn.Module, Callable] | None = None
+) -> Iterator[None]:
     """All layers of a U-Net frozen and differentiable, inside the ``with``.
 
     Args:
         unet: the host's module.
         deltas: trained differences of projections by layer, float32: one matrix [out, in], or LoRA's two,
             [rank, in] and [out, rank].
+        instead: forwards of layers that something trained answers for.
     """
+    instead = instead or {}
     with ExitStack() as stack:
         for layer in unet.modules():
             if next(layer.parameters(recurse=False), None) is None:
                 continue
             if hasattr(layer, "comfy_cast_weights"):
                 stack.enter_context(casting(layer))
-            stack.enter_context(forward_replaced(layer, frozen_forward(layer, deltas.get(layer, ()))))
+            forward = instead[layer] if layer in instead else frozen_forward(layer, deltas.get(layer, ()))
+            stack.enter_context(forward_replaced(layer, forward))
         yield

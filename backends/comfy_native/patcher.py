@@ -10,6 +10,7 @@ from comfy.patcher_extension import WrappersMP
 
 from . import lanes
 from .blocks import refuse_second_owner, sites_of
+from .norms import norms_of
 from .runtime import check_conditions, run_attached
 from .state import KEY, Attached, attached_to, attentions_of
 
@@ -44,15 +45,20 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
     if missing:
         raise ValueError(f"model: has no block {min(missing)}, which {attachment.method} was made for; "
                          "use the base model that it was tuned on.")
+    known = {site.path for site in norms_of(model)} if attachment.norms is not None else set()
+    if unknown := {key.replace("/", ".") for key in attachment.norms or ()} - known:
+        raise ValueError(f"model: has no norm layer {min(unknown)}, which {attachment.method} was made for; "
+                         "use the base model that it was tuned on.")
     replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
     for kind in attentions_of(attachment):
         refuse_second_owner(replaced, kind, attachment.sites, attachment.method)
     clone = with_state(model, state_of(model).with_attachment(attachment))
     key = f"{KEY}.{attachment.method}"
     clone.remove_additional_models(key)
-    if attachment.modules is not None:
+    if attachment.trees:
         # Under the host's own memory management: counted, loaded with the MODEL and taken off the device with it.
-        clone.set_additional_models(key, [ModelPatcher(attachment.modules, model.load_device, model.offload_device)])
+        loaded = [ModelPatcher(tree, model.load_device, model.offload_device) for tree in attachment.trees]
+        clone.set_additional_models(key, loaded)
     return clone
 
 

@@ -15,11 +15,17 @@ from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import FrameLayout, FrameMixing
 from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
+from .forwards import forward_replaced, on_device_of
 from .lanes_attention import lane_patches
+from .norms import norms_adjusted
 from .state import Attached, attached_to
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+#: The layer that gives a submodule's output. A replaced attention runs past the attention's own forward, but not
+#: past its last layer.
+LAST = {"attn1": "attn1.to_out", "attn2": "attn2.to_out", "ff": "ff"}
 
 #: Tokens of a clip from which on a block is computed again in backward instead of kept: SD1.x at 8 frames of
 #: 512x512 passes it on its outer stages, the toy U-Net nowhere.
@@ -40,42 +46,48 @@ def frame_layout(batch: int, options: Mapping[str, Any]) -> FrameLayout:
     return FrameLayout(branches, batch // branches, height, width)
 
 
-@contextmanager
-def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Let ``forward`` answer for the module inside the ``with``; afterwards exactly what was there before does."""
-    had, before = "forward" in module.__dict__, module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if had:
-            module.forward = before
-        else:
-            del module.__dict__["forward"]
-
-
-def extended_block(inner: Callable, modules: Sequence[nn.Module], state: Attached) -> Callable:
-    """Forward of a transformer block with ``modules`` after its feed-forward."""
+def extended_block(block: nn.Module, path: str, state: Attached) -> Callable:
+    """Forward of a transformer block with what is attached to its submodules' outputs and after its feed-forward."""
+    inner, modules, outputs = block.forward, state.modules(path), state.outputs(path)
 
     def forward(x: Tensor, context: Tensor | None = None, transformer_options: dict | None = None) -> Tensor:
         # The host goes on writing the block's name into the same dict, but backward computes this block again.
         options = dict(transformer_options or {})
 
         def run(x: Tensor, context: Tensor | None) -> Tensor:
-            z = inner(x, context=context, transformer_options=options)
-            for module in modules:
-                weight = next(module.parameters())
-                if weight.device != z.device:
-                    # Short of memory, the host leaves models that are not its own layers where they rested.
-                    module.to(z.device)
-                z = module(z.to(weight.dtype), frame_layout(z.shape[0], options)).to(z.dtype)
-            return z
+            with outputs_passed(block, outputs, options):
+                z = inner(x, context=context, transformer_options=options)
+            return through(modules, z, options)
 
         if recomputed(state, x.shape[0] * x.shape[1]):
             return checkpoint(run, x, context, use_reentrant=False, preserve_rng_state=False)
         return run(x, context)
 
     return forward
+
+
+def through(modules: Sequence[nn.Module], z: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """z [branches * frames, tokens, channels] after each of the modules, in their width and back."""
+    for module in modules:
+        width = next(on_device_of(module, z).parameters()).dtype
+        z = module(z.to(width), frame_layout(z.shape[0], options)).to(z.dtype)
+    return z
+
+
+@contextmanager
+def outputs_passed(
+    block: nn.Module, outputs: Mapping[str, Sequence[nn.Module]], options: Mapping[str, Any]
+) -> Iterator[None]:
+    """The outputs of a block's submodules go through ``outputs`` (by name), inside the ``with``."""
+
+    def passed(inner: Callable, modules: Sequence[nn.Module]) -> Callable:
+        return lambda z: through(modules, inner(z), options)
+
+    with ExitStack() as stack:
+        for name, modules in outputs.items():
+            layer = block.get_submodule(LAST[name])
+            stack.enter_context(forward_replaced(layer, passed(layer.forward, modules)))
+        yield
 
 
 def recomputed_block(inner: Callable, state: Attached) -> Callable:
@@ -134,7 +146,10 @@ def blocks_extended(unet: nn.Module, state: Attached) -> Iterator[None]:
     with ExitStack() as stack:
         for path in paths:
             block = unet.get_submodule(path)
-            stack.enter_context(forward_replaced(block, extended_block(block.forward, state.modules(path), state)))
+            stack.enter_context(forward_replaced(block, extended_block(block, path, state)))
+        if not state.training:
+            # In training they stay replaced from step to step: backward computes blocks again.
+            stack.enter_context(norms_adjusted(unet, state.norms))
         for module in unet.modules() if state.training else ():
             if isinstance(module, ResBlock):
                 stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))

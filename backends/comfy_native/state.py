@@ -51,10 +51,35 @@ class Attached:
         key = path.replace(".", "/")
         return [a.modules[key] for a in self.attachments if a.modules is not None and key in a.modules]
 
+    def outputs(self, path: str) -> dict[str, list[nn.Module]]:
+        """Modules on the output of one block's submodules (attn1, attn2, ff), in order."""
+        found: dict[str, list[nn.Module]] = {}
+        for attachment in self.attachments:
+            for key, module in (attachment.outputs or {}).items():
+                block, _, name = key.replace("/", ".").rpartition(".")
+                if block == path and works(module):
+                    found.setdefault(name, []).append(module)
+        return found
+
+    @property
+    def norms(self) -> dict[str, nn.Module]:
+        """The module that answers for each replaced norm layer, by the layer's path."""
+        return {
+            key.replace("/", "."): module
+            for a in self.attachments if a.norms is not None for key, module in a.norms.items() if works(module)
+        }  # fmt: skip
+
     @property
     def touched(self) -> frozenset[str]:
         """Paths of the blocks whose forward is extended."""
-        return frozenset(key.replace("/", ".") for a in self.attachments if a.modules is not None for key in a.modules)
+        after = {key for a in self.attachments if a.modules is not None for key in a.modules}
+        inside = {key.rpartition("/")[0] for a in self.attachments if a.outputs is not None for key in a.outputs}
+        return frozenset(key.replace("/", ".") for key in after | inside)
+
+
+def works(module: nn.Module) -> bool:
+    """Whether a module does anything: at strength 0 the layer's own forward answers, bit for bit."""
+    return getattr(module, "strength", 1.0) != 0
 
 
 def attentions_of(attachment: Attachment) -> tuple[str, ...]:

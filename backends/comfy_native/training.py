@@ -14,11 +14,12 @@ import comfy.samplers
 import torch
 import torch.nn.functional as F
 
-from ...methods.attachment import Attachment
+from ...methods.attachment import Attachment, module_parameters
 from ...methods.lora import factors
 from .blocks import located, unet_of
 from .frozen import frozen
-from .patcher import with_state
+from .norms import adjusted
+from .patcher import state_of, with_state
 from .runtime import check_fit
 from .state import KEY, Attached
 
@@ -115,7 +116,10 @@ class ComfyTraining:
             self._ready = self._prepare(noisy)
             base, dtype = self._ready[0], training_dtype(self.patcher.load_device)
             self.armed.enter_context(attribute_set(base, "manual_cast_dtype", dtype))
-            self.armed.enter_context(frozen(base.diffusion_model, self.deltas))
+            unet, state = base.diffusion_model, state_of(self.patcher)
+            replaced = {unet.get_submodule(path): module for path, module in state.norms.items()}
+            instead = {layer: adjusted(layer, module, training=True) for layer, module in replaced.items()}
+            self.armed.enter_context(frozen(unet, self.deltas, instead))
             self._shape = noisy.shape
         return self._ready
 
@@ -179,17 +183,6 @@ def low_rank(unet: Any, lora: Mapping[str, Tensor]) -> dict[torch.nn.Module, tup
     return {unet.get_submodule(name): pair for name, pair in factors(lora).items()}
 
 
-def module_parameters(attachments: Iterable[Attachment]) -> dict[str, Tensor]:
-    """The trainable parameters of attached modules, by ``<method>.<site path>.<name>``."""
-    found = {}
-    for attachment in attachments:
-        for key, module in (attachment.modules or {}).items():
-            for name, parameter in module.named_parameters():
-                if parameter.requires_grad:
-                    found[f"{attachment.method}.{key.replace('/', '.')}.{name}"] = parameter
-    return found
-
-
 @contextmanager
 def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
     """An attribute with another value inside the ``with``, where the owner has it."""
@@ -207,7 +200,7 @@ def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
 @contextmanager
 def modules_on(attachments: Iterable[Attachment], device: torch.device, home: torch.device) -> Iterator[None]:
     """The attached modules on the device that trains; afterwards where the host keeps models that rest."""
-    trees = [a.modules for a in attachments if a.modules is not None]
+    trees = [tree for a in attachments for tree in a.trees]
     try:
         for tree in trees:
             tree.to(device)

@@ -1,0 +1,32 @@
+"""Forwards of the host's layers, replaced for a while: no key is renamed, and nothing of ours stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Let ``forward`` answer for the module inside the ``with``; afterwards exactly what was there before does."""
+    had, before = "forward" in module.__dict__, module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            module.forward = before
+        else:
+            del module.__dict__["forward"]
+
+
+def on_device_of(module: nn.Module, z: Tensor) -> nn.Module:
+    """The module, where its input is: short of memory, the host leaves models that are not its own layers where
+    they rested."""
+    if next(module.parameters()).device != z.device:
+        module.to(z.device)
+    return module
