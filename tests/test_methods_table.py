@@ -20,8 +20,9 @@ TRAINED = {
     "temporal-attention": {"query", "key", "value", "out", "bias"},
 }
 QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}}
-# Nothing of it is tuned or saved, and outside of sampling it does nothing: test_methods_via_gather_swap.py.
-SAMPLING_ONLY = {"gather-swap"}
+# Nothing of these is tuned or saved, and outside of sampling they do nothing: test_methods_via_gather_swap.py,
+# test_methods_rave.py.
+SAMPLING_ONLY = {"gather-swap", "rave"}
 
 
 def test_the_table_covers_the_registry():

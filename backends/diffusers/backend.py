@@ -18,12 +18,13 @@ from ...methods.attachment import check_rivals
 from ...methods.lora import PROJECTIONS, check_shapes, differences
 from .. import fingerprint
 from .blend import BlendedSampler
+from .control import ControlNet
 from .denoiser import Denoiser
 from .model import DiffusersModel
 from .parts import Autoencoder, ImageEncoder, TextEncoder
 from .paths import locate
 from .sampling import sample
-from .toy import load_toy_clip, load_toy_editor, load_toy_models
+from .toy import load_toy_clip, load_toy_controlnet, load_toy_editor, load_toy_models
 from .training import opened
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class DiffusersBackend:
     def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
                progress: Progress) -> list[Tensor]:
         # The noise of the source: what edits all frames alike has no part in it.
-        plain = replace(model, attachments=tuple(a for a in model.attachments if a.lanes is None))
+        kept = tuple(a for a in model.attachments if a.lanes is None and a.grids is None)
+        plain = replace(model, attachments=kept)
         denoise = Denoiser(plain, conditioning, frames=len(samples))
         with torch.no_grad():
             trajectory = ddim_inversion(
@@ -146,6 +148,9 @@ class DiffusersBackend:
 
     def load_toy_editor(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         return load_toy_editor()
+
+    def load_toy_controlnet(self) -> ControlNet:
+        return load_toy_controlnet()
 
     def load_toy_clip(self) -> tuple[TextEncoder, ImageEncoder]:
         return load_toy_clip()

@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...methods.rave import denoise_in_grids, to_grid
 from ...methods.via.gather_swap import Bank, LaneCall
 from ...methods.via.lock_step import denoise_in_lock_step
 from .conditioning import image_of, text_of, with_image
+from .control import added_up, residuals_of
 from .patching import Batch, attached
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .control import Control, Residuals
     from .model import DiffusersModel
 
 #: Frames in a call of the U-Net where nothing says how many: more use no device better, and memory stays flat.
 AT_ONCE = 16
 
 
-def call_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-    """epsilon in x's dtype, whatever the U-Net's device and dtype are."""
+def call_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None) -> Tensor:
+    """epsilon in x's dtype, whatever the U-Net's device and dtype are; ``residuals`` are ControlNets'."""
     place = {"device": unet.device, "dtype": unet.dtype}
-    noise = unet(x.to(**place), timestep.to(unet.device), encoder_hidden_states=text.to(**place), return_dict=False)[0]
+    down, middle = residuals or (None, None)
+    noise = unet(x.to(**place), timestep.to(unet.device), encoder_hidden_states=text.to(**place),
+                 down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False)[0]
     return noise.to(x.device, x.dtype)
 
 
@@ -36,11 +41,13 @@ class Branch:
     name: str
     text: Tensor
     image: Tensor | None
+    control: Control | None = None
 
-    def rows(self, ids: Sequence[int]) -> list[list[Any]]:
-        """CONDITIONING of some frames."""
+    def rows(self, ids: Sequence[int], grid: int = 1) -> list[list[Any]]:
+        """CONDITIONING of some frames, or of pictures of ``grid`` x ``grid`` of them."""
         index = list(ids)
-        return [[self.text[index], {} if self.image is None else {"concat_latent_image": self.image[index]}]]
+        image = {} if self.image is None else {"concat_latent_image": to_grid(self.image[index], grid)}
+        return [[self.text[index[:: grid**2]], image]]
 
 
 class Denoiser:
@@ -56,6 +63,9 @@ class Denoiser:
     x with lanes, ``frame_ids``, ``sample_sigmas``. Lanes go in calls of their own, without the
     methods that mix frames: those are made for a clip's neighbouring frames, never for a group.
 
+    With RAVE attached, pictures of several frames take the frames' place, and their number that of
+    the frames; it needs ``sample_sigmas`` too.
+
     A U-Net with more input channels than output channels edits images: it reads the positive
     condition's ``concat_latent_image`` beside x, and zeros where another condition has none.
 
@@ -67,7 +77,8 @@ class Denoiser:
         middle, middle_cfg: see ``dual``.
         frames: of the clip.
         joint: all branches in one call, until memory runs out.
-        chunk: frames in a call; 0: what gather-swap's settings say, else ``AT_ONCE``.
+        chunk: frames (with RAVE: grids) in a call; 0: what gather-swap's or RAVE's settings say, else ``AT_ONCE``
+            frames.
 
     Raises:
         ValueError: a conditioning that does not fit the frames, or an editor without an image.
@@ -78,7 +89,10 @@ class Denoiser:
         self.model, self.frames, self.joint = model, frames, joint
         self.lanes = next((a.lanes for a in model.attachments if a.lanes is not None), None)
         self.mixes = any(a.mixes_frames for a in model.attachments)
-        self.chunk = chunk or (self.lanes.chunk if self.lanes else 0) or AT_ONCE
+        self.grids = next((a.grids for a in model.attachments if a.grids is not None), None)
+        self.grid = self.grids.grid if self.grids else 1
+        owner = self.lanes or self.grids
+        self.chunk = chunk or (owner.chunk if owner else 0) or max(1, AT_ONCE // self.grid**2)
         # Each condition but the last has the scale of its difference from the next.
         named = [("positive", positive, cfg), ("negative", negative, 1.0)]
         if middle is not None:
@@ -111,11 +125,17 @@ class Denoiser:
 
         Args:
             frame_ids: frame of each row during lock-step; without it the rows are the frames.
-            sample_sigmas: of the whole run, needed with ``frame_ids``.
+            sample_sigmas: of the whole run, needed with ``frame_ids`` and by RAVE.
 
         Raises:
-            ValueError: gather-swap is attached, but the rows hold no lanes.
+            ValueError: gather-swap or RAVE is attached, but the sampler does not carry what it needs.
         """
+        if self.grids is not None:
+            if sample_sigmas is None:
+                raise ValueError("model: RAVE is attached, but the sampler does not tell its noise levels; "
+                                 "sample through backends.diffusers.sampling.sample.")
+            return denoise_in_grids(self.grids, lambda tiles, order: self._rows(
+                tiles, sigma[:1].expand(len(tiles)), order, None, None), x, float(sigma[0]), sample_sigmas)
         if self.lanes is None:
             return self._rows(x, sigma, frame_ids or range(self.frames), None, None)
         if frame_ids is None or sample_sigmas is None:
@@ -130,13 +150,16 @@ class Denoiser:
             if image is None and name in ("positive", "cond1"):
                 raise ValueError(f"{name}: this MODEL edits images, but the condition holds none; "
                                  "put it through InstructPixToPixConditioning.")
-        return Branch(name, text, image)
+        if self.grid > 1 and len(conditioning[0][0]) > 1:
+            raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but RAVE shows the model several frames "
+                             "at once; give one prompt for all of them.")
+        return Branch(name, text, image, conditioning[0][1].get("control"))
 
     def _rows(self, x: Tensor, sigma: Tensor, ids: Sequence[int], mode: str | None, bank: Bank | None) -> Tensor:
         """Denoised rows; see ``methods.via.lock_step.Rows``."""
         whole = mode == "gather" or self.mixes
         while True:
-            step = len(ids) if whole else min(self.chunk, len(ids))
+            step = len(x) if whole else min(self.chunk, len(x))
             try:
                 return torch.cat(list(self._chunks(x, sigma, ids, step, mode, bank)))
             except torch.OutOfMemoryError:
@@ -153,16 +176,16 @@ class Denoiser:
         attachments = [a for a in self.model.attachments if not (mode == "gather" and a.mixes_frames)]
         together = len(self.branches) if self.joint else 1
         groups = [self.branches[i : i + together] for i in range(0, len(self.branches), together)]
-        batch = Batch()
-        for start in range(0, len(ids), step):
-            rows = slice(start, start + step)
+        batch, places = Batch(), self.grid**2
+        for start in range(0, len(x), step):
+            rows, here = slice(start, start + step), ids[start * places : (start + step) * places]
             denoised = []
             for group in groups:
                 names = tuple(branch.name for branch in group)
-                batch.branches, batch.frames = len(group), len(ids[rows])
+                batch.branches, batch.frames = len(group), len(x[rows])
                 batch.lanes = None if mode is None else LaneCall(mode, names, bank, self.lanes)
                 with attached(self.model.unet, attachments, self.model.query_deltas, batch):
-                    denoised += self._denoised(x[rows], sigma[rows], group, ids[rows])
+                    denoised += self._denoised(x[rows], sigma[rows], group, here)
             yield self._guided(denoised)
 
     def _denoised(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch], ids: Sequence[int]) -> list[Tensor]:
@@ -170,10 +193,14 @@ class Denoiser:
         unet, n = self.model.unet, len(branches)
         spread = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
         scaled = x / (1 + spread**2).sqrt()
-        conditions = [branch.rows(ids) for branch in branches]
+        conditions = [branch.rows(ids, self.grid) for branch in branches]
         inputs = [with_image(unet, scaled, c, b.name) for c, b in zip(conditions, branches, strict=True)]
-        timestep = self.model.schedule.timestep(sigma).repeat(n)
-        noise = call_unet(unet, torch.cat(inputs), timestep, torch.cat([c[0][0] for c in conditions]))
+        timestep = self.model.schedule.timestep(sigma)
+        controlled = added_up([
+            residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, self.grid)
+            for c, b in zip(conditions, branches, strict=True)])  # fmt: skip
+        texts = torch.cat([c[0][0] for c in conditions])
+        noise = call_unet(unet, torch.cat(inputs), timestep.repeat(n), texts, controlled)
         return [x - spread * part for part in noise.chunk(n)]
 
     def _guided(self, denoised: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""One run of a sampler, with gather-swap's lanes where the MODEL has it attached."""
+"""One run of a sampler, with what gather-swap or RAVE need where the MODEL has one of them attached."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def sample(
         ValueError: an unknown sampler, or a group larger than the clip.
     """
     function = named_sampler(sampler)
+    if denoise.grids is not None:
+        extra_args = {**(extra_args or {}), "sample_sigmas": sigmas}
     if denoise.lanes is None:
         return function(denoise, x, sigmas, extra_args=extra_args, callback=callback, disable=True, **options)
     return sample_in_lock_step(denoise.lanes, function, denoise, x, sigmas, extra_args, callback, True, **options)

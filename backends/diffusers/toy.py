@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...toyworld import models
+from .control import ControlNet
 from .model import DiffusersModel
 from .parts import Autoencoder, ImageEncoder, TextEncoder
 
@@ -25,6 +26,12 @@ def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
 def load_toy_editor() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
     """MODEL and CLIP of the instruction editor, and the same VAE; raises as ``load_toy_models``."""
     return _values(models.load_editor, models.load_editor_text_encoder)
+
+
+def load_toy_controlnet() -> ControlNet:
+    """CONTROL_NET of edges; raises as ``load_toy_models``."""
+    net = models.load_controlnet().to("cuda" if torch.cuda.is_available() else "cpu")
+    return ControlNet(net.to(memory_format=torch.channels_last))
 
 
 def load_toy_clip() -> tuple[TextEncoder, ImageEncoder]:

@@ -11,6 +11,7 @@ import torch
 
 from ...methods.lora import factors
 from .conditioning import text_of, with_image
+from .control import residuals_of
 from .denoiser import call_unet
 from .patching import RECOMPUTE_TOKENS, Batch, attached
 from .paths import locate
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
 class DiffusersTrainingView:
     """See ``backends.protocol.TrainingView``."""
 
-    def __init__(self, unet: nn.Module, parameters: Mapping[str, Tensor], conditioning: Any):
+    def __init__(self, model: DiffusersModel, parameters: Mapping[str, Tensor], conditioning: Any):
         self.parameters = parameters
-        self._unet, self._conditioning = unet, conditioning
+        self._unet, self._schedule, self._conditioning = model.unet, model.schedule, conditioning
 
     def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
         """epsilon_theta(x_t, t, c). noisy: [frames, channels, h, w]; timestep: integer, [] or [frames]."""
         conditioning = self._conditioning if conditioning is None else conditioning
-        text = text_of(conditioning, len(noisy))
+        text, timestep = text_of(conditioning, len(noisy)), timestep.expand(len(noisy))
+        control, sigma = conditioning[0][1].get("control"), float(self._schedule.sigma(timestep[0]))
+        with torch.no_grad():  # a ControlNet reads x and hints alone, and nothing of it is trained
+            controlled = residuals_of(control, noisy, timestep, text, sigma, self._schedule, range(len(noisy)))
         with torch.enable_grad():
-            return call_unet(self._unet, with_image(self._unet, noisy, conditioning), timestep.expand(len(noisy)), text)
+            return call_unet(self._unet, with_image(self._unet, noisy, conditioning), timestep, text, controlled)
 
 
 def module_parameters(attachments: Sequence[Attachment]) -> dict[str, Tensor]:
@@ -95,7 +99,7 @@ def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditionin
     text_of(conditioning, frames)
     recompute_from = 0 if checkpointing else RECOMPUTE_TOKENS
     with _frozen(unet), attached(unet, attachments, deltas, Batch(frames=frames), recompute_from):
-        yield DiffusersTrainingView(unet, {**module_parameters(attachments), **trained, **low_rank}, conditioning)
+        yield DiffusersTrainingView(model, {**module_parameters(attachments), **trained, **low_rank}, conditioning)
 
 
 class _Trained:
