@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Stages of the U-Net by the name that a user picks them with.
 BLOCKS = {"all": ("input", "middle", "output"), "down": ("input",), "middle": ("middle",), "up": ("output",)}
 
+#: Parts of a transformer block whose output a method can pass on, by their names in every host.
+OUTPUTS = ("attn1", "attn2", "ff")
+
 
 @dataclass(frozen=True)
 class FrameLayout:
@@ -106,7 +109,7 @@ class Attachment:
         norms: ``nn.ModuleDict`` by ``NormSite.key``; each answers for that layer,
             ``module(z, weight, bias, groups, eps) -> z'`` with the layer's own affine as the host
             would use it now. A module whose ``strength`` is 0 is passed over: the layer answers.
-        outputs: ``nn.ModuleDict`` by ``<BlockSite.key>/attn1``, ``/attn2`` or ``/ff``; each runs on
+        outputs: ``nn.ModuleDict`` by ``<BlockSite.key>/<one of OUTPUTS>``; each runs on
             what that part of the block gives, before it is added to the tokens,
             ``module(z, layout) -> z``. Strength 0 as with ``norms``.
     """

@@ -21,6 +21,7 @@ from .blend import BlendedSampler
 from .control import ControlNet
 from .denoiser import Denoiser
 from .model import DiffusersModel
+from .norms import located_norms
 from .parts import Autoencoder, ImageEncoder, TextEncoder
 from .paths import locate
 from .sampling import sample
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...diffusion.schedule import DiscreteSchedule
-    from ...methods.attachment import Attachment, BlockSite
+    from ...methods.attachment import Attachment, BlockSite, NormSite
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
 
@@ -58,6 +59,10 @@ class DiffusersBackend:
     def sites(self, model: DiffusersModel) -> list[BlockSite]:
         return [located.site for located in locate(model.unet)]
 
+    def norms(self, model: DiffusersModel) -> list[NormSite]:
+        self.sites(model)
+        return [site for site, _ in located_norms(model.unet)]
+
     def attachments(self, model: DiffusersModel) -> tuple[Attachment, ...]:
         return model.attachments
 
@@ -67,8 +72,11 @@ class DiffusersBackend:
             raise ValueError(f"model: {attachment.method} names the block {min(unknown)}, which this U-Net has not.")
         kept = [a for a in model.attachments if a.method != attachment.method]
         check_rivals(attachment, kept)
-        if attachment.modules is not None:
-            attachment.modules.to(model.unet.device)
+        if strange := set(attachment.norms or ()) - {site.key for site in self.norms(model)}:
+            raise ValueError(f"model: {attachment.method} names the norm layer {min(strange).replace('/', '.')}, "
+                             "which this U-Net has not.")
+        for tree in attachment.trees:
+            tree.to(model.unet.device)
         return replace(model, attachments=(*kept, attachment))
 
     def add_query_deltas(self, model: DiffusersModel, deltas: Mapping[str, Tensor]) -> DiffusersModel:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ...methods.attachment import Attachment, FrameLayout, FrameMixing
+from ...methods.attachment import OUTPUTS, Attachment, FrameLayout, FrameMixing
 from ...methods.lora import PROJECTIONS
+from .norms import replaced_norms
 from .paths import LocatedBlock, locate
 
 if TYPE_CHECKING:
@@ -97,11 +98,7 @@ def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Calla
     original = block.forward
 
     def run(hidden_states: Tensor, *args, **kwargs) -> Tensor:
-        out = original(hidden_states, *args, **kwargs)
-        for module in modules:
-            width = next(module.parameters()).dtype
-            out = module(out.to(width), layout()).to(out.dtype)
-        return out
+        return through(original(hidden_states, *args, **kwargs), modules, layout)
 
     def forward(hidden_states: Tensor, *args, **kwargs) -> Tensor:
         if recompute_from is not None and hidden_states.shape[0] * hidden_states.shape[1] >= recompute_from:
@@ -109,6 +106,24 @@ def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Calla
         return run(hidden_states, *args, **kwargs)
 
     return forward
+
+
+def passed_on(part: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Callable:
+    """Forward of a part of a transformer block with ``modules`` on its output."""
+    original = part.forward
+
+    def forward(*args, **kwargs) -> Tensor:
+        return through(original(*args, **kwargs), modules, layout)
+
+    return forward
+
+
+def through(out: Tensor, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Tensor:
+    """The modules one after another, each in the float width of its own weights."""
+    for module in modules:
+        width = next(module.parameters()).dtype
+        out = module(out.to(width), layout()).to(out.dtype)
+    return out
 
 
 def shifted_linear(linear: nn.Linear, delta: Tensor) -> Callable:
@@ -143,6 +158,10 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
                 attention = {"self": block.attn1, "cross": block.attn2}[kind]
                 yield forward_replaced(attention, lane_attention(attention, path, kind, batch))
     key = located.site.key
+    for part in OUTPUTS:
+        outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
+        if outputs := [module for module in outputs if module.strength != 0]:
+            yield forward_replaced(block.get_submodule(part), passed_on(block.get_submodule(part), outputs, layout))
     modules = [a.modules[key] for a in here if a.modules is not None and key in a.modules]
     if modules or recompute_from is not None:
         yield forward_replaced(block, extended_block(block, modules, layout, recompute_from))
@@ -173,4 +192,6 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
                 size = sizes[id(transformer)]
                 for patch in _patches(located, attachments, deltas, batch, size, recompute_from):
                     stack.enter_context(patch)
+        for layer, forward in replaced_norms(unet, attachments):
+            stack.enter_context(forward_replaced(layer, forward))
         yield

@@ -3,7 +3,7 @@
 An LDM U-Net counts its layers in two flat lists: with L layers a block, down block i, layer j
 is ``input_blocks.{1 + i (L + 1) + j}`` (the one more is the downsampler, the first is conv_in)
 and up block i, layer j is ``output_blocks.{i (L + 1) + j}`` (an up block has L + 1 layers).
-Entry 1 of each is the transformer.
+Entry 0 of each is the residual block, entry 1 the transformer.
 """
 
 from __future__ import annotations
@@ -28,23 +28,34 @@ class LocatedBlock:
     block: nn.Module
 
 
-def _transformers(unet: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
-    """(LDM path, diffusers path, Transformer2DModel) in the order of the forward pass."""
+def _named_layers(unet: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+    """(LDM path, diffusers path, residual block or transformer) in the order of the forward pass."""
     index = 1
     for i, down in enumerate(unet.down_blocks):
-        for j in range(len(down.resnets)):
-            if attentions := getattr(down, "attentions", None):
-                yield f"input_blocks.{index}.1", f"down_blocks.{i}.attentions.{j}", attentions[j]
-            index += 1
-        index += 1
-    for j, transformer in enumerate(getattr(unet.mid_block, "attentions", ())):
-        yield f"middle_block.{2 * j + 1}", f"mid_block.attentions.{j}", transformer
+        yield from _pairs(down, "input_blocks", index, f"down_blocks.{i}")
+        index += len(down.resnets) + 1
+    for j, resnet in enumerate(unet.mid_block.resnets):
+        yield f"middle_block.{2 * j}", f"mid_block.resnets.{j}", resnet
+        # One transformer between each two residual blocks.
+        for transformer in getattr(unet.mid_block, "attentions", ())[j : j + 1]:
+            yield f"middle_block.{2 * j + 1}", f"mid_block.attentions.{j}", transformer
     index = 0
     for i, up in enumerate(unet.up_blocks):
-        for j in range(len(up.resnets)):
-            if attentions := getattr(up, "attentions", None):
-                yield f"output_blocks.{index}.1", f"up_blocks.{i}.attentions.{j}", attentions[j]
-            index += 1
+        yield from _pairs(up, "output_blocks", index, f"up_blocks.{i}")
+        index += len(up.resnets)
+
+
+def _pairs(block: nn.Module, part: str, first: int, path: str) -> Iterator[tuple[str, str, nn.Module]]:
+    attentions = getattr(block, "attentions", None)
+    for j, resnet in enumerate(block.resnets):
+        yield f"{part}.{first + j}.0", f"{path}.resnets.{j}", resnet
+        if attentions:
+            yield f"{part}.{first + j}.1", f"{path}.attentions.{j}", attentions[j]
+
+
+def layers(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(LDM path, residual block or transformer) of a ``UNet2DConditionModel``, in the order of the forward pass."""
+    return ((ldm, module) for ldm, _, module in _named_layers(unet))
 
 
 def locate(unet: nn.Module) -> list[LocatedBlock]:
@@ -57,11 +68,11 @@ def locate(unet: nn.Module) -> list[LocatedBlock]:
     if not all(hasattr(unet, part) for part in parts):
         raise TypeError(f"model: expected a Stable Diffusion U-Net, but got {type(unet).__name__}.")
     found = []
-    for ldm, diffusers, transformer in _transformers(unet):
-        for k, block in enumerate(getattr(transformer, "transformer_blocks", ())):
+    for ldm, diffusers, layer in _named_layers(unet):
+        for k, block in enumerate(getattr(layer, "transformer_blocks", ())):
             suffix = f".transformer_blocks.{k}"
             site = BlockSite(ldm + suffix, block.attn1.to_q.in_features, block.attn1.heads)
-            found.append(LocatedBlock(site, diffusers + suffix, transformer, block))
+            found.append(LocatedBlock(site, diffusers + suffix, layer, block))
     if not found:
         raise TypeError(f"model: the {type(unet).__name__} has no transformer blocks to attach to.")
     return found

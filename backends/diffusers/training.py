@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...methods.attachment import module_parameters
 from ...methods.lora import factors
 from .conditioning import text_of, with_image
 from .control import residuals_of
@@ -39,17 +40,6 @@ class DiffusersTrainingView:
             controlled = residuals_of(control, noisy, timestep, text, sigma, self._schedule, range(len(noisy)))
         with torch.enable_grad():
             return call_unet(self._unet, with_image(self._unet, noisy, conditioning), timestep, text, controlled)
-
-
-def module_parameters(attachments: Sequence[Attachment]) -> dict[str, Tensor]:
-    """Trained tensors of the attachments' modules by ``<method>.<site path>.<name>``."""
-    found = {}
-    for attachment in attachments:
-        for key, module in (attachment.modules or {}).items():
-            for name, parameter in module.named_parameters():
-                if parameter.requires_grad:
-                    found[f"{attachment.method}.{key.replace('/', '.')}.{name}"] = parameter
-    return found
 
 
 def query_parameters(unet: nn.Module, attachments: Sequence[Attachment]) -> dict[str, Tensor]:
@@ -88,8 +78,8 @@ def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditionin
     """
     unet = model.unet
     for attachment in attachments:
-        if attachment.modules is not None:
-            attachment.modules.to(unet.device)
+        for tree in attachment.trees:
+            tree.to(unet.device)
     trained = query_parameters(unet, attachments) if queries else {}
     low_rank = {key: start.detach().to(unet.device, copy=True).requires_grad_() for key, start in lora.items()}
     new = {key.removeprefix("queries."): (delta,) for key, delta in trained.items()}

@@ -17,7 +17,7 @@ from ...diffusion.inversion import ddim_inversion
 from ...diffusion.samplers import named_sampler
 from ...diffusion.sampling import guided
 from ...diffusion.schedule import DiscreteSchedule
-from ...methods.attachment import Attachment, BlockSite, check_rivals, named_tensors
+from ...methods.attachment import Attachment, BlockSite, NormSite, check_rivals, module_parameters
 from ...methods.lora import PROJECTIONS, differences
 from ...methods.via.gather_swap import Bank, LaneCall
 from ...methods.via.lock_step import denoise_in_lock_step, sample_in_lock_step
@@ -74,6 +74,9 @@ class DoubleBackend:
     def sites(self, model: DoubleModel) -> list[BlockSite]:
         return [BlockSite(path, CHANNELS, HEADS) for path in PATHS]
 
+    def norms(self, model: DoubleModel) -> list[NormSite]:
+        return model.unet.norms()
+
     def attachments(self, model: DoubleModel) -> tuple[Attachment, ...]:
         return model.attached.attachments
 
@@ -122,7 +125,7 @@ class DoubleBackend:
     ) -> Iterator[DoubleTraining]:
         self.opened += 1
         attachments = tuple(attachments)
-        parameters = {n: p for a in attachments for n, p in named_tensors(a).items() if p.requires_grad}
+        parameters = module_parameters(attachments)
         names = {f"{path}.{name}.weight" for a in attachments for path in a.sites for name in a.queries}
         width = next(model.unet.parameters()).dtype
         trained = {n: torch.zeros(CHANNELS, CHANNELS, dtype=width, requires_grad=True) for n in names if queries}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, interpolate, linear, scaled_dot_product_attention
 
 from ...diffusion.schedule import DiscreteSchedule
-from ...methods.attachment import Attachment, FrameLayout
+from ...methods.attachment import Attachment, FrameLayout, NormSite
 from ...methods.via.gather_swap import LaneCall
 
 PATHS = (
@@ -19,7 +19,9 @@ PATHS = (
     "middle_block.1.transformer_blocks.0",
     "output_blocks.3.1.transformer_blocks.0",
 )
-CHANNELS, HEADS, CONTEXT = 16, 2, 12
+CHANNELS, HEADS, CONTEXT, GROUPS = 16, 2, 12, 4
+#: Where the GroupNorms are that a U-Net has outside of its transformers.
+RESNET_NORM, FINAL_NORM = "input_blocks.1.0.in_layers.0", "out.0"
 
 
 class DoubleAttention(nn.Module):
@@ -51,6 +53,7 @@ class DoubleBlock(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.norm = nn.GroupNorm(GROUPS, CHANNELS)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(CHANNELS) for _ in range(3))
         self.attn1, self.attn2 = DoubleAttention(CHANNELS), DoubleAttention(CONTEXT)
         self.ff = nn.Linear(CHANNELS, CHANNELS)
@@ -58,7 +61,8 @@ class DoubleBlock(nn.Module):
     def forward(self, feature_map: Tensor, context: Tensor, path: str, attached: Attached, frames: int) -> Tensor:
         batch, _, height, width = feature_map.shape
         layout = FrameLayout(batch // frames, frames, height, width)
-        z = feature_map.flatten(2).transpose(1, 2)
+        outer = path.split(".transformer_blocks")[0]
+        z = attached.normed(self.norm, f"{outer}.norm", feature_map).flatten(2).transpose(1, 2)
         here = [a for a in attached.attachments if path in a.sites]
         mixing = next((a.mixing for a in here if a.mixing is not None), None)
         swapped = next((a.lanes.kinds for a in here if a.lanes is not None and attached.lanes is not None), ())
@@ -70,10 +74,21 @@ class DoubleBlock(nn.Module):
                 return lambda q, k, v: mixing(q, k, v, HEADS, layout)
             return None
 
-        normed = self.norm1(z)
-        z = z + self.attn1(normed, normed, mix("self"), attached.deltas, f"{path}.attn1")
-        z = z + self.attn2(self.norm2(z), context, mix("cross"), attached.deltas, f"{path}.attn2")
-        z = z + gelu(self.ff(self.norm3(z)))
+        def normed(name: str) -> Tensor:
+            return attached.normed(self.get_submodule(name), f"{path}.{name}", z)
+
+        def passed_on(part: str, out: Tensor) -> Tensor:
+            key = f"{path}.{part}".replace(".", "/")
+            for attachment in here:
+                if attachment.outputs is not None and key in attachment.outputs:
+                    out = attachment.outputs[key](out, layout)
+            return out
+
+        first = normed("norm1")
+        z = z + passed_on("attn1", self.attn1(first, first, mix("self"), attached.deltas, f"{path}.attn1"))
+        attended = self.attn2(normed("norm2"), context, mix("cross"), attached.deltas, f"{path}.attn2")
+        z = z + passed_on("attn2", attended)
+        z = z + passed_on("ff", gelu(self.ff(normed("norm3"))))
         for attachment in here:
             if attachment.modules is not None:
                 z = attachment.modules[path.replace(".", "/")](z, layout)
@@ -88,6 +103,15 @@ class Attached:
     deltas: Mapping[str, Tensor] = field(default_factory=dict)
     lanes: LaneCall | None = None
 
+    def normed(self, layer: nn.Module, path: str, z: Tensor) -> Tensor:
+        """The layer's answer, or that of the last attachment that answers for it."""
+        key = path.replace(".", "/")
+        modules = [a.norms[key] for a in self.attachments if a.norms is not None and key in a.norms]
+        module = modules[-1] if modules else None
+        if module is None or module.strength == 0:
+            return layer(z)
+        return module(z, layer.weight, layer.bias, getattr(layer, "num_groups", 0), layer.eps)
+
 
 class DoubleUNet(nn.Module):
     """Two resolutions down, a middle, one up; predicts noise."""
@@ -98,6 +122,16 @@ class DoubleUNet(nn.Module):
         self.conv_in = nn.Conv2d(4, CHANNELS, 3, padding=1)
         self.conv_out = nn.Conv2d(CHANNELS, 4, 3, padding=1)
         self.time = nn.Linear(2, CHANNELS)
+        self.resnet_norm, self.final_norm = nn.GroupNorm(GROUPS, CHANNELS), nn.GroupNorm(GROUPS, CHANNELS)
+
+    def norms(self) -> list[NormSite]:
+        """All norm layers in the order of the forward pass."""
+        found = [(RESNET_NORM, "resnet", GROUPS)]
+        for path in PATHS:
+            found.append((path.split(".transformer_blocks")[0] + ".norm", "attention", GROUPS))
+            found += [(f"{path}.{name}", "attention", 0) for name in ("norm1", "norm2", "norm3")]
+        found.append((FINAL_NORM, "final", GROUPS))
+        return [NormSite(path, kind, CHANNELS, groups, self.final_norm.eps) for path, kind, groups in found]
 
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor, attached: Attached, frames: int) -> Tensor:
         """Args: x [branches * frames, 4, h, w]; timestep [] or [batch]; context [batch, tokens, CONTEXT]."""
@@ -108,9 +142,10 @@ class DoubleUNet(nn.Module):
             path = PATHS[index]
             return self.blocks[path.replace(".", "/")](feature_map, context, path, attached, frames)
 
-        fine = block(0, self.conv_in(x) + time)
+        fine = block(0, attached.normed(self.resnet_norm, RESNET_NORM, self.conv_in(x) + time))
         coarse = block(2, block(1, avg_pool2d(fine, 2, ceil_mode=True)))
-        return self.conv_out(block(3, fine + interpolate(coarse, size=fine.shape[-2:])))
+        last = block(3, fine + interpolate(coarse, size=fine.shape[-2:]))
+        return self.conv_out(attached.normed(self.final_norm, FINAL_NORM, last))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear
 
 from ...kernels.adjustable_norm import adjustable_norm
-from ..attachment import Attachment, BlockSite, FrameLayout
+from ..attachment import OUTPUTS, Attachment, BlockSite, FrameLayout
 from .positions import at_positions
-
-PLACEMENTS = ("attn2", "attn1", "ff")
 
 
 class VisualAdapter(nn.Module):
@@ -89,8 +87,8 @@ def build_visual_adapter(
     Raises:
         ValueError: a stage that the U-Net has not, or a setting out of its range.
     """
-    if placement not in PLACEMENTS:
-        raise ValueError(f"placement: expected one of {', '.join(PLACEMENTS)}, but got {placement!r}.")
+    if placement not in OUTPUTS:
+        raise ValueError(f"placement: expected one of {', '.join(OUTPUTS)}, but got {placement!r}.")
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel: expected an odd number, but got {kernel}.")
     if bottleneck < 1:
