@@ -36,8 +36,8 @@ def ddim_inversion(
 
     Args:
         model: k-diffusion denoiser, ``model(x, sigma[B], **extra_args) -> x_0``.
-        x: [B, ...], clean latent (sigma 0).
-        sigmas: [steps + 1], ascending from 0.
+        x: [B, ...], clean latent (sigma 0), or what an earlier inversion reached.
+        sigmas: [steps + 1], ascending, from that of x.
         callback: called after every step with x, i, sigma, denoised.
         disable: unused; k-diffusion's place for switching its progress bar off.
         refinement: fixed-point iterations per step; each costs one more evaluation.
@@ -46,10 +46,10 @@ def ddim_inversion(
         x at every sigma, ``steps + 1`` tensors; the first is the input.
 
     Raises:
-        ValueError: ``sigmas`` do not ascend from 0.
+        ValueError: ``sigmas`` do not ascend.
     """
-    if len(sigmas) < 2 or sigmas[0] != 0 or not (sigmas[1:] > sigmas[:-1]).all():
-        raise ValueError("sigmas: DDIM inversion needs them ascending from 0; flip the sampler's sigmas.")
+    if len(sigmas) < 2 or sigmas[0] < 0 or not (sigmas[1:] > sigmas[:-1]).all():
+        raise ValueError("sigmas: DDIM inversion needs them ascending; flip the sampler's sigmas.")
     extra_args = extra_args or {}
     ones = x.new_ones(x.shape[0])
     trajectory = [x]

@@ -8,6 +8,9 @@ from .checks import clip_latent, conditions_fit, memory_told, ratio_fits
 
 
 class DDIMInversion(io.ComfyNode):
+    #: A folder for the steps, where a run is to go on in the middle of them: set by the streaming command line.
+    FOLDER = None
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -37,6 +40,8 @@ class DDIMInversion(io.ComfyNode):
         import torch
 
         from .. import backends
+        from ..methods.via.candidates import Part
+        from ..methods.via.trajectory import inverted
 
         backend = backends.of(model)
         samples = clip_latent(latent)
@@ -45,12 +50,20 @@ class DDIMInversion(io.ComfyNode):
         sigmas = backend.schedule(model).ddim_sigmas(steps)
         progress = backend.progress(len(sigmas) - 1, "inversion")
         with memory_told(backend, "inverting", samples):
-            trajectory = backend.invert(model, conditioning, samples, sigmas.flip(0), refinement, progress)
+            if cls.FOLDER is None:
+                steps = backend.invert(model, conditioning, samples, sigmas.flip(0), refinement, progress)
+                # Outputs stay in memory until the graph changes: half the bits are enough to blend with.
+                last, steps = steps[-1], torch.stack([x.half() for x in steps])
+            else:
+                def advance(number, x, levels):
+                    return backend.invert(model, conditioning, x, levels, refinement, Part(progress, number))[-1]
+
+                trajectory, last = inverted(cls.FOLDER, samples, sigmas.flip(0), advance)
+                steps = trajectory.steps
         noise = {
             **latent,
-            "samples": trajectory[-1],
-            # Outputs stay in memory until the graph changes: half the bits are enough to blend with.
-            "steadyedit_trajectory": torch.stack([x.half() for x in trajectory]),
+            "samples": last,
+            "steadyedit_trajectory": steps,
             "steadyedit_sigmas": sigmas.flip(0),
             # What a blend keeps, it keeps to the last bit.
             "steadyedit_source": samples,

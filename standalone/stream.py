@@ -3,7 +3,8 @@
 With gather-swap a frame's edit depends on that frame and on the group's frames alone. So every
 window is the group's frames, named by hand, and then the window's own; the rows of the group
 are dropped from its result. What looks at no frame but the root (candidates, adaptation) runs
-once. Finished windows are kept on disk, and the same command goes on after the last of them.
+once. Finished windows are kept on disk, and so is the trajectory of the window at work, step by
+step and memory-mapped: the same command goes on after the last of both.
 
 The result is that of the whole clip in one piece where all frames start from one noise
 (LatentBatchSeedBehavior fixed), as the graphs of this pack do.
@@ -16,66 +17,27 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..methods.via.gather_swap import GatherSwap
 from ..nodes.checks import whole_numbers
-from ..video.audio import read_audio
-from ..video.geometry import for_a_model
-from ..video.probe import probe
-from ..video.read import iter_frames
 from ..video.write import write_clip
 from . import folders, host_api
 from .executor import execute, order_of
 from .graph import CREATE_VIDEO, LOAD_FRAMES, LOAD_VIDEO, Graph, GraphError, is_link, label
-from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 from .run import known_nodes
+from .window_nodes import COLLECT, INVERT, WINDOW, Collect, Place, Source, inversion_node, window_node
 
-COMPONENTS, GATHER_SWAP, ROOT, SAVE_VIDEO = (
-    "GetVideoComponents", "SteadyEditGatherSwap", "SteadyEditRootCandidates", "SaveVideo")  # fmt: skip
+COMPONENTS, GATHER_SWAP, INVERSION, ROOT, SAVE_VIDEO = (
+    "GetVideoComponents", "SteadyEditGatherSwap", "SteadyEditDDIMInversion", "SteadyEditRootCandidates", "SaveVideo",
+)  # fmt: skip
 #: Nodes that make every frame look at every other one.
 MIXING = ("SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention",
           "SteadyEditOneShotTune")  # fmt: skip
-#: Output of a source that is the frame rate.
-RATE = 2
-WINDOW, COLLECT = "window", "collect"
-
-
-@dataclass
-class Source:
-    """A node that gives the frames of a file, and the frames that it gives now."""
-
-    key: str
-    path: Path
-    settings: dict[str, Any]
-    frames: torch.Tensor | None = None
-
-    def __post_init__(self) -> None:
-        info = probe(self.path)
-        start, count, stride = (self.settings.get(name, least) for name, least in
-                                (("start", 0), ("count", 0), ("stride", 1)))  # fmt: skip
-        rest = -(-max(1, info.frames - start) // stride)
-        self.total = min(count or rest, rest)
-        self.fps: Fraction = info.fps / stride
-        self.info, self.start, self.stride = info, start, stride
-
-    def read(self, first: int, count: int) -> Iterator[np.ndarray]:
-        """Frames ``first``, ..., uint8 [H, W, 3], at the size that the graph asks for."""
-        widgets = {name: self.settings[name] for name in ("size", "fit", "background") if name in self.settings}
-        geometry = for_a_model(**widgets) if widgets else {}
-        return iter_frames(self.path, self.start + first * self.stride, count, self.stride, **geometry)
-
-    def sound(self) -> Any:
-        """AUDIO of the whole range, or None."""
-        begin = self.info.begin + self.start / self.info.fps
-        return read_audio(self.path, begin, begin + self.total / self.fps) if self.info.audio else None
 
 
 def sources_of(graph: Graph, find: Callable[[str], Path]) -> list[Source]:
@@ -114,45 +76,16 @@ def without_frames(graph: Graph, order: list[str], sources: list[Source]) -> set
     return set(order) - seeing
 
 
-def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str, type]:
-    """Node classes, by ``class_type``, that give what each source holds now."""
-
-    def made(source: Source) -> type:
-        class Window(ComfyNode):
-            @classmethod
-            def define_schema(cls) -> Schema:
-                return Schema(WINDOW, [], schemas[source.key])
-
-            @classmethod
-            def execute(cls) -> NodeOutput:
-                rest = [None] * (len(schemas[source.key]) - RATE - 1)
-                return NodeOutput(source.frames, None, float(source.fps), *rest)
-
-        return Window
-
-    return {f"{WINDOW}:{key}": made(source) for key, source in sources.items()}
-
-
-class Collect(ComfyNode):
-    """The frames that would have gone into the video."""
-
-    @classmethod
-    def define_schema(cls) -> Schema:
-        return Schema(COLLECT, [Input("IMAGE", "images")], [Output("IMAGE")], is_output_node=True)
-
-    @classmethod
-    def execute(cls, images: torch.Tensor) -> NodeOutput:
-        return NodeOutput(images)
-
-
 def windowed(graph: Graph, sources: list[Source], sink: str, group: tuple[int, ...]) -> Graph:
     """The graph with windows for its sources, one sink, and the group at the head of each window."""
     result = {key: {**node, "inputs": dict(node["inputs"])} for key, node in graph.items()}
     for source in sources:
         result[source.key] = {"class_type": f"{WINDOW}:{source.key}", "inputs": {}}
-    for node in result.values():
+    for key, node in result.items():
         if node["class_type"] == GATHER_SWAP:
             node["inputs"]["group_frames"] = ", ".join(map(str, range(len(group))))
+        if node["class_type"] == INVERSION:
+            node["class_type"] = f"{INVERT}:{key}"
     result[COLLECT] = {"class_type": COLLECT, "inputs": {"images": graph[sink]["inputs"]["images"]}}
     needed, left = set(), [COLLECT]
     while left:
@@ -230,9 +163,12 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
                                  f"{sources[0].path.name} has {total}; give clips of one length.")
         schemas = {source.key: nodes[graph[source.key]["class_type"]].GET_SCHEMA().outputs for source in sources}
         nodes |= {COLLECT: Collect, **window_node({source.key: source for source in sources}, schemas)}
+        place_now = Place()
+        nodes |= {f"{INVERT}:{key}": inversion_node(nodes[INVERSION], key, place_now)
+                  for key, node in graph.items() if node["class_type"] == INVERSION}  # fmt: skip
         group = group_of(graph, total)
         parts = output / f".{named(graph, sources, window)}.windows"
-        paths = _windows(windowed(graph, sources, sink, group), nodes, sources, group, total, window, parts)
+        paths = _windows(windowed(graph, sources, sink, group), nodes, sources, group, total, window, parts, place_now)
         prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
         rate = graph[sink]["inputs"]["fps"]
         sound = sources[0].sound() if is_link(graph[sink]["inputs"].get("audio")) else None
@@ -244,7 +180,7 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
 
 def _windows(
     graph: Graph, nodes: dict[str, type], sources: list[Source], group: tuple[int, ...], total: int, window: int,
-    parts: Path,
+    parts: Path, place: Place,
 ) -> list[Path]:  # fmt: skip
     """Edit what is not kept yet; returns the kept windows in order."""
     from tqdm import tqdm
@@ -264,10 +200,12 @@ def _windows(
             count = min(window, total - start)
             for source in sources:
                 source.frames = as_frames([*heads[source.key], *islice(source.read(start, count), count)])
+            place.folder = path.with_suffix("")
             images = execute(graph, nodes, known=known).results[COLLECT][0]
             if len(images) != len(group) + count:
                 raise GraphError(f"--stream: {len(group) + count} frames went in and {len(images)} came out, so the "
                                  "graph cannot be run in windows.")
             keep(path, images[len(group):])
+            shutil.rmtree(place.folder, ignore_errors=True)
             bar.update(count)
     return paths

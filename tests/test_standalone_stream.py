@@ -132,6 +132,87 @@ def test_one_window_in_memory(video, tmp_path, monkeypatch):
     assert max(most) == 2
 
 
+@pytest.fixture
+def blended(video, tmp_path, monkeypatch):
+    """Run the file through inversion and blend in two windows; stops by Ctrl-C before a step or a node, if told so."""
+    from steadyedit.backends.diffusers import DiffusersBackend
+    from steadyedit.standalone.host_api import ComfyNode, NodeOutput, Output, Schema
+    from steadyedit.standalone.run import known_nodes
+
+    known, invert = known_nodes(), DiffusersBackend.invert
+
+    class HalfMask(ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return Schema("HalfMask", [], [Output("MASK")])
+
+        @classmethod
+        def execute(cls):
+            return NodeOutput((torch.arange(64) < 32).float().expand(1, 64, 64))
+
+    graph = round_trip(video) | {
+        "3": {"class_type": "SteadyEditToyEditor", "inputs": {}},
+        "10": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["3", 1], "text": ""}},
+        "11": {"class_type": "SteadyEditDDIMInversion",
+               "inputs": {"model": ["3", 0], "conditioning": ["18", 1], "latent": ["4", 0], "steps": 4,
+                          "refinement": 0}},
+        "12": {"class_type": "HalfMask", "inputs": {}},
+        "13": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+        "14": {"class_type": "SteadyEditBoundaryBlend",
+               "inputs": {"sampler": ["13", 0], "inverted": ["11", 0], "mask": ["12", 0], "blend": "ramp",
+                          "reading": "A", "ramp_steps": 0, "soft_mask": True}},
+        "15": {"class_type": "BasicGuider", "inputs": {"model": ["3", 0], "conditioning": ["18", 0]}},
+        "16": {"class_type": "DisableNoise", "inputs": {}},
+        "17": {"class_type": "SamplerCustomAdvanced",
+               "inputs": {"noise": ["16", 0], "guider": ["15", 0], "sampler": ["14", 0], "sigmas": ["11", 1],
+                          "latent_image": ["11", 0]}},
+        "18": {"class_type": "InstructPixToPixConditioning",
+               "inputs": {"positive": ["10", 0], "negative": ["10", 0], "vae": ["3", 2], "pixels": ["2", 0]}},
+    }  # fmt: skip
+    graph["5"]["inputs"]["samples"] = ["17", 0]
+
+    def go(name: str, stop_step: int = 0, stop_window: int = 0) -> tuple[int, int, list[str], Path]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        steps, windows, maps = [], [], []
+
+        def counted(*args):
+            steps.append(1)
+            if len(steps) == stop_step:
+                raise KeyboardInterrupt
+            return invert(*args)
+
+        class Sampled(known["SamplerCustomAdvanced"]):
+            @classmethod
+            def execute(cls, **inputs):
+                windows.append(1)
+                maps.extend({line.split()[-1] for line in open("/proc/self/maps") if "trajectory_11/step_" in line})
+                if len(windows) == stop_window:
+                    raise KeyboardInterrupt
+                return super().execute(**inputs)
+
+        monkeypatch.setattr(DiffusersBackend, "invert", lambda self, *args: counted(self, *args))
+        monkeypatch.setattr(streaming, "known_nodes",
+                            lambda: {**known, "HalfMask": HalfMask, "SamplerCustomAdvanced": Sampled})
+        return run(graph, tmp_path / name, "--stream", "6"), len(steps), maps, tmp_path / name / "out"
+
+    return go
+
+
+@pytest.mark.parametrize("stop", [{"stop_step": 7}, {"stop_window": 2}], ids=["in the inversion", "before sampling"])
+def test_a_window_goes_on_in_its_inversion(blended, stop):
+    """Two windows of 4 steps of inversion: stopped in the second, what is on disk is not inverted again."""
+    code, whole, maps, out = blended("whole")
+    assert (code, whole) == (0, 8)
+    # Both windows' five levels were mapped, and nothing is left of them.
+    assert len(maps) == 10 and not list(out.glob(".*"))
+    code, before, _, cut = blended("cut", **stop)
+    assert code == 130 and len(list(cut.glob(".*.windows/*.npy"))) == 1
+    code, after, *_ = blended("cut")
+    assert code == 0 and after == 8 - (before - ("stop_step" in stop))
+    first, second = (read_clip(folder / "edited_00001_.mp4").frames for folder in (out, cut))
+    assert torch.equal(first, second) and not list(cut.glob(".*"))
+
+
 def test_gather_swap_in_windows_is_gather_swap_on_the_whole_clip(video):
     """The group's frames at the head of each window, and one noise: what a frame sees is the same."""
     graph = read_graph(Path(streaming.__file__).parents[1] / "workflows" / "api" / "toy_via_global.json")

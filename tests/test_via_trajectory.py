@@ -59,6 +59,32 @@ def test_what_was_cut_off_goes_on(tmp_path):
     assert torch.equal(stored.read(tmp_path)[3, [0]], values[3][:1].half())
 
 
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_an_inversion_goes_on_to_the_same_bits(tmp_path, stop):
+    clip, calls = steps()[0], []
+
+    def advance(number, x, levels):
+        if len(calls) == stop and "cut" in calls:
+            raise KeyboardInterrupt
+        calls.append(number)
+        return x * 1.1 + levels[1] / 3 - levels[0] / 7
+
+    whole, last = stored.inverted(tmp_path / "whole", clip, SIGMAS.float(), advance)
+    assert calls == [0, 1, 2] and torch.equal(whole.source, clip)
+    calls[:] = ["cut"] * (stop > 0)
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            stored.inverted(tmp_path / "cut", clip, SIGMAS.float(), advance)
+    calls.clear()
+    again, end = stored.inverted(tmp_path / "cut", clip, SIGMAS.float(), advance)
+    assert calls == list(range(max(stop - 1, 0), 3)) and torch.equal(end, last)
+    assert all(torch.equal(a, b) for a, b in zip(again.steps, whole.steps, strict=True))
+    assert len(list((tmp_path / "cut").glob("last_*"))) == 1
+    calls.clear()
+    done, end = stored.inverted(tmp_path / "cut", clip, SIGMAS.float(), advance)
+    assert not calls and torch.equal(end, last) and torch.equal(done.source, clip)
+
+
 def test_bad_input_is_told(tmp_path):
     values = steps()
     stored.create(tmp_path, values[0].shape, SIGMAS)

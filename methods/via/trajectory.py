@@ -2,14 +2,15 @@
 
 On disk a trajectory is a folder: ``trajectory.json`` with the noise levels and the shape, and one
 ``.npy`` file a step. Each is written as a whole or not at all, so that an inversion that was cut
-off goes on after its last step. Reading a step maps its file and loads the frames asked for.
+off goes on after its last step (``inverted``), from a float32 copy of it. Reading a step maps its
+file and loads the frames asked for.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,9 +129,7 @@ def write_step(folder: Path, step: int, x: Tensor) -> None:
     values = x.detach().cpu().to(torch.float16 if step else torch.float32)
     if not torch.isfinite(values).all():
         raise ValueError(f"trajectory: step {step} holds values that are not finite or too large for float16.")
-    data = io.BytesIO()
-    np.save(data, values.numpy())
-    write_atomically(_file(folder, step), data.getvalue())
+    _save(_file(folder, step), values)
 
 
 def write(folder: Path, steps: Iterable[Tensor], sigmas: Tensor) -> Trajectory:
@@ -140,6 +139,36 @@ def write(folder: Path, steps: Iterable[Tensor], sigmas: Tensor) -> Trajectory:
             create(folder, x.shape, sigmas)
         write_step(folder, step, x)
     return read(folder)
+
+
+def inverted(
+    folder: Path, samples: Tensor, sigmas: Tensor, advance: Callable[[int, Tensor, Tensor], Tensor]
+) -> tuple[Trajectory, Tensor]:
+    """Invert a clip step by step on disk, or go on where it was cut off.
+
+    Args:
+        samples: the clip, in the scale of a LATENT [frames, channels, height, width].
+        sigmas: [steps + 1], ascending from 0.
+        advance: (i, x, sigmas[i : i + 2]) -> x at the second of the two noise levels.
+
+    Returns:
+        the trajectory, mapped, and its last x in float32. Cut off anywhere or never, the result is
+        the same to the last bit.
+
+    Raises:
+        ValueError, OSError: as ``create`` and ``write_step``.
+    """
+    done = create(folder, samples.shape, sigmas)
+    if not done:
+        write_step(folder, 0, samples)
+    x = samples if done < 2 else torch.from_numpy(np.load(_last(folder, done - 1)))
+    for step in range(max(done, 1), len(sigmas)):
+        x = advance(step - 1, x, sigmas[step - 1 : step + 1])
+        # Before its step: what is counted as done can be gone on from.
+        _save(_last(folder, step), x.detach().float().cpu())
+        write_step(folder, step, x)
+        _last(folder, step - 1).unlink(missing_ok=True)
+    return read(folder), x
 
 
 def read(folder: Path) -> Trajectory:
@@ -161,3 +190,13 @@ def read(folder: Path) -> Trajectory:
 
 def _file(folder: Path, step: int) -> Path:
     return Path(folder) / f"step_{step:04}.npy"
+
+
+def _last(folder: Path, step: int) -> Path:
+    return Path(folder) / f"last_{step:04}.npy"
+
+
+def _save(path: Path, values: Tensor) -> None:
+    data = io.BytesIO()
+    np.save(data, values.numpy())
+    write_atomically(path, data.getvalue())

@@ -1,0 +1,103 @@
+"""Node classes that a windowed graph has in place of others: the window's frames, an inversion on disk, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..video.audio import read_audio
+from ..video.geometry import for_a_model
+from ..video.probe import probe
+from ..video.read import iter_frames
+from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
+
+WINDOW, INVERT, COLLECT = "window", "invert", "collect"
+#: Output of a source that is the frame rate.
+RATE = 2
+
+
+@dataclass
+class Source:
+    """A node that gives the frames of a file, and the frames that it gives now."""
+
+    key: str
+    path: Path
+    settings: dict[str, Any]
+    frames: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        info = probe(self.path)
+        start, count, stride = (self.settings.get(name, least) for name, least in
+                                (("start", 0), ("count", 0), ("stride", 1)))  # fmt: skip
+        rest = -(-max(1, info.frames - start) // stride)
+        self.total = min(count or rest, rest)
+        self.fps: Fraction = info.fps / stride
+        self.info, self.start, self.stride = info, start, stride
+
+    def read(self, first: int, count: int) -> Iterator[np.ndarray]:
+        """Frames ``first``, ..., uint8 [H, W, 3], at the size that the graph asks for."""
+        widgets = {name: self.settings[name] for name in ("size", "fit", "background") if name in self.settings}
+        geometry = for_a_model(**widgets) if widgets else {}
+        return iter_frames(self.path, self.start + first * self.stride, count, self.stride, **geometry)
+
+    def sound(self) -> Any:
+        """AUDIO of the whole range, or None."""
+        begin = self.info.begin + self.start / self.info.fps
+        return read_audio(self.path, begin, begin + self.total / self.fps) if self.info.audio else None
+
+
+def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str, type]:
+    """Node classes, by ``class_type``, that give what each source holds now."""
+
+    def made(source: Source) -> type:
+        class Window(ComfyNode):
+            @classmethod
+            def define_schema(cls) -> Schema:
+                return Schema(WINDOW, [], schemas[source.key])
+
+            @classmethod
+            def execute(cls) -> NodeOutput:
+                rest = [None] * (len(schemas[source.key]) - RATE - 1)
+                return NodeOutput(source.frames, None, float(source.fps), *rest)
+
+        return Window
+
+    return {f"{WINDOW}:{key}": made(source) for key, source in sources.items()}
+
+
+@dataclass
+class Place:
+    """The folder in which what belongs to the present window is kept."""
+
+    folder: Path | None = None
+
+
+def inversion_node(node: type, key: str, place: Place) -> type:
+    """An inversion that keeps its steps in the window's folder, and goes on there after the last of them."""
+
+    class Inversion(node):
+        @classmethod
+        def execute(cls, **inputs: Any) -> NodeOutput:
+            name = f"trajectory_{key.replace(':', '_')}"
+            cls.FOLDER = place.folder and place.folder / name
+            return super().execute(**inputs)
+
+    return Inversion
+
+
+class Collect(ComfyNode):
+    """The frames that would have gone into the video."""
+
+    @classmethod
+    def define_schema(cls) -> Schema:
+        return Schema(COLLECT, [Input("IMAGE", "images")], [Output("IMAGE")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, images: torch.Tensor) -> NodeOutput:
+        return NodeOutput(images)
