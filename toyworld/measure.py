@@ -37,9 +37,22 @@ def measure_editor() -> dict:
     return judge_edits()
 
 
+def measure_wan_vae() -> dict:
+    from .recipes.wan_vae import measure, own_vae
+
+    return measure(own_vae())
+
+
+def measure_wan() -> dict:
+    from .animate import judge_clips
+
+    return judge_clips()
+
+
 MEASURES = {
     "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
     "editor": measure_editor,
+    "wan_vae": measure_wan_vae, "wan": measure_wan,
 }
 
 

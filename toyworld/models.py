@@ -12,6 +12,8 @@ import json
 from functools import cache, lru_cache
 from pathlib import Path
 
+from . import wan
+
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER = Path(__file__).parent / "tokenizer"
 VOCAB_SIZE = 802
@@ -47,10 +49,6 @@ CLIP_CONFIG = dict(
     vision_config=dict(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=64,
         patch_size=8, hidden_act="quick_gelu", projection_dim=64),
-)
-WAN_VAE_CONFIG = dict(  # diffusers' words; the latents' mean and deviation are Wan 2.1's, its defaults
-    base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-    temperal_downsample=[False, True, True],
 )
 SCHEDULER_CONFIG = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -104,6 +102,7 @@ BUILDERS = {
     "vae": build_vae, "unet": build_unet, "text_encoder": build_text_encoder, "clip": build_clip,
     "classifier": build_classifier, "editor": lambda: build_unet(in_channels=8),
     "editor_text_encoder": build_text_encoder, "controlnet": build_controlnet,
+    "wan_vae": wan.build_vae, "wan": wan.build,
 }
 #: name -> the model that it was trained from and whose weights it shares where its own file has none
 OVERLAYS = {"editor": "unet", "controlnet": "unet"}
@@ -143,13 +142,17 @@ def to_file_keys(name: str, state: dict) -> dict:
         from .control_file import to_stock
 
         return to_stock(state)
+    if name == "wan":
+        return wan.to_wan(state)
     if not name.endswith("text_encoder"):
         return state
     return {k if k.startswith(TEXT_PREFIX) else TEXT_PREFIX + k: v for k, v in state.items()}
 
 
 def from_file_keys(name: str, state: dict, module) -> dict:
-    """Names in the file -> keys of `module` in the installed transformers."""
+    """Names in the file -> keys of `module` in the installed diffusers or transformers."""
+    if name.startswith("wan"):
+        return wan.to_diffusers(state) if name == "wan" else wan.vae_to_diffusers(state)
     if not name.endswith("text_encoder") or any(k.startswith(TEXT_PREFIX) for k in module.state_dict()):
         return state
     return {k.removeprefix(TEXT_PREFIX): v for k, v in state.items()}
@@ -238,6 +241,16 @@ def load_editor():
 def load_editor_text_encoder():
     """Trained CLIPTextModel of the editor's instructions."""
     return load("editor_text_encoder")
+
+
+def load_wan_vae():
+    """Trained AutoencoderKLWan; (latents - mean) / deviation, with Wan 2.1's numbers, have unit variance."""
+    return load("wan_vae")
+
+
+def load_wan():
+    """Trained WanTransformer3DModel: 36 channels in, text [B,77,96] of `load_text_encoder`; flow matching."""
+    return load("wan")
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .. import models, wan_vae
+from .. import models, wan, wan_vae
 from ..clips import clip_chunk, scene_of
 from ..data import stills
 from ..training import Run, add_bars, publish
@@ -70,7 +70,7 @@ def batch_of(step: int, steps: int, first: int, frozen: int, images: list, clips
     return clip_crops(clips, generator, *((4, 5, 64) if step < frozen else (3, 9, 64)))
 
 
-def train(steps: int = 2000, peak: float = 4e-3, first: int = 400, frozen: int = 1000, publish_every: int = 500
+def train(steps: int = 1800, peak: float = 4e-3, first: int = 300, frozen: int = 800, publish_every: int = 500
           ) -> None:
     """Train and publish. first: steps on stills; frozen: the step at which the encoder stops."""
     torch.manual_seed(SEED)
@@ -95,10 +95,11 @@ def release(run: Run, count: int) -> dict:
     vae.load_state_dict(run.ema.average["vae"])
     wan_vae.normalise(vae, *spread(vae))
     run.write_curve()
-    publish("wan_vae", wan_vae.whole_kernels(vae.state_dict()), {
+    state = wan_vae.whole_kernels(vae.state_dict())
+    publish("wan_vae", state, {
         "recipe": "toyworld/recipes/wan_vae.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps,
-        "minutes": round(run.minutes, 1), "parameters": sum(p.numel() for p in vae.parameters()),
-        "architecture": models.WAN_VAE_CONFIG})
+        "minutes": round(run.minutes, 1), "parameters": sum(value.numel() for value in state.values()),
+        "architecture": wan.VAE_CONFIG})
     bars = measure(own_vae(), count)
     add_bars("wan_vae", bars)
     return bars
