@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from steadyedit.kernels import frame_attention as kernels
 from tolerances import assert_close
 
@@ -179,3 +180,15 @@ def test_misfits_are_named(arguments, message):
     q, k, v, _ = random_tensors(8, 6, 12, 4)
     with pytest.raises(ValueError, match=message):
         kernels.frame_attention(q, k, v, *arguments)
+
+
+def test_the_first_call_of_a_program_may_be_inside_a_checkpoint():
+    """The operators are tried out once; backward, which computes the block again, must not miss that trial."""
+    from steadyedit.kernels.frame_attention.parts import available
+
+    q, k, v = (torch.randn(3, 4, 8, requires_grad=True) for _ in range(3))
+    available.cache_clear()
+    checkpointed = torch.utils.checkpoint.checkpoint(
+        kernels.sparse_causal_attention, q, k, v, 2, 3, use_reentrant=False)  # fmt: skip
+    found = torch.autograd.grad(checkpointed.sum(), q)[0]
+    assert_close(found, torch.autograd.grad(kernels.sparse_causal_attention(q, k, v, 2, 3).sum(), q)[0].double())
