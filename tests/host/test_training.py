@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from steadyedit.backends.comfy_native import training
+from steadyedit.methods.attachment import module_parameters
 from steadyedit.methods.registry import build
 from toys import (
     BACKEND,
@@ -52,12 +53,7 @@ def reference(attachments, timestep=400):
 
     unet = copy.deepcopy(diffusers_unet()).double()
     attachments = [copy_of(a) for a in attachments]
-    parameters = {}
-    for attachment in attachments:
-        for key, module in (attachment.modules or {}).items():
-            for name, parameter in module.named_parameters():
-                if parameter.requires_grad:
-                    parameters[f"{attachment.method}.{key.replace('/', '.')}.{name}"] = parameter
+    parameters = module_parameters(attachments)
     for block in locate(unet):
         for attachment in attachments:
             if block.site.path in attachment.sites:
@@ -73,8 +69,9 @@ def reference(attachments, timestep=400):
 
 
 def copy_of(attachment):
-    modules = copy.deepcopy(attachment.modules)
-    return replace(attachment, modules=None if modules is None else modules.double())
+    wide = {name: copy.deepcopy(tree).double() for name in ("modules", "norms", "outputs")
+            if (tree := getattr(attachment, name)) is not None}  # fmt: skip
+    return replace(attachment, **wide)
 
 
 def relative_error(found: dict, expected: dict) -> float:
