@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .keeping import Keeper
 from .protocol import Backend
 
 
@@ -36,3 +37,14 @@ def current() -> Backend:
     from .diffusers import DiffusersBackend
 
     return DiffusersBackend()
+
+
+def keeper() -> Keeper:
+    """What the running program does for networks beside the U-Net."""
+    if "comfy.model_management" in sys.modules:
+        from .comfy_native.kept import ComfyKeeper
+
+        return ComfyKeeper()
+    from .diffusers.kept import PlainKeeper
+
+    return PlainKeeper()

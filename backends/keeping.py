@@ -1,0 +1,32 @@
+"""Networks beside the U-Net (segmentation, grounding, captions) in the host's care."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Kept(Protocol):
+    """A network that the host moves to its device before it works, and away when others need the memory."""
+
+    module: nn.Module
+
+    def load(self, memory: float = 0) -> None:
+        """Put the whole network on the device, with ``memory`` bytes free beside it."""
+
+
+class Keeper(Protocol):
+    """What a host does for such networks."""
+
+    def keep(self, module: nn.Module) -> Kept:
+        """Hand a network over; it is freed when nobody holds the result any more."""
+
+    def precision(self) -> torch.dtype:
+        """The type that suits the device: half where it computes in it, else float32."""
+
+    def folders(self, name: str) -> list[Path]:
+        """Where models of one kind lie, such as ``sams``; they need not exist."""
