@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import huber_loss, mse_loss
 
 from .flow import RectifiedFlow
 from .schedule import DiscreteSchedule
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
+LOSSES = ("mse", "huber")
 
 
 class NoiseTraining:
@@ -30,9 +32,12 @@ class NoiseTraining:
         max_grad_norm: the joint gradient norm is clipped to it.
         seed: of the generator.
         per_sample: draw a timestep for every sample; else one for all, as frames of one clip need.
+        loss: "mse", or "huber" (DAPE, equation 4): r^2 / 2 for a residual |r| <= delta, delta (|r| - delta / 2)
+            beyond; the mean over all elements.
+        delta: of the Huber loss.
 
     Raises:
-        ValueError: there are no parameters.
+        ValueError: there are no parameters, an unknown loss, or a delta that is not positive.
     """
 
     def __init__(
@@ -46,16 +51,20 @@ class NoiseTraining:
         max_grad_norm: float,
         seed: int,
         per_sample: bool = False,
+        loss: str = "mse",
+        delta: float = 1.0,
     ) -> None:
         if not parameters:
             raise ValueError(
                 "training: the model holds nothing to train; attach a method with weights or tune queries."
             )
+        check_loss(loss, delta)
         # Sorted, so that the optimizer's numbering in a checkpoint does not hang on a host's order.
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         self.schedule = schedule
         self.max_grad_norm = max_grad_norm
         self.per_sample = per_sample
+        self.residual = partial(huber_loss, delta=delta) if loss == "huber" else mse_loss
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
@@ -82,7 +91,7 @@ class NoiseTraining:
             noisy = self.schedule.add_noise(clean, noise, timestep)
             self.optimizer.zero_grad(set_to_none=True)
             target = self.schedule.target(clean, noise)
-            loss = mse_loss(predict_noise(noisy, timestep.to(clean.device)).to(target), target)
+            loss = self.residual(predict_noise(noisy, timestep.to(clean.device)).to(target), target)
             value = loss.item()
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -123,6 +132,14 @@ class NoiseTraining:
         self.optimizer.load_state_dict(_copied(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self.losses = list(state["losses"])
+
+
+def check_loss(loss: str, delta: float) -> None:
+    """Raise ValueError unless this is a loss that ``NoiseTraining`` knows."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, but got {loss!r}.")
+    if not delta > 0:
+        raise ValueError(f"delta: expected a number above 0, but got {delta}.")
 
 
 def _copied(value: Any) -> Any:

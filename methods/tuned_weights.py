@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from .attachment import Attachment, named_tensors
-from .registry import build
+from .content_hash import content_hash
+from .registry import build_on
 from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 QUERY_PREFIX = "queries."
@@ -33,7 +37,8 @@ class TunedWeights:
             base model's query weights.
         metadata: JSON-able. ``version`` of the format, ``methods`` (list of method and
             config, in order), ``base`` (fingerprint of the base model), ``recipe``,
-            ``losses``.
+            ``losses``. Of weights tuned on top of other methods: ``base`` is that of
+            ``below``, and ``architecture`` says which models they fit.
     """
 
     tensors: Mapping[str, Tensor]
@@ -69,31 +74,84 @@ def load_tuned(path: Path) -> TunedWeights:
     return TunedWeights(tensors, metadata)
 
 
-def apply_tuned(backend: Backend, model: Any, weights: TunedWeights) -> Any:
+def apply_tuned(backend: Backend, model: Any, weights: TunedWeights, strength: float | None = None,
+                only: Collection[str] | None = None) -> Any:  # fmt: skip
     """A clone of the MODEL with all methods of the tuning attached and its queries shifted.
 
+    Args:
+        strength: of methods that have one; 0 is bit for bit the MODEL. None: as tuned.
+        only: methods to take out of the file, without the queries; None takes everything.
+
     Raises:
-        ValueError: the weights were tuned on another base, name an unknown method, or are
-            not complete.
+        ValueError: the weights were tuned on another base (where they name the architecture
+            that they fit: on another architecture), name an unknown method, are not complete,
+            have no strength, or lack a method in ``only``.
     """
-    base = backend.fingerprint(model)
-    tuned_on = weights.metadata.get("base", "")
-    if tuned_on != base:
-        raise ValueError(
-            f"model: these weights were tuned on another base model ({tuned_on[:12]}) than the one given ({base[:12]})."
-        )
-    sites = backend.sites(model)
-    used = set()
+    check_base(backend, model, weights)
+    held = [entry["method"] for entry in weights.metadata["methods"]]
+    if missing := sorted(set(only or ()) - set(held)):
+        raise ValueError(f"weights: hold {', '.join(held) or 'no method'}, but no {missing[0]}; choose another file.")
+    used, tensors = set(), weights.tensors
+    if only is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.split(".", 1)[0] in only}
     for entry in weights.metadata["methods"]:
-        attachment = build(entry["method"], sites, entry["config"])
-        used |= fill(attachment, weights.tensors)
+        if only is not None and entry["method"] not in only:
+            continue
+        config = dict(entry["config"])
+        if strength is not None:
+            if "strength" not in config:
+                raise ValueError(f"weights: {entry['method']} has no strength; apply these weights as they are.")
+            config["strength"] = strength
+        attachment = build_on(backend, model, entry["method"], config)
+        used |= fill(attachment, tensors)
         freeze(attachment)
         model = backend.attach(model, attachment)
-    deltas = {n.removeprefix(QUERY_PREFIX): t for n, t in weights.tensors.items() if n.startswith(QUERY_PREFIX)}
-    unknown = weights.tensors.keys() - used - {QUERY_PREFIX + name for name in deltas}
+    deltas = {n.removeprefix(QUERY_PREFIX): t for n, t in tensors.items() if n.startswith(QUERY_PREFIX)}
+    unknown = tensors.keys() - used - {QUERY_PREFIX + name for name in deltas}
     if unknown:
         raise ValueError(f"weights: {len(unknown)} tensors belong to no method in the file, such as {min(unknown)}.")
     return backend.add_query_deltas(model, deltas) if deltas else model
+
+
+def check_base(backend: Backend, model: Any, weights: TunedWeights) -> None:
+    """Raise ValueError where weights do not belong on a MODEL.
+
+    What is tuned on top of other methods moves between them, and between models of one
+    architecture: then another base is only worth a warning.
+    """
+    tuned_on, fits = weights.metadata.get("base", ""), weights.metadata.get("architecture")
+    if fits is not None and fits != architecture(backend, model):
+        raise ValueError("model: these weights were tuned on a model with other layers; "
+                         "use one of the architecture that they were tuned on.")
+    base = below(backend, model, [entry["method"] for entry in weights.metadata["methods"]] if fits else None)
+    if tuned_on == base:
+        return
+    if fits is None:
+        raise ValueError(
+            f"model: these weights were tuned on another base model ({tuned_on[:12]}) than the one given ({base[:12]})."
+        )
+    log.warning("model: these weights were tuned on another base (%s) than the one given (%s); they are applied "
+                "all the same.", tuned_on[:12], base[:12])
+
+
+def architecture(backend: Backend, model: Any) -> str:
+    """Hash of the names and shapes of a MODEL's transformer blocks and norm layers, 64 hex digits."""
+    sites = [[site.path, site.channels, site.heads] for site in backend.sites(model)]
+    return content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)])
+
+
+def below(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
+    """The name of what ``methods`` were tuned on: the U-Net's fingerprint, and what else is at work in training.
+
+    With None, or where nothing else is attached, it is ``Backend.fingerprint``.
+    """
+    base = backend.fingerprint(model)
+    others = [] if methods is None else [
+        [a.method, dict(a.config), named_tensors(a)] for a in backend.attachments(model)
+        # What changes sampling alone has no part in a training.
+        if a.method not in methods and a.lanes is None and a.grids is None
+    ]  # fmt: skip
+    return content_hash(base, others) if others else base
 
 
 def fill(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:
@@ -113,8 +171,8 @@ def fill(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:
 
 def freeze(attachment: Attachment) -> None:
     """Mark filled modules as final: no gradients, normalisation already in the weights."""
-    if attachment.modules is not None:
-        attachment.modules.requires_grad_(False).eval()
-        for module in attachment.modules.values():
+    for tree in attachment.trees:
+        tree.requires_grad_(False).eval()
+        for module in tree.values():
             if hasattr(module, "baked"):
                 module.baked = True

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..diffusion.training import check_loss
 from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
 from .ei2.ffam import check_ratio
-from .registry import build
-from .tuned_weights import FORMAT_VERSION, QUERY_PREFIX, TunedWeights, apply_tuned, fill, load_tuned, save_tuned
+from .registry import build_on
+from .tuned_weights import (
+    FORMAT_VERSION,
+    QUERY_PREFIX,
+    TunedWeights,
+    apply_tuned,
+    architecture,
+    below,
+    fill,
+    load_tuned,
+    save_tuned,
+)  # fmt: skip
 from .tuning_run import TuningRun
 from .tuning_store import TuningStore
 
@@ -37,6 +50,7 @@ class TuneRecipe:
         seed: of timesteps and noise.
         checkpoint_every: steps between checkpoints on disk.
         queries: also tune the query projections that the attached methods name.
+        loss, delta: "mse", or "huber" with its delta; see ``diffusion.training.NoiseTraining``.
     """
 
     steps: int = 500
@@ -47,6 +61,8 @@ class TuneRecipe:
     seed: int = 0
     checkpoint_every: int = 50
     queries: bool = True
+    loss: str = "mse"
+    delta: float = 1.0
 
 
 PUBLISHED = TuneRecipe()
@@ -117,6 +133,7 @@ def tune(
     cache: Path | None = None,
     progress: Progress | None = None,
     preview_every: int = 25,
+    only: Collection[str] | None = None,
 ) -> Tuned:
     """Tune the attached methods on one clip, or find the weights of an equal tuning.
 
@@ -132,32 +149,41 @@ def tune(
         cache: folder for weights and checkpoints; None keeps nothing.
         progress: the backend's own bar if None.
         preview_every: steps between pictures on the progress bar; 0 for none.
+        only: the attached methods that train. The others stay as they are, at work but frozen,
+            no queries are tuned, and the weights hold what trained alone: they fit every model
+            of the architecture, whatever lies below them. None trains all.
 
     Raises:
-        ValueError: NaN in the latent, nothing to train, a ratio beyond the feature map.
+        ValueError: NaN in the latent, nothing to train, a ratio beyond the feature map, an
+            unknown loss, or a method in ``only`` that is not attached.
         FloatingPointError: the loss is no longer finite.
         MemoryError: memory ran out, also with gradient checkpointing.
     """
     check_samples(samples)
+    check_loss(recipe.loss, recipe.delta)
     attachments = backend.attachments(model)
     check_ratio(attachments, *samples.shape[-2:])
+    if absent := sorted(set(only or ()) - {a.method for a in attachments}):
+        raise ValueError(f"model: {absent[0]} is to be trained, but is not attached; attach it first.")
+    trains = [only is None or a.method in only for a in attachments]
+    if idle := [a.method for a in compress(attachments, trains) if a.config.get("strength") == 0]:
+        raise ValueError(f"model: {idle[0]} has strength 0, so that nothing of it can be trained; attach it at 1.")
     # Nodes run in inference mode, whose tensors can never take part in a backward pass.
     with torch.inference_mode(False):
-        base = backend.fingerprint(model)
-        methods = [{"method": a.method, "config": dict(a.config)} for a in attachments]
-        initial = [named_tensors(a) for a in attachments]
-        key = content_hash(samples, conditioning, decisive(recipe), methods, initial, base)
+        base = below(backend, model, only)
+        methods = [{"method": a.method, "config": dict(a.config)} for a in compress(attachments, trains)]
+        initial = [named_tensors(a) for a in compress(attachments, trains)]
+        key = content_hash(samples, conditioning, decisive(recipe), methods, initial, base, sorted(only or ()))
         store = TuningStore(cache, key)
         weights = store.finished()
         if weights is not None:
             return Tuned(apply_tuned(backend, model, weights), weights, list(weights.metadata["losses"]), True)
-        sites = backend.sites(model)
-        owned = [_owned(a, sites) for a in attachments]
+        used = [_owned(backend, model, a) if train else _frozen(a) for a, train in zip(attachments, trains)]
         progress = progress or backend.progress(recipe.steps, "tuning")
         clean = backend.to_model_space(model, samples.clone()).float()
-        task = ClipTask(backend, model, owned, clean, conditioning, recipe.queries)
+        task = ClipTask(backend, model, used, clean, conditioning, recipe.queries and only is None)
         state = TuningRun(backend, model, task, recipe, store, progress, preview_every).with_retry()
-        tensors = _final_tensors(owned, state["parameters"])
+        tensors = _final_tensors(list(compress(used, trains)), state["parameters"])
         metadata = {
             "version": FORMAT_VERSION,
             "methods": methods,
@@ -165,6 +191,8 @@ def tune(
             "recipe": asdict(recipe),
             "losses": state["losses"],
         }
+        if only is not None:
+            metadata["architecture"] = architecture(backend, model)
         # As it will be read from a file: lists for tuples.
         weights = TunedWeights(tensors, json.loads(json.dumps(metadata)))
         store.finish(weights)
@@ -190,13 +218,20 @@ def decisive(recipe: TuneRecipe) -> dict[str, Any]:
     return settings
 
 
-def _owned(attachment: Attachment, sites: Sequence[Any]) -> Attachment:
+def _owned(backend: Backend, model: Any, attachment: Attachment) -> Attachment:
     """A copy whose modules may be trained: the small modules are copied, never the model."""
-    copy = build(attachment.method, sites, attachment.config)
-    if attachment.modules is not None:
-        fill(copy, named_tensors(attachment))
-        copy.modules.requires_grad_(True).train()
+    copy = build_on(backend, model, attachment.method, attachment.config)
+    fill(copy, named_tensors(attachment))
+    for tree in copy.trees:
+        tree.requires_grad_(True).train()
     return replace(copy, sites=attachment.sites)
+
+
+def _frozen(attachment: Attachment) -> Attachment:
+    """A copy that takes part in the forward pass only."""
+    trees = {name: getattr(attachment, name) for name in ("modules", "norms", "outputs")}
+    copies = {name: deepcopy(tree).requires_grad_(False) for name, tree in trees.items() if tree is not None}
+    return replace(attachment, **copies)
 
 
 def _final_tensors(owned: Sequence[Attachment], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,7 +239,7 @@ def _final_tensors(owned: Sequence[Attachment], trained: Mapping[str, Tensor]) -
     tensors = {name: value for name, value in trained.items() if name.startswith(QUERY_PREFIX)}
     for attachment in owned:
         fill(attachment, {**named_tensors(attachment), **trained})
-        for module in (attachment.modules or {}).values():
+        for module in (module for tree in attachment.trees for module in tree.values()):
             if hasattr(module, "bake"):
                 module.bake()
         tensors |= {name: value.detach().cpu().float().clone() for name, value in named_tensors(attachment).items()}

@@ -90,6 +90,8 @@ class TuningRun:
                 max_grad_norm=recipe.max_grad_norm,
                 seed=recipe.seed,
                 per_sample=task.per_sample,
+                loss=recipe.loss,
+                delta=recipe.delta,
             )
             if state is not None:
                 training.load_state(state)

@@ -7,10 +7,12 @@ from dataclasses import replace
 import torch
 from steadyedit.backends.double import DoubleBackend, double_model
 from steadyedit.backends.double.unet import CONTEXT, Attached
-from steadyedit.methods.registry import build
+from steadyedit.methods.registry import build_on
 
 FRAMES, HEIGHT, WIDTH = 3, 5, 6
-METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention"]
+METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention", "norm-tune", "visual-adapter"]
+# The double has four attention stages, and its decoder's first is the last of them.
+CONFIGS = {"visual-adapter": {"positions": [4]}}
 
 
 def clip(frames=FRAMES, seed=0):
@@ -28,8 +30,8 @@ def with_methods(*methods, **configs):
     backend, model = DoubleBackend(), double_model()
     attached = model
     for method in methods:
-        config = configs.get(method.replace("-", "_"), {})
-        attached = backend.attach(attached, build(method, backend.sites(model), config))
+        config = configs.get(method.replace("-", "_"), CONFIGS.get(method, {}))
+        attached = backend.attach(attached, build_on(backend, model, method, config))
     return backend, model, attached
 
 
@@ -46,8 +48,8 @@ def randomised(model, seed=5, scale=0.5):
     generator = torch.Generator().manual_seed(seed)
     attachments = []
     for attachment in model.attached.attachments:
-        copy = build(attachment.method, backend.sites(model), attachment.config)
-        for parameter in (copy.modules or torch.nn.ModuleDict()).parameters():
+        copy = build_on(backend, model, attachment.method, attachment.config)
+        for parameter in (p for tree in copy.trees for p in tree.parameters()):
             parameter.data = scale * torch.randn(parameter.shape, generator=generator)
         attachments.append(copy)
     return replace(model, attached=Attached(tuple(attachments), model.attached.deltas))

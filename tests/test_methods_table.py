@@ -18,8 +18,10 @@ RECIPE = TuneRecipe(steps=2, learning_rate=1e-3)
 TRAINED = {
     "stam": {"query", "key", "value", "out", "bias"},
     "temporal-attention": {"query", "key", "value", "out", "bias"},
+    "norm-tune": {"gamma", "beta", "gamma0"},
+    "visual-adapter": {"norm_weight", "norm_bias", "w0", "down", "down_bias", "conv", "up", "up_bias"},
 }
-QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}}
+QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}, "norm-tune": set(), "visual-adapter": set()}
 # Nothing of these is tuned or saved, and outside of sampling they do nothing: test_methods_via_gather_swap.py,
 # test_methods_rave.py.
 SAMPLING_ONLY = {"gather-swap", "rave"}
@@ -39,6 +41,12 @@ def test_attaching_leaves_the_model(method):
     assert predict(model, clip(), condition()).equal(before)
     assert all(weights[name].equal(value) for name, value in model.unet.state_dict().items())
     assert backend.attachments(model) == () and len(backend.attachments(attached)) == 1
+
+
+@pytest.mark.parametrize("method", ["norm-tune", "visual-adapter"])
+def test_what_adds_a_zero_starts_as_the_plain_model_to_the_bit(method):
+    _, model, attached = with_methods(method)
+    assert predict(attached, clip(), condition()).equal(predict(model, clip(), condition()))
 
 
 def test_stam_starts_as_the_plain_model():
@@ -86,7 +94,8 @@ def test_save_and_load_give_the_same_model(method, tmp_path):
     assert not predict(again, clip(), condition()).allclose(predict(model, clip(), condition()), atol=1e-6)
 
 
-@pytest.mark.parametrize("methods", [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",)])
+@pytest.mark.parametrize("methods", [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",),
+                                     ("norm-tune", "visual-adapter")])  # fmt: skip
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_trained_road_has_the_gradients_of_a_float64_copy(methods, checkpointing):
     backend, _, attached = with_methods(*methods)
@@ -104,8 +113,8 @@ def test_the_trained_road_has_the_gradients_of_a_float64_copy(methods, checkpoin
     narrow_out, narrow = gradients(attached, torch.float32)
     wide_model = DoubleModel(copy.deepcopy(attached.unet).double(), attached.attached)
     for attachment in backend.attachments(wide_model):
-        if attachment.modules is not None:
-            attachment.modules.double()
+        for tree in attachment.trees:
+            tree.double()
     wide_out, wide = gradients(wide_model, torch.float64)
     assert_close(narrow_out, wide_out)
     assert narrow.keys() == wide.keys() and len(wide) >= 8

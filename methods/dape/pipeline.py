@@ -1,0 +1,62 @@
+"""DAPE on a MODEL that is ready for its clip: one stage after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..registry import build_on
+from ..tuning import Tuned, tune
+from .recipes import Stage, adapter_stage, norm_stage
+
+if TYPE_CHECKING:
+    from ...backends.protocol import Backend, Progress
+
+
+def run_stage(
+    backend: Backend, model: Any, samples: Tensor, conditioning: Any, stage: Stage, *, cache: Path | None = None,
+    progress: Progress | None = None, preview_every: int = 25,
+) -> Tuned:  # fmt: skip
+    """Attach a stage's methods to the MODEL and train them alone on one clip.
+
+    Args:
+        model: MODEL with whatever base it has (EI2's modules, Tune-A-Video's, a LoRA, an
+            earlier stage). All that stays frozen, and at work.
+        samples, conditioning: the clip's LATENT samples and the CONDITIONING that describes it.
+        stage: see ``recipes``.
+        cache, progress, preview_every: see ``tuning.tune``.
+
+    Returns:
+        The MODEL with the stage's methods tuned on it, and weights that hold these alone.
+
+    Raises:
+        ValueError: a setting that does not fit the MODEL, and what ``tune`` raises.
+    """
+    for method, config in stage.methods.items():
+        model = backend.attach(model, build_on(backend, model, method, config))
+    return tune(backend, model, samples, conditioning, stage.recipe, cache=cache, progress=progress,
+                preview_every=preview_every, only=tuple(stage.methods))  # fmt: skip
+
+
+def run_stages(
+    backend: Backend, model: Any, samples: Tensor, conditioning: Any, stages: Sequence[Stage] | None = None,
+    *, cache: Path | None = None, preview_every: int = 25,
+) -> list[Tuned]:  # fmt: skip
+    """The stages one after another, each on what the one before it gave; the published two if None.
+
+    Returns:
+        What every stage gave; the last one's MODEL has all of them.
+
+    Raises:
+        what ``run_stage`` raises.
+    """
+    results: list[Tuned] = []
+    for stage in (norm_stage(), adapter_stage()) if stages is None else stages:
+        results.append(
+            run_stage(backend, model, samples, conditioning, stage, cache=cache, preview_every=preview_every)
+        )
+        model = results[-1].model
+    return results
