@@ -114,6 +114,12 @@ class ComfyBackend:
 
         return toy.load_editor()
 
+    def load_toy_controlnet(self) -> Any:
+        """CONTROL_NET of the toy world's edges."""
+        from . import toy
+
+        return toy.load_controlnet()
+
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer."""
         from . import joint

@@ -28,20 +28,20 @@ def check_run(guider: Any, attachment: Attachment, noise: Tensor, sampler: Any, 
     replaced = guider.model_options.get("transformer_options", {}).get("patches_replace", {})
     for kind in attachment.lanes.kinds:
         refuse_second_owner(replaced, kind, attachment.sites, attachment.method)
-    check_model(guider.model_options)
+    check_model(guider.model_options, "gather-swap")
     check_sampler(sampler)
     check_sigmas(sigmas)
     check_images(guider, noise.shape[0])
 
 
-def check_model(model_options: dict[str, Any]) -> None:
+def check_model(model_options: dict[str, Any], method: str) -> None:
     """Raise ValueError where something on the MODEL cuts the clip, or leaves steps out."""
     if model_options.get("context_handler") is not None:
-        raise ValueError("model: has context windows, which cut the clip where gather-swap needs all of it; remove "
-                         "them, since gather-swap computes frames in chunks of its own.")
+        raise ValueError(f"model: has context windows, which cut the clip where {method} needs all of it; remove "
+                         f"them, since {method} computes frames in chunks of its own.")
     cache = next((key for key in model_options.get("transformer_options", {}) if "cache" in str(key).lower()), None)
     if cache is not None:
-        raise ValueError(f"model: {cache} leaves out steps by what it keeps of earlier ones, and gather-swap evaluates "
+        raise ValueError(f"model: {cache} leaves out steps by what it keeps of earlier ones, and {method} evaluates "
                          "several parts of the clip in a step; remove that node.")
 
 

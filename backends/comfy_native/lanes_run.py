@@ -143,16 +143,21 @@ class LaneRun:
             yield range(start, min(start + size, self.frames))
 
     def automatic_chunk(self, model: BaseModel, conds: Sequence[Conditions | None], x: Tensor) -> int:
-        """Frames that the host would take with all conditions in one call, by its own estimate; asked once a run."""
+        """Frames in a call, asked of the host once a run."""
         if self.automatic is None:
-            branches = max(1, sum(len(conditions or ()) for conditions in conds))
-            patcher = model.current_patcher
-            free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(x.device)
-            size = MOST_FRAMES
-            while size > 1 and model.memory_required([branches * size, *x.shape[1:]]) * 1.5 >= free:
-                size //= 2
-            self.automatic = size
+            self.automatic = rows_that_fit(model, conds, x, MOST_FRAMES)
         return self.automatic
+
+
+def rows_that_fit(model: BaseModel, conds: Sequence[Conditions | None], x: Tensor, most: int) -> int:
+    """Rows of x that the host would take with all conditions in one call, by its own estimate; at most ``most``."""
+    branches = max(1, sum(len(conditions or ()) for conditions in conds))
+    patcher = model.current_patcher
+    free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(x.device)
+    size = most
+    while size > 1 and model.memory_required([branches * size, *x.shape[1:]]) * 1.5 >= free:
+        size //= 2
+    return size
 
 
 def call_options(options: Mapping[str, Any], ids: Sequence[int], lane_pass: LanePass | None) -> dict[str, Any]:

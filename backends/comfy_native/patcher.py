@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from . import lanes
+from . import grids, lanes
 from .blocks import refuse_second_owner, sites_of
 from .norms import norms_of
 from .runtime import check_conditions, run_attached
@@ -32,7 +32,9 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
     wrappers = [(WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)]
     if any(attachment.lanes is not None for attachment in state.attachments):
         wrappers += lanes.WRAPPERS
-    for kind in (*lanes.KINDS, WrappersMP.DIFFUSION_MODEL):
+    if any(attachment.grids is not None for attachment in state.attachments):
+        wrappers += grids.WRAPPERS
+    for kind in {*lanes.KINDS, *grids.KINDS, WrappersMP.DIFFUSION_MODEL}:
         clone.remove_wrappers_with_key(kind, KEY)
     for kind, wrapper in wrappers:
         clone.add_wrapper_with_key(kind, KEY, wrapper)

@@ -64,10 +64,10 @@ def run_sampler(
     return guider.sample(no_noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
 
 
-def without_lanes(model: ModelPatcher) -> ModelPatcher:
+def frame_by_frame(model: ModelPatcher) -> ModelPatcher:
     """The MODEL to invert a clip with: what edits all frames alike has no part in the noise of the source."""
     state = state_of(model)
-    kept = tuple(a for a in state.attachments if a.lanes is None)
+    kept = tuple(a for a in state.attachments if a.lanes is None and a.grids is None)
     return model if kept == state.attachments else with_state(model, replace(state, attachments=kept))
 
 
@@ -76,7 +76,7 @@ def invert(
 ) -> list[Tensor]:
     """``Backend.invert``: x at every one of the ascending ``sigmas``, LATENT scale, on the CPU."""
     trajectory: list[Tensor] = []
-    model = without_lanes(model)
+    model = frame_by_frame(model)
 
     def sampler(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
         path = ddim_inversion(denoiser, x, sigmas, extra_args, callback, disable, refinement=refinement)

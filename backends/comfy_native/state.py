@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ...methods.attachment import check_grids
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -36,10 +38,12 @@ class Attached:
         """One more; an earlier one of the same method gives way.
 
         Raises:
-            ValueError: two attachments would replace the same self-attention.
+            ValueError: two attachments would replace the same self-attention, or see frames in ways that do not go
+                together.
         """
         kept = tuple(a for a in self.attachments if a.method != attachment.method)
         for other in kept:
+            check_grids(attachment, other)
             both = attachment.sites & other.sites
             if both and set(attentions_of(attachment)) & set(attentions_of(other)):
                 raise ValueError(f"model: {other.method} already replaces the self-attention of {min(both)}, which "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -14,6 +15,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
+from ...toyworld import control_file
 from ...toyworld import models as toyworld
 
 #: Layer norms of transformers' CLIP; the rest of the text encoder's settings come from the toy world.
@@ -157,3 +159,15 @@ def load_editor() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comf
     """
     encoder = clip_from(toyworld.state_of("editor_text_encoder"))
     return load_unet(name="editor"), encoder, vae_from(toyworld.state_of("vae"))
+
+
+def load_controlnet() -> comfy.controlnet.ControlNet:
+    """CONTROL_NET of the toy world's edges, by the host's own loader.
+
+    The file is a Control-LoRA, which takes what it lacks from the MODEL that it is applied to. Here that is filled in
+    from the toy U-Net, so that it is the same ControlNet on a MODEL with tuned or patched weights, or on the editor.
+
+    Raises:
+        ValueError: a weights file is not the one that its sidecar describes.
+    """
+    return comfy.controlnet.load_controlnet_state_dict(control_file.to_stock(toyworld.state_of("controlnet")))

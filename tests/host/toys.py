@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import comfy.controlnet
 import comfy.samplers
 import torch
 from steadyedit.backends.comfy_native import ComfyBackend, toy
 from steadyedit.methods.registry import build
-from steadyedit.toyworld import models
+from steadyedit.toyworld import control_file, models
 
 BACKEND = ComfyBackend()
 FRAMES, SIDE, WIDTH = 3, 8, models.UNET_CONFIG["cross_attention_dim"]
@@ -20,6 +21,30 @@ def diffusers_unet():
     """Random, but the same in every test."""
     torch.manual_seed(0)
     return models.build_unet().eval().requires_grad_(False)
+
+
+@lru_cache
+def diffusers_controlnet():
+    """Random, but the same in every test; its outputs are not silent."""
+    torch.manual_seed(6)
+    network = models.build_controlnet().eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def controlnet():
+    """The same as the host's CONTROL_NET, by its own loader."""
+    return comfy.controlnet.load_controlnet_state_dict(control_file.to_stock(diffusers_controlnet().state_dict()))
+
+
+def under(control_net, hints, conditioning, strength: float = 1.0):
+    """CONDITIONING behind the host's ControlNetApplyAdvanced."""
+    import nodes
+
+    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+    return apply(conditioning, conditioning, control_net, hints, strength, 0.0, 1.0)[0]
 
 
 @lru_cache
