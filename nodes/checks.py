@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backends.protocol import Backend
+    from ..methods.tuned_weights import TunedWeights
 
 
 def clip_latent(latent: dict[str, Any]) -> Tensor:
@@ -73,3 +74,34 @@ def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     if not all(word.isascii() and word.isdigit() for word in words):
         raise ValueError(f"{name}: expected whole numbers such as 0, 12, 40, but got {text!r}.")
     return tuple(map(int, words))
+
+
+def ranges(name: str, text: str) -> tuple[int, ...]:
+    """Numbers from a text such as "5", "1-7" or "1,2,6,7", sorted.
+
+    Raises:
+        ValueError: nothing, or something else, is in it.
+    """
+    found: set[int] = set()
+    for word in text.replace(",", " ").split() or [""]:
+        ends = word.split("-")
+        first, last = ends[0], ends[-1]
+        plain = len(ends) <= 2 and all(end.isascii() and end.isdigit() and len(end) <= 3 for end in ends)
+        if not plain or int(first) > int(last):
+            raise ValueError(f"{name}: expected numbers such as 5, 1-7 or 1,2,6,7, but got {text!r}.")
+        found.update(range(int(first), int(last) + 1))
+    return tuple(sorted(found))
+
+
+def tuned_weights(weights: Any) -> TunedWeights:
+    """The value, where it is one of tuned weights.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    from ..methods.tuned_weights import TunedWeights
+
+    if not isinstance(weights, TunedWeights):
+        raise TypeError(f"weights: expected those of a tuning node or of Load Tuned Weights, but got a "
+                        f"{type(weights).__name__}.")  # fmt: skip
+    return weights

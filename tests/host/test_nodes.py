@@ -18,7 +18,8 @@ IDS = {
     "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
     "SteadyEditSaveTuned", "SteadyEditLoadTuned", "SteadyEditLoadFrames", "SteadyEditGatherSwap",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
-    "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite",
+    "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
+    "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
 }  # fmt: skip
 
 
