@@ -137,7 +137,8 @@ def test_clips_have_the_asked_shape_and_begin_as_told(own):
     first = torch.rand(2, 16, 32, 3)
     parts = own, wan.build().eval(), models.build_text_encoder().eval()
     for guidance in (1.0, 2.0):
-        clips = animate.animate(first, ["a red ball on grass", "a blue ring on sand"], 2, guidance, frames=5, parts=parts)
+        said = ["a red ball on grass", "a blue ring on sand"]
+        clips = animate.animate(first, said, 2, guidance, frames=5, parts=parts)
         assert clips.shape == (2, 5, 16, 32, 3) and 0 <= clips.min() and clips.max() <= 1
 
 

@@ -29,7 +29,7 @@ DROP = 0.1
 #: what suits AdamW more than Muon
 PLAIN = ("patch_embedding", "proj_out", "scale_shift_table", "condition_embedder")
 #: one more chunk of clips joins after so many steps, so that training need not wait for all of them
-GROW = 60
+GROW = 100
 
 
 def first_frame_mask(frames: int, height: int, width: int) -> torch.Tensor:
@@ -130,9 +130,12 @@ def silence() -> torch.Tensor:
     return models.load_text_encoder()(models.tokenize([""])).last_hidden_state
 
 
-def train(steps: int = 4000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 16, publish_every: int = 250,
+def train(steps: int = 3600, batch: int = 8, peak: float = 2.5e-3, chunks: int = 12, publish_every: int = 250,
           compiled: bool = False) -> None:
-    """Train, publishing the running average now and then. compiled: blocks through TorchInductor (needs a C++ compiler), a sixth faster."""
+    """Train, publishing the running average now and then.
+
+    compiled: blocks through TorchInductor, which needs a C++ compiler and is a sixth faster.
+    """
     torch.manual_seed(SEED)
     network = wan.build()
     quiet_residuals(network)
