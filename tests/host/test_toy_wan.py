@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import comfy.model_base
 import comfy.sample
+import comfy.sample
 import comfy.samplers
 import pytest
 import torch
