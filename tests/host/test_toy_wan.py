@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import comfy.model_base
 import comfy.sample
-import comfy.sample
 import comfy.samplers
 import pytest
 import torch
