@@ -54,6 +54,7 @@ class Contest:
             over fine and coarse keys in a row, compiled.
         ready: inputs of "sdpa", made outside of the measured time.
         reference: what "fused" and "literal" must equal.
+        baseline: the rival that ratios are to.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Contest:
     runs: dict[str, Run]
     ready: tuple[Tensor, ...]
     reference: Run
+    baseline: str = "sdpa"
 
 
 def contests(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:

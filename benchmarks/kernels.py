@@ -8,7 +8,7 @@ slow moment of the machine falls on all, and the best turn of each counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,20 @@ from ..vision.metrics import paired_interval
 from ._clock import clock
 from ._contests import Contest, Size, contests
 from ._memory import allocated_peak
+from ._norm_contests import norm_contests
 from ._report import meta, table, write_json
 
 SIZES = tuple(f"{frames}x{tokens}" for tokens in (1024, 4096) for frames in (8, 16, 32))
-OPERATIONS = ("ffam-2", "ffam-4", "sparse-causal", "full-attention", "gather", "swap", "cross-frame", "temporal")
+OPERATIONS = ("ffam-2", "ffam-4", "sparse-causal", "full-attention", "gather", "swap", "cross-frame", "temporal",
+              "group-norm", "layer-norm")  # fmt: skip
 
-#: name -> (heading, format, better). Ratios are to the row "sdpa" of the same operation and size.
+#: name -> (heading, format, better). Ratios are to the row of the
+#: baseline ("sdpa", or the plain "norm") of the same operation and size.
 KEYS: dict[str, tuple[str, str, int]] = {
     "forward_ms": ("forward ms", ".1f", -1),
-    "ratio": ("to SDPA", ".2f", -1),
+    "ratio": ("to baseline", ".2f", -1),
     "train_ms": ("and backward ms", ".1f", -1),
-    "train_ratio": ("to SDPA", ".2f", -1),
+    "train_ratio": ("to baseline", ".2f", -1),
     "peak_mb": ("peak MB", ".1f", -1),
     "error": ("error", ".1e", -1),
 }
@@ -74,7 +77,7 @@ def main(
     measured: list[dict[str, Any]] = []
     with tqdm(total=len(shapes) * len(chosen), desc="bench kernels", disable=None) as bar:
         for size in shapes:
-            for contest in contests(size, device, dtype):
+            for contest in _all(size, device, dtype):
                 if contest.name in chosen:
                     bar.set_postfix_str(f"{contest.name} {size}")
                     error = _checked(contest, size, device, dtype)
@@ -87,7 +90,7 @@ def main(
         ),
         "rows": measured,
     }  # fmt: skip
-    print(f"\n{report['meta']['device']}; each equals its reference; * : more than chance slower or faster than sdpa.")
+    print(f"\n{report['meta']['device']}; each equals its reference; * : slower or faster than its baseline, not by chance.")
     print(table(measured, KEYS))
     for name, fit in report["meta"]["memory"].items():
         print(f"{name}: {fit['mb_per_frame']:.2f} MB a frame, at most {fit['worst']:.1%} off the line")
@@ -95,6 +98,11 @@ def main(
         write_json(json_path, report)
         print(f"numbers: {json_path}")
     return report
+
+
+def _all(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
+    yield from contests(size, device, dtype)
+    yield from norm_contests(size, device, dtype)
 
 
 def _size(text: str, heads: int) -> Size:
@@ -115,11 +123,11 @@ def _checked(contest: Contest, size: Size, device: torch.device, dtype: torch.dt
         RuntimeError: it is beyond ``TOLERANCE``.
     """
     small = replace(size, tokens=min(CHECKED_TOKENS, size.tokens))
-    small_contest = next(c for c in contests(small, device, dtype) if c.name == contest.name)
+    small_contest = next(c for c in _all(small, device, dtype) if c.name == contest.name)
     wide = tuple(x.detach().double().requires_grad_() for x in small_contest.inputs)
     truth = _with_gradients(small_contest.reference, wide)
     worst = 0.0
-    for name in contest.runs.keys() - {"sdpa"}:
+    for name in contest.runs.keys() - {contest.baseline}:
         found = _with_gradients(small_contest.runs[name], small_contest.inputs)
         error = max(_difference(a, b) for a, b in zip(found, truth, strict=True))
         if not error <= TOLERANCE[dtype]:
@@ -142,10 +150,11 @@ def _difference(found: Tensor, truth: Tensor) -> float:
 def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]]:
     """A row for each rival."""
     on_cpu = contest.inputs[0].device.type == "cpu"
-    backend = fastest_backend(contest.runs["sdpa"], contest.ready) if not on_cpu else None
+    base = contest.baseline
+    backend = fastest_backend(contest.runs[base], contest.ready) if not on_cpu and base == "sdpa" else None
     if backend is not None:
         contest.runs["sdpa"] = by_backend(backend, contest.runs["sdpa"])
-    inputs = {name: contest.ready if name == "sdpa" else contest.inputs for name in contest.runs}
+    inputs = {name: contest.ready if name == base else contest.inputs for name in contest.runs}
     forward = train = peaks = None
     if not on_cpu or contest.flops <= FORWARD_LIMIT:
         peaks = _peaks(contest, inputs)
@@ -158,12 +167,12 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
         row = dict.fromkeys([f"{key}{end}" for key in KEYS for end in ("", "_ci")])
         row |= {"method": f"{contest.name} {size} {name}", "operation": contest.name, "size": str(size), "rival": name}
         row["backend"] = backend.name if backend is not None and name == "sdpa" else None
-        row["error"] = None if name == "sdpa" else error
+        row["error"] = None if name == base else error
         row["peak_mb"] = None if peaks is None else peaks[name]
         for key, ratio, turns in (("forward_ms", "ratio", forward), ("train_ms", "train_ratio", train)):
             if turns is not None:
-                row[key], row[ratio] = min(turns[name]), min(turns[name]) / min(turns["sdpa"])
-                row[f"{key}_ci"] = None if name == "sdpa" else paired_interval(turns[name], turns["sdpa"])
+                row[key], row[ratio] = min(turns[name]), min(turns[name]) / min(turns[base])
+                row[f"{key}_ci"] = None if name == base else paired_interval(turns[name], turns[base])
         rows.append(row)
     return rows
 
