@@ -122,3 +122,15 @@ def test_misfits_are_named(change, message):
     given = {"z": torch.ones(2, 6, 5), "weight": torch.ones(6), "bias": torch.ones(6), "gamma0": torch.ones(6)}
     with pytest.raises(ValueError, match=message):
         kernels.adjustable_norm(**{**given, "groups": 3, **change})
+
+
+def test_channels_last_where_only_the_weights_train():
+    """The first norm of a U-Net: nothing before it asks for a gradient, and convolutions may put the channels last."""
+    z = torch.randn(8, 64, 16, 16).contiguous(memory_format=torch.channels_last)
+    weight, bias, gamma0 = (torch.randn(64, requires_grad=True) for _ in range(3))
+    slope, found = torch.randn_like(z), []
+    for form in (kernels.adjustable_norm_fused, kernels.adjustable_norm_reference):
+        out = form(z, weight, bias, gamma0, 32, EPS)
+        found.append(torch.autograd.grad(out, (weight, bias, gamma0), slope))
+    for mine, theirs in zip(*found, strict=True):
+        assert_close(mine, theirs.double())

@@ -46,8 +46,9 @@ class _AdjustableNorm(Function):
         if ctx.groups:
             if gradient.stride() != x.stride():
                 gradient = torch.empty_like(x).copy_(gradient)
+            # Always asked for x: without it this operator reads past memory on a CPU where channels are last.
             found = torch.ops.aten.native_group_norm_backward(
-                gradient, x, mean, rstd, weight, *_sizes(x), ctx.groups, asked
+                gradient, x, mean, rstd, weight, *_sizes(x), ctx.groups, [True, *asked[1:]]
             )
         else:
             found = torch.ops.aten.native_layer_norm_backward(
@@ -61,7 +62,7 @@ class _AdjustableNorm(Function):
             if ctx.needs_input_grad[3]:
                 of_gamma0 = _products(x, gradient, ctx.groups)
                 of_gamma0 = of_gamma0.sum(0, keepdim=True) if gamma0.shape[0] == 1 else of_gamma0
-        return of_x, of_weight, of_bias, of_gamma0, None, None
+        return of_x if asked[0] else None, of_weight, of_bias, of_gamma0, None, None
 
 
 def _dense(x: Tensor) -> Tensor:
