@@ -90,7 +90,7 @@ def main(
         ),
         "rows": measured,
     }  # fmt: skip
-    print(f"\n{report['meta']['device']}; each equals its reference; * : slower or faster than its baseline, not by chance.")
+    print(f"\n{report['meta']['device']}; each equals its reference; * : slower or faster, not by chance.")
     print(table(measured, KEYS))
     for name, fit in report["meta"]["memory"].items():
         print(f"{name}: {fit['mb_per_frame']:.2f} MB a frame, at most {fit['worst']:.1%} off the line")
