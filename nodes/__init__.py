@@ -7,9 +7,9 @@ from typing import Any
 
 def node_list() -> list[type]:
     """All node classes, in the order of the pipeline. Needs ``comfy_api`` (the host's, or a stand-in)."""
-    from . import adaptation, attach, blend, dape, dape_apply, gather_swap, inversion, root, toy, tuning, video, weights
+    from . import adaptation, attach, blend, dape, dape_apply, gather_swap, inversion, rave, root, toy, tuning, video, weights
 
-    modules = (toy, video, attach, gather_swap, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend)
+    modules = (toy, video, attach, gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend)
     return [node for module in modules for node in module.NODES]
 
 

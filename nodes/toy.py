@@ -60,6 +60,27 @@ class ToyEditor(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy_editor())
 
 
+class ToyControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyControlNet",
+            display_name="Toy ControlNet",
+            category=CATEGORY,
+            description="A small ControlNet that makes the Toy Model's pictures follow edges: those of the core node "
+            "Canny at thresholds 0.1 and 0.2. Trained by this pack and shipped with it; nothing is downloaded.",
+            inputs=[],
+            outputs=[io.ControlNet.Output(display_name="control_net", tooltip="For Apply ControlNet; on the Toy Model "
+                                          "and models made of it.")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
+
+        return io.NodeOutput(backends.current().load_toy_controlnet())
+
+
 class ToyCLIPVision(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -131,4 +152,4 @@ class ToyClip(io.ComfyNode):
                              chosen.instruction)
 
 
-NODES = [ToyModel, ToyEditor, ToyCLIPVision, ToyClip]
+NODES = [ToyModel, ToyEditor, ToyControlNet, ToyCLIPVision, ToyClip]

@@ -24,9 +24,10 @@ def known_nodes() -> dict[str, type]:
     """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
     with host_api.installed():
         from ..nodes import node_list
-        from . import core_nodes, core_sampling
+        from . import core_control, core_nodes, core_sampling
 
-        return {**core_nodes.NODES, **core_sampling.NODES, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
+        stand_ins = {**core_nodes.NODES, **core_sampling.NODES, **core_control.NODES}
+        return {**stand_ins, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
 
 
 def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], None] | None = None) -> StandaloneRun:

@@ -49,9 +49,15 @@ def measure_wan() -> dict:
     return judge_clips()
 
 
+def measure_controlnet() -> dict:
+    from .sample import judge_control
+
+    return judge_control()
+
+
 MEASURES = {
     "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
-    "editor": measure_editor,
+    "editor": measure_editor, "controlnet": measure_controlnet,
     "wan_vae": measure_wan_vae, "wan": measure_wan,
 }
 

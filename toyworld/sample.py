@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from . import models
 from .classifier import classify
+from .control import controlled, edge_agreement, edges
 from .recipes.unet import SCALE, alphas_cumprod
+from .rendering import render_frame
 from .scene import Scene, sample_scene
 
 
 @torch.no_grad()
 def generate(captions: list[str], steps: int = 30, guidance: float = 4.5, seed: int = 0, size: int = 128,
-             parts: tuple | None = None, batch: int = 25) -> torch.Tensor:
-    """Pictures for captions.
+             parts: tuple | None = None, batch: int = 25, hints: torch.Tensor | None = None,
+             controlnet=None) -> torch.Tensor:
+    """Pictures for captions, along edges where `hints` are given.
 
     DDIM (eta 0), timesteps evenly spaced from 999 down, guidance e = e_0 + g (e_text - e_0).
 
     Args:
         parts: (vae, unet, text_encoder); None = the trained ones.
+        hints: edges [B,H,W,3] of zeros and ones, which the ControlNet follows in both branches.
+        controlnet: None = the trained one.
     Returns: [B,H,W,3] in 0..1.
     """
     vae, unet, text_encoder = parts or (models.load_vae(), models.load_unet(), models.load_text_encoder())
@@ -30,8 +36,12 @@ def generate(captions: list[str], steps: int = 30, guidance: float = 4.5, seed: 
         context = text_encoder(models.tokenize(part + [""] * len(part))).last_hidden_state
         generator = torch.Generator().manual_seed(seed + start)
         z = torch.randn((len(part), 4, size // 8, size // 8), generator=generator)
+        network = unet
+        if hints is not None:
+            shown = hints[start:start + batch].movedim(-1, 1).repeat(2, 1, 1, 1)
+            network = controlled(unet, controlnet or models.load_controlnet(), shown)
         for now, then in zip(times, times[1:]):
-            given, free = unet(torch.cat([z, z]), now, context).sample.chunk(2)
+            given, free = network(torch.cat([z, z]), now, context).sample.chunk(2)
             noise = free + guidance * (given - free)
             clean = (z - (1 - abar[now]).sqrt() * noise) / abar[now].sqrt()
             z = abar[then].sqrt() * clean + (1 - abar[then]).sqrt() * noise
@@ -71,6 +81,31 @@ def judge_prompts(count: int = 200, steps: int = 30, guidance: float = 4.5, part
         "background": share([a == s.background for a, s in zip(seen["background"], scenes)]),
         "style": share([a == s.style for a, s in zip(seen["style"], scenes)]),
     }
+
+
+def judge_control(count: int = 100, steps: int = 20, guidance: float = 4.5, parts: tuple | None = None) -> dict:
+    """Generate for `count` held-out captions along the edges of their scenes, and from the same noise without.
+
+    `edges`: mean F1 of the result's edges with the hint's (`control.edge_agreement`); `edges_without` of what the
+    U-Net alone draws; `edges_autoencoder` of the scene itself behind the autoencoder, which is as well as any can do.
+    `colour_and_shape`: of the results, as the judge sees them, with the ControlNet and without.
+    """
+    vae, unet, text_encoder = parts or (models.load_vae(), models.load_unet(), models.load_text_encoder())
+    scenes = prompts(count)
+    frames = torch.from_numpy(np.stack([render_frame(scene, 0)[0] for scene in scenes]))
+    hint, captions = edges(frames), [scene.caption for scene in scenes]
+    with torch.no_grad():
+        again = torch.cat([vae.decode(vae.encode(few * 2 - 1).latent_dist.mean).sample
+                           for few in frames.movedim(-1, 1).split(8)])
+    answer = {"prompts": count, "sampling_steps": steps, "guidance": guidance, "edges_autoencoder": round(
+        edge_agreement(edges((again / 2 + 0.5).clamp(0, 1).movedim(1, -1)), hint).mean().item(), 4)}
+    for name, shown in (("", hint), ("_without", None)):
+        pictures = generate(captions, steps, guidance, parts=(vae, unet, text_encoder), hints=shown)
+        seen = classify(pictures)
+        right = [c == s.main.colour and t == s.main.shape for c, t, s in zip(seen["colour"], seen["shape"], scenes)]
+        answer[f"edges{name}"] = round(edge_agreement(edges(pictures), hint).mean().item(), 4)
+        answer[f"colour_and_shape{name}"] = round(sum(right) / count, 4)
+    return answer
 
 
 @torch.no_grad()
