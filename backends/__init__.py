@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 from .keeping import Keeper
-from .protocol import Backend
+from .protocol import Backend, VideoBackend
 
 
-def of(model: Any) -> Backend:
+def of(model: Any) -> Backend | VideoBackend:
     """The backend that a MODEL value belongs to.
 
     Raises:
@@ -24,6 +24,10 @@ def of(model: Any) -> Backend:
 
     if isinstance(model, DiffusersModel):
         return DiffusersBackend()
+    from .diffusers.video import DiffusersVideoBackend, DiffusersVideoModel
+
+    if isinstance(model, DiffusersVideoModel):
+        return DiffusersVideoBackend()
     raise TypeError(f"model: expected a MODEL from a model loader, but got {type(model).__name__}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from ..diffusion.schedule import DiscreteSchedule
     from ..methods.attachment import Attachment, BlockSite, NormSite
+    from ..methods.lora_edit.memory import MemoryPlan, NetworkSize
+    from ..methods.lora_edit.samples import Sample
     from ..methods.via.blend import BoundaryBlend
 
 
@@ -148,6 +150,9 @@ class Backend(Protocol):
     def load_toy_controlnet(self) -> Any:
         """CONTROL_NET of the toy world: edges (``toyworld.control.edges``)."""
 
+    def load_toy_video(self) -> tuple[Any, Any, Any]:
+        """MODEL, CLIP and VAE of the toy world's image-to-video model, Wan 2.1's in small."""
+
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer, which share one space."""
 
@@ -163,6 +168,53 @@ class Backend(Protocol):
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         """Exceptions by which the host says that memory ran out."""
+
+
+class VideoTrainingView(Protocol):
+    """A video transformer opened for training: gradients reach a LoRA's matrices only.
+
+    ``parameters`` holds float32 leaves that require a gradient, by the keys of ``methods.lora``.
+    """
+
+    parameters: Mapping[str, Tensor]
+
+    def predict_velocity(self, noisy: Tensor, sigma: Tensor, sample: int) -> Tensor:
+        """v_theta(x_sigma, sigma, c), differentiable.
+
+        Args:
+            noisy: x_sigma = (1 - sigma) x_0 + sigma eps, [1, channels, T', h, w], the model's latent scale.
+            sigma: noise level, shape []; the network sees the host's own timestep of it.
+            sample: number of the sample whose condition this is.
+        """
+
+
+class VideoBackend(Protocol):
+    """What training a video transformer asks of a host, beside ``fingerprint``, ``to_model_space``, ``progress``,
+    ``weights_folder`` and ``out_of_memory`` of ``Backend``. Sampling stays the host's own."""
+
+    def video_family(self, model: Any) -> str:
+        """One of ``methods.lora_edit.condition.FAMILIES``. Raises TypeError (one sentence that names the input
+        ``model``) where the MODEL reads no mask beside its condition."""
+
+    def video_layers(self, model: Any) -> dict[str, tuple[int, int]]:
+        """(out, in) of every Linear of the transformer blocks, by the name that LoRA files of hosts use."""
+
+    def video_size(self, model: Any, sample: Sample, precision: str) -> NetworkSize:
+        """What decides the memory that training needs on one sample."""
+
+    def video_room(self, model: Any) -> tuple[int, str]:
+        """Bytes that the device can give to this MODEL and its training, and the device's name."""
+
+    def video_training(
+        self, model: Any, samples: Sequence[Sample], lora: Mapping[str, Tensor], planned: MemoryPlan, precision: str
+    ) -> AbstractContextManager[VideoTrainingView]:
+        """Open the MODEL for training a LoRA, which starts from the values in ``lora``, beside the frozen weights;
+        blocks are computed again in backward. On leaving, also by an error or a cancel, the MODEL is bit for bit as
+        before. ``precision``: "auto" (bfloat16 where the device computes in it) or "float32"."""
+
+    def add_video_lora(self, model: Any, lora: Mapping[str, Tensor]) -> Any:
+        """A clone with a LoRA on its weights, at strength 1. Raises ValueError (one sentence) where the MODEL lacks
+        one of its layers."""
 
 
 Denoiser = Callable[..., "Tensor"]

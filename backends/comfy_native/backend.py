@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
+import comfy.model_management
 import comfy.model_sampling
 import folder_paths
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
-from . import identity, lora, patcher, sampling, training
+from . import identity, lora, patcher, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .norms import norms_of
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...methods.attachment import Attachment, BlockSite, NormSite
+    from ...methods.lora_edit.memory import MemoryPlan, NetworkSize
+    from ...methods.lora_edit.samples import Sample
     from ...methods.via.blend import BoundaryBlend
-    from ..protocol import Progress, TrainingView
+    from ..protocol import Progress, TrainingView, VideoTrainingView
 
 FOLDER = "steadyedit"
 
@@ -120,6 +123,12 @@ class ComfyBackend:
 
         return toy.load_controlnet()
 
+    def load_toy_video(self) -> tuple[ModelPatcher, Any, Any]:
+        """MODEL, CLIP and VAE of the toy world's image-to-video model."""
+        from . import toy_wan
+
+        return toy_wan.load()
+
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer."""
         from . import joint
@@ -140,6 +149,27 @@ class ComfyBackend:
         if FOLDER not in folder_paths.folder_names_and_paths:
             folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
         return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+    def video_family(self, model: ModelPatcher) -> str:
+        return video_network.network_of(model).family
+
+    def video_layers(self, model: ModelPatcher) -> dict[str, tuple[int, int]]:
+        return video_network.layer_shapes(video_network.network_of(model))
+
+    def video_size(self, model: ModelPatcher, sample: Sample, precision: str) -> NetworkSize:
+        return video.size_of(model, sample, precision)
+
+    def video_room(self, model: ModelPatcher) -> tuple[int, str]:
+        return video.free_bytes(model), comfy.model_management.get_torch_device_name(model.load_device)
+
+    def video_training(
+        self, model: ModelPatcher, samples: Sequence[Sample], lora: Mapping[str, Tensor], planned: MemoryPlan,
+        precision: str,
+    ) -> AbstractContextManager[VideoTrainingView]:
+        return video.opened(model, samples, lora, planned, precision)
+
+    def add_video_lora(self, model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
+        return video.added(model, weights)
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         # Not the host's OOM_EXCEPTION, which is plain Exception where torch has no CUDA.

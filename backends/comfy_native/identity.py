@@ -12,6 +12,7 @@ import torch
 from .. import fingerprint
 from .blocks import unet_of
 from .frozen import plain_weight
+from .video_network import is_video
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -23,8 +24,9 @@ _known: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def original_weights(model: ModelPatcher) -> Iterator[torch.Tensor]:
-    """The U-Net's weights without patches, also while a patched clone is loaded."""
-    for name, weight in unet_of(model).named_parameters():
+    """The network's weights without patches, also while a patched clone is loaded."""
+    network = model.model.diffusion_model if is_video(model) else unet_of(model)
+    for name, weight in network.named_parameters():
         saved = model.backup.get(PREFIX + name)
         yield plain_weight(saved.weight if saved is not None else weight)
 

@@ -52,7 +52,7 @@ def check_mask(name: str, mask: Tensor | None, video: Tensor) -> Tensor:
         ValueError: missing, of another size, or all ones or zeros.
     """
     if mask is None:
-        raise ValueError(f"{name}: is missing; connect what to edit, 1 inside, or keep something else than the outside.")
+        raise ValueError(f"{name}: is missing; connect what to edit, or keep something else.")
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3 or mask.shape[1:] != video.shape[1:3] or len(mask) not in (1, len(video)):
         raise ValueError(f"{name}: {tuple(mask.shape)} is neither one mask nor {len(video)} of "

@@ -10,8 +10,8 @@ from ..tuning import TuneRecipe, decisive
 
 #: Which Linear layers of the blocks: all as in the authors' code, or those that their paper names.
 TARGETS = ("attention and feed-forward", "attention only")
-#: The cross-attention's keys and values of CLIP vision's tokens are left as they are.
-EXCLUDED = ("k_img", "v_img", "add_k_proj", "add_v_proj")
+#: Left as they are: keys and values of CLIP vision's tokens, and HunyuanVideo's modulation, which sees no token.
+EXCLUDED = ("k_img", "v_img", "add_k_proj", "add_v_proj", "lin")
 #: Names of attention in Wan's blocks (host and diffusers), and in HunyuanVideo's. HunyuanVideo's single blocks have
 #: one Linear for attention and feed-forward together.
 ATTENTION = ("self_attn.", "cross_attn.", "attn1.", "attn2.", "img_attn.", "txt_attn.", "linear1", "linear2")

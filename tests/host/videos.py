@@ -1,0 +1,84 @@
+"""Small random video transformers in the host, and samples to train them on."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import comfy.clip_vision
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+from steadyedit.backends.comfy_native import ComfyBackend
+from steadyedit.methods.lora_edit.condition import HUNYUAN, WAN
+from steadyedit.methods.lora_edit.samples import Sample
+
+BACKEND = ComfyBackend()
+TEXT, VISION = 32, 1280
+CPU = torch.device("cpu")
+
+
+def filled(base, seed: int):
+    """Random weights at which the network does something; norms near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, value in base.diffusion_model.state_dict().items():
+        near = 1.0 if "norm" in key and key.endswith((".weight", ".scale")) else 0.0
+        state[key] = near + torch.randn(value.shape, generator=generator) * (0.06 if value.ndim > 1 else 0.02)
+    base.diffusion_model.load_state_dict(state)
+    return comfy.model_patcher.ModelPatcher(base, CPU, CPU)
+
+
+def wan_base(dim=64, ffn=96, layers=2, image=True, in_dim=36, heads=2):
+    config = {
+        "image_model": "wan2.1", "model_type": "i2v" if image else "t2v", "in_dim": in_dim, "dim": dim, "ffn_dim": ffn,
+        "num_heads": heads, "num_layers": layers, "text_dim": TEXT, "freq_dim": 32, "out_dim": 16,
+        "patch_size": (1, 2, 2), "qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1), "eps": 1e-6,
+    }  # fmt: skip
+    settings = comfy.supported_models.WAN21_I2V(config)
+    settings.set_inference_dtype(torch.float32, None)
+    return settings.get_model({}, "", device=CPU)
+
+
+def hunyuan_base(kind=comfy.supported_models.HunyuanVideoI2V, channels=33, hidden=128, double=1, single=1):
+    config = {
+        "image_model": "hunyuan_video", "in_channels": channels, "patch_size": [1, 2, 2], "out_channels": 16,
+        "vec_in_dim": 768, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT, "hidden_size": hidden,
+        "mlp_ratio": 2.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": single, "theta": 256,
+        "qkv_bias": True, "byt5": False, "guidance_embed": True, "use_cond_type_embedding": False,
+        "vision_in_dim": None, "meanflow_sum": False,
+    }  # fmt: skip
+    settings = kind(config)
+    settings.set_inference_dtype(torch.float32, None)
+    return settings.get_model({}, "", device=CPU)
+
+
+@lru_cache
+def _shared(kind: str):
+    base = {"wan": wan_base, "plain": lambda: wan_base(image=False), "hunyuan": hunyuan_base}[kind]()
+    return filled(base, seed=4)
+
+
+def model(kind: str = "wan"):
+    """A clone of one shared MODEL: "wan" with CLIP vision, "plain" without, "hunyuan"."""
+    return _shared(kind).clone()
+
+
+def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, seed: int = 3, repeats: int = 1):
+    """A training sample of latents."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    channels = 1 if kind == "hunyuan" else 4
+    extra = {
+        "concat_latent_image": random(1, 16, frames, height, width),
+        "concat_mask": (random(1, channels, frames, height, width) > 0).float(),
+    }
+    if kind == "hunyuan":
+        extra["pooled_output"] = random(1, 768)
+    if kind == "wan":
+        extra["clip_vision_output"] = comfy.clip_vision.Output()
+        extra["clip_vision_output"]["penultimate_hidden_states"] = random(1, 5, VISION)
+    family = HUNYUAN if kind == "hunyuan" else WAN
+    return Sample(random(1, 16, frames, height, width), [[random(1, 7, TEXT), extra]], repeats, f"seed {seed}", family)
