@@ -141,7 +141,7 @@ def test_the_adapter_is_asked_once_a_call_before_the_residual(placement, base):
     """Also where the attention itself is replaced, and by no more rows than the block sees."""
     patcher = BASES[base](model())
     (attachment,) = dape(patcher, "visual-adapter", scale=0.1, placement=placement)
-    calls = {key: 0 for key in attachment.outputs}
+    calls = dict.fromkeys(attachment.outputs, 0)
     for key, module in attachment.outputs.items():
         module.register_forward_hook(lambda m, x, y, key=key: calls.__setitem__(key, calls[key] + 1))
     changed = sample(BACKEND.attach(patcher, attachment), guidance=1.0, steps=1)
