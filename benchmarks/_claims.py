@@ -49,6 +49,33 @@ VIA_LOCAL_CLAIMS: tuple[Claim, ...] = (
 )
 
 
+_NORMS, _ADAPTER, _TWO = ("norm-tune", "base"), ("visual-adapter", "base"), ("dape", "base")
+_PLACES = tuple(("dape", f"positions-{which}") for which in ("1-7", "1267", "3-5", "1-3", "5-7"))
+_RIVALS = tuple(("dape", rival) for rival in ("lora", "adapter", "mona", "partial-1", "norm-tuning", "bitfit"))
+
+#: Of DAPE's tables 1 to 4, on every base.
+DAPE_CLAIMS: tuple[Claim, ...] = (
+    ("DAPE keeps frames more alike", "clip_frame", 1, (_TWO,)),
+    ("DAPE interpolates better", "interpolation_error", -1, (_TWO,)),
+    ("DAPE interpolates better, in dB", "interpolation_psnr", 1, (_TWO,)),
+    ("DAPE warps better", "warp_error", -1, (_TWO,)),
+    ("DAPE fits the prompt better", "clip_text", 1, (_TWO,)),
+    ("norm-tuning keeps frames more alike", "clip_frame", 1, (_NORMS,)),
+    ("norm-tuning fits the prompt better", "clip_text", 1, (_NORMS,)),
+    ("norm-tuning alone warps worse (table 3)", "warp_error", 1, (_NORMS,)),
+    ("the visual adapter interpolates better", "interpolation_error", -1, (_ADAPTER,)),
+    ("two stages warp better than one", "warp_error", -1, (("dape", "one-stage"),)),
+    ("two stages fit the prompt better than one", "clip_text", 1, (("dape", "one-stage"),)),
+    ("one stage interpolates better than two, in dB (table 3)", "interpolation_psnr", 1, (("one-stage", "dape"),)),
+    ("Huber loss warps better than MSE", "warp_error", -1, (("dape", "dape-mse"),)),
+    ("position 5 warps best", "warp_error", -1, _PLACES),
+    ("position 5 fits the prompt best", "clip_text", 1, _PLACES),
+    ("DAPE warps better than its rivals", "warp_error", -1, _RIVALS),
+    ("DAPE interpolates better than its rivals", "interpolation_error", -1, _RIVALS),
+    ("plain norm-tuning fits the prompt better than DAPE (table 4)", "clip_text", 1, (("norm-tuning", "dape"),)),
+)
+
+
 def claims(clips: Sequence[dict[str, Any]], asked: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """Every claim whose methods were measured.
 

@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--methods", metavar="A,B", help="default: all of the benchmark's")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     bench.add_argument("--workers", type=int, metavar="N", help="processes that share the clips; needs --json")
+    bench.add_argument("--bases", metavar="A,B", help="dape: the methods that it is put on, such as per-frame,ei2")
+    bench.add_argument("--steps", type=float, metavar="SCALE", help="dape: scale of the published steps, such as 0.1")
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
                        "via: lengths of clip, such as 8,72,240")
 
@@ -106,6 +108,8 @@ def bench(options: argparse.Namespace) -> int:
         "clips": options.clips,
         "methods": options.methods.split(",") if options.methods else None,
         "json_path": options.json,
+        "bases": options.bases.split(",") if options.bases else None,
+        "steps": options.steps,
         "sizes": options.sizes.split(",") if options.sizes else None,
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -92,6 +92,42 @@ def _along(clip: Tensor, flow: Tensor, valid: Tensor, size: Any) -> float | None
     return float((valid * change).sum() / valid.sum())
 
 
+def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, float] | None:
+    """Interpolation Error and Interpolation PSNR (dB): every inner frame from its two neighbours.
+
+    A point that is at x in frame t - 1 is at y = x + flow_t-1(x) in frame t and at
+    y + flow_t(y) in t + 1. The interpolated frame has the mean of the neighbours there, and
+
+        IE_t = sqrt( mean of (interpolated - frames_t(y))^2 over valid x and channels ),
+        PSNR_t = -20 log10 IE_t,   at most 100 dB;
+
+    both are means over t. The interpolator is the flow that is given; a published number is
+    that of a network which interpolates.
+
+    Args:
+        flow, valid: as in ``flicker``.
+
+    Returns:
+        None for fewer than three frames, or where no point is seen in three of them.
+    """
+    errors = []
+    for before, after in zip(range(len(flow) - 1), range(1, len(flow)), strict=True):
+        first = flow[before][None]
+        # Where the middle frame's own flow is blended from an invalid neighbour, it says nothing.
+        seen = warp(valid[after][None, ..., None].float(), first)[0, ..., 0] > 0.999
+        weight = (valid[before].bool() & seen).to(frames.dtype)
+        if weight.sum() == 0:
+            continue
+        onwards = first + warp(flow[after][None], first)
+        middle, last = warp(frames[after][None], first)[0], warp(frames[after + 1][None], onwards)[0]
+        squared = ((frames[before] + last) / 2 - middle).square().mean(-1)
+        errors.append(((weight * squared).sum() / weight.sum()).double())
+    if not errors:
+        return None
+    mse = torch.stack(errors)
+    return float(mse.sqrt().mean()), float((-10 * torch.log10(mse.clamp(min=_LEAST_MSE))).mean())
+
+
 def motion_error(frames: Tensor, flow: Tensor, valid: Tensor, mask: Tensor | None = None) -> float | None:
     """Mean end-point error |estimated flow of frames - true flow| in pixels.
 

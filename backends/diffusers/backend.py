@@ -72,7 +72,7 @@ class DiffusersBackend:
             raise ValueError(f"model: {attachment.method} names the block {min(unknown)}, which this U-Net has not.")
         kept = [a for a in model.attachments if a.method != attachment.method]
         check_rivals(attachment, kept)
-        if strange := set(attachment.norms or ()) - {site.key for site in self.norms(model)}:
+        if attachment.norms and (strange := set(attachment.norms) - {site.key for site in self.norms(model)}):
             raise ValueError(f"model: {attachment.method} names the norm layer {min(strange).replace('/', '.')}, "
                              "which this U-Net has not.")
         for tree in attachment.trees:
