@@ -56,6 +56,37 @@ def test_the_image_is_raw_and_a_dropped_one_is_zero():
     assert seen[0][1, 4:].eq(0).all()
 
 
+def test_the_second_stage_wants_the_answer_from_drifted_latents():
+    source, abar = torch.randn(3, 4, 16, 16), alphas_cumprod()
+    answer = source.clone()
+    answer[:, :, 4:9, 4:9] += 1
+
+    def misses(error):
+        def unet(x, t, context):
+            a = abar[t][:, None, None, None]
+            return type("Output", (), {"sample": (x[:, :4] - a.sqrt() * (answer + error)) / (1 - a).sqrt()})
+
+        return unet
+
+    def encoder(ids):
+        return type("Output", (), {"last_hidden_state": None})
+
+    def loss(error):
+        drawn, shown = torch.Generator().manual_seed(0), torch.zeros(3, dtype=torch.bool)
+        return editor.settle_loss_of(misses(error), encoder, source, answer, None, shown, abar, drawn)
+
+    assert loss(0.0) < 1e-5 and loss(0.1) > 0.01
+    torch.testing.assert_close(loss(0.2), 4 * loss(0.1), rtol=0.02, atol=0)
+
+
+def test_drift_is_of_whole_regions_and_grows_with_the_noise():
+    answer, generator = torch.zeros(2000, 4, 16, 16), torch.Generator().manual_seed(0)
+    for sigma, spread in ((0.0, 0.1), (4.0, 0.3), (14.0, 0.35)):
+        d = editor.drift(answer, torch.full((2000,), sigma), generator)
+        assert abs(d.mean((2, 3)).std() / spread - 1) < 0.05
+        assert (d[..., 1:] - d[..., :-1]).abs().mean() < 0.15 * spread
+
+
 @trained
 def test_the_file_is_an_overlay_of_what_changed():
     record, base = models.config_of("editor"), models.load_unet().state_dict()

@@ -9,11 +9,22 @@ recipe's. The text, the image, or both are dropped in 5 % of samples each, for g
 
 It starts from the text-to-image U-Net and its text encoder with zeros in the new input channels. What tells *what to
 draw* at coarse resolution stays as it is; only what differs from that U-Net is stored (``models.OVERLAYS``).
+
+The model of this first stage trusts the noisy latents more than the source. Guided by text, the noisiest steps miss
+the colour of a plain background by a tenth of its spread; noise hides no mean over so many pixels, so every later step
+keeps what it finds. A second, short stage (``settle``) teaches the U-Net to look at the source instead:
+
+    z_t = sqrt(abar_t) (z + d) + sqrt(1 - abar_t) e,   d = (0.1 + 0.05 s) (n_c + n_low / 2),   s = min(sigma_t, 5)
+    loss = mean  v(t) (mean_x m(x) r(x)^2 + 8 (mean_outside r(x))^2),   r = x0_hat(z_t) - z,   v = w abar / (1 - abar)
+
+n_c is a normal shift of each channel, n_low a normal field of 4x4 made smooth. The answer, not the source, is right
+outside as well: the autoencoder's norms see the whole picture, and its decoder wants the background of the answer.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +40,8 @@ from .unet import SCALE, alphas_cumprod, draw_timesteps, encoder_digest, latent_
 
 SEED = 53
 DROP = 0.05
+#: of the second stage: weight of the mean error outside the change
+OUTSIDE = 8.0
 #: beginnings of the parameters' names that stay the text-to-image U-Net's
 FROZEN = (
     "time_embedding.", "down_blocks.1.resnets.", "down_blocks.2.resnets.", "down_blocks.3.", "mid_block.resnets.",
@@ -115,6 +128,51 @@ def loss_of(unet, text_encoder, source, answer, ids, no_image, abar, generator) 
     return (((guess - noise) ** 2).mean(1) * focus).mean((1, 2)).mul(level_weight(abar[t])).mean()
 
 
+def drift(answer: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """d above, of answers [B,4,h,w] at noise levels sigma [B]."""
+    count, channels, *size = answer.shape
+    shift = torch.randn((count, channels, 1, 1), generator=generator)
+    field = torch.randn((count, channels, 4, 4), generator=generator)
+    smooth = F.interpolate(field, size=size, mode="bicubic", align_corners=False)
+    return (0.1 + 0.05 * sigma.clamp(max=5))[:, None, None, None] * (shift + smooth / 2)
+
+
+def disturbed(answer: torch.Tensor, abar: torch.Tensor, generator: torch.Generator):
+    """t [B], noise and drift drawn: (t, abar_t as [B,1,1,1], z_t of the drifted answer)."""
+    t = torch.randint(0, 1000, (len(answer),), generator=generator)
+    a = abar[t][:, None, None, None]
+    noise = torch.randn(answer.shape, generator=generator)
+    sigma = ((1 - abar[t]) / abar[t]).sqrt()
+    return t, a, a.sqrt() * (answer + drift(answer, sigma, generator)) + (1 - a).sqrt() * noise
+
+
+def settle_weight(abar: torch.Tensor) -> torch.Tensor:
+    """v(t) above, of abar_t [B]."""
+    return level_weight(abar) * abar / (1 - abar)
+
+
+def mean_error(error: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+    """Mean square over the channels of the mean error outside: [B]; 0 where hardly anything is to be kept."""
+    mean = (error * outside).sum((2, 3)) / outside.sum((2, 3)).clamp(min=1)
+    return (mean**2).mean(1) * (outside.mean((1, 2, 3)) > 0.3)
+
+
+def settle_loss_of(unet, text_encoder, source, answer, ids, no_image, abar, generator) -> torch.Tensor:
+    """The second stage's loss above; arguments as of `loss_of`."""
+    t, a, noisy = disturbed(answer, abar, generator)
+    image = source / SCALE * (~no_image)[:, None, None, None]
+    with torch.no_grad():
+        context = text_encoder(ids).last_hidden_state
+    guess = unet(torch.cat([noisy, image], 1).contiguous(memory_format=torch.channels_last), t, context).sample
+    error = (noisy - (1 - a).sqrt() * guess) / a.sqrt() - answer
+    there = changed(source, answer).float()
+    focus = 1 + 4 * there
+    focus = focus / focus.mean((1, 2), keepdim=True)
+    each = (error**2).mean(1).mul(focus).mean((1, 2))
+    each = each + OUTSIDE * mean_error(error, (1 - there)[:, None]) * ~no_image
+    return each.mul(settle_weight(abar[t])).mean()
+
+
 def starting_point():
     """The text-to-image U-Net with four silent input channels more, and its text encoder, the frozen parts frozen."""
     base, unet, text_encoder = models.load_unet(), models.build_unet(8), models.load_text_encoder()
@@ -126,31 +184,48 @@ def starting_point():
     return unet.to(memory_format=torch.channels_last), text_encoder.requires_grad_(True)
 
 
-def train(steps: int = 1600, batch: int = 32, peak: float = 1.5e-3, chunks: int = 6, publish_every: int = 200) -> None:
-    """Train both, publishing the running average now and then."""
+def train(steps: int = 1600, batch: int = 32, peak: float = 1.5e-3, chunks: int = 6, publish_every: int = 200,
+          settle: int = 450, settle_peak: float = 6e-4) -> None:
+    """Train both, then the U-Net alone for `settle` steps, publishing the running average now and then."""
     torch.manual_seed(SEED)
     unet, text_encoder = starting_point()
     sources, answers, ids = dataset(chunks)
     empty, abar = models.tokenize([""])[0], alphas_cumprod()
-    run = Run("editor", {"editor": unet, "editor_text_encoder": text_encoder}, steps, peak, SEED, ema=0.998, warmup=60)
-    unet.train(), text_encoder.train()
-    for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
+    trained = {"editor": unet, "editor_text_encoder": text_encoder}
+
+    def advance(run: Run, loss: Callable[..., torch.Tensor]) -> None:
         rows = torch.randint(0, len(answers), (batch,), generator=run.generator)
         no_text, no_image = dropped(batch, run.generator)
         words = torch.where(no_text[:, None], empty, ids[rows])
-        run.advance(loss_of(unet, text_encoder, sources[rows].float(), answers[rows].float(), words, no_image, abar,
-                            run.generator))
+        run.advance(loss(unet, text_encoder, sources[rows].float(), answers[rows].float(), words, no_image, abar,
+                         run.generator))
+
+    run = Run("editor", trained, steps, peak, SEED, ema=0.998, warmup=60)
+    unet.train(), text_encoder.train()
+    for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
+        advance(run, loss_of)
         if run.step % publish_every == 0 or run.step == steps:
             release(run, batch)
+    for name, module in trained.items():
+        module.load_state_dict(run.ema.average[name])
+    text_encoder.eval().requires_grad_(False)
+    second = Run("editor_settle", trained, settle, settle_peak, SEED + 1, ema=0.99, warmup=20)
+    for _ in tqdm(range(second.step, settle), initial=second.step, total=settle, mininterval=20):
+        advance(second, settle_loss_of)
+    release(second, batch, [run, second])
 
 
-def release(run: Run, batch: int) -> None:
-    """Publish the running averages."""
-    run.write_curve()
+def release(run: Run, batch: int, stages: Sequence[Run] = ()) -> None:
+    """Publish the running averages of a run, the last of `stages` if there are any."""
+    for stage in stages or [run]:
+        stage.write_curve()
+    first, *later = stages or [run]
+    record = {"recipe": "toyworld/recipes/editor.py", "seed": SEED, "steps": first.step, "planned_steps": first.steps,
+              "batch": batch, "minutes": round(first.minutes, 1)}
+    record |= {stage.name: {"seed": stage.seed, "steps": stage.step, "peak": stage.peak,
+                            "minutes": round(stage.minutes, 1)} for stage in later}  # fmt: skip
     for name, config in (("editor", {**models.UNET_CONFIG, "in_channels": 8}),
                          ("editor_text_encoder", models.TEXT_CONFIG)):
         publish(name, run.ema.average[name], {
-            "recipe": "toyworld/recipes/editor.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps,
-            "batch": batch, "minutes": round(run.minutes, 1),
-            "parameters": sum(p.numel() for p in run.modules[name].parameters()), "architecture": config,
+            **record, "parameters": sum(p.numel() for p in run.modules[name].parameters()), "architecture": config,
             "scheduler": models.SCHEDULER_CONFIG, "encoder": encoder_digest(models.load_vae())})
