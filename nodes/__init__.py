@@ -7,9 +7,32 @@ from typing import Any
 
 def node_list() -> list[type]:
     """All node classes, in the order of the pipeline. Needs ``comfy_api`` (the host's, or a stand-in)."""
-    from . import adaptation, attach, blend, dape, dape_apply, gather_swap, inversion, rave, root, toy, tuning, video, weights
+    from . import (
+        adaptation,
+        attach,
+        blend,
+        captions,
+        dape,
+        dape_apply,
+        gather_swap,
+        inversion,
+        lora_edit,
+        lora_edit_train,
+        point_mask,
+        rave,
+        root,
+        text_mask,
+        toy,
+        track_mask,
+        tuning,
+        video,
+        vision_models,
+        weights,
+    )  # fmt: skip
 
-    modules = (toy, video, attach, gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend)
+    modules = (toy, video, vision_models, text_mask, point_mask, track_mask, captions, attach, gather_swap, rave,
+               root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
+               lora_edit, lora_edit_train)
     return [node for module in modules for node in module.NODES]
 
 

@@ -17,19 +17,19 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 WRAPPERS = ("model", "state_dict")
 
 
-def listed(folders: Iterable[Path], kinds: Iterable[str]) -> list[str]:
-    """Names that a picker offers: weight files, and folders in transformers' format of one of ``kinds``.
+def listed(folders: Iterable[Path], kinds: Iterable[str] | None = None, files: bool = True) -> list[str]:
+    """Names that a picker offers: weight files, and folders in transformers' format of one of ``kinds`` (None: any).
 
-    Files inside a transformers folder are its own and not listed.
+    Files inside a transformers folder are its own and not listed; ``files=False`` lists none at all.
     """
     found = set()
     for root in map(Path, folders):
         configs = sorted(root.rglob("config.json"))
         inside = {path.parent for path in configs}
         found |= {path.parent.relative_to(root).as_posix() for path in configs
-                  if path.parent != root and kind_of(path.parent) in set(kinds)}
+                  if path.parent != root and (kinds is None or kind_of(path.parent) in kinds)}
         found |= {path.relative_to(root).as_posix() for path in root.rglob("*")
-                  if path.suffix in SUFFIXES and not inside & set(path.parents)}
+                  if files and path.suffix in SUFFIXES and not inside & set(path.parents)}
     return sorted(found)
 
 

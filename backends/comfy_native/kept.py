@@ -33,6 +33,8 @@ class ComfyKept:
     def load(self, memory: float = 0) -> None:
         # In part makes no sense: layers that are not the host's own would stay behind.
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
+        # The host moves leaf by leaf; parameters beside submodules, and buffers, come after.
+        self.module.to(self.patcher.load_device)
 
 
 class ComfyKeeper:

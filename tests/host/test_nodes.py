@@ -20,6 +20,10 @@ IDS = {
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
+    "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
+    "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
+    "SteadyEditMaskLoRATrain",
+    "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
 }  # fmt: skip
 
 

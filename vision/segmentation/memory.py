@@ -42,7 +42,7 @@ class Sam2Video(Sam2):
             progress: called with the number of frames done.
 
         Returns:
-            masks [n, height, width] of 0 and 1, the given ones as they came, and the network's
+            masks [n, height, width] of 0 and 1, the given ones cut at 0.5, and the network's
             probability [n] that the object is to be seen at all.
         """
         from transformers import Sam2VideoInferenceSession

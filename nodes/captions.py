@@ -1,0 +1,132 @@
+"""Words about pictures: captions, and the region that an instruction changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .pictures import Loaded, clip_of, progress
+from .vision_models import PRECISION_TIP, PRECISIONS, chosen, dtype_of, stamp
+
+CATEGORY = "SteadyEdit/masks"
+FOLDER = "LLM"
+NONE = "none"
+STYLES = ["detailed", "short", "paragraph"]
+
+
+def captioners() -> list[str]:
+    from .. import backends
+    from ..vision.checkpoint import listed
+
+    return listed(backends.keeper().folders(FOLDER), files=False)
+
+
+def opened(model: str, precision: str) -> Loaded:
+    """The network of a folder, in the host's care."""
+    from .. import backends
+    from ..vision.captions import EXPECTED, load_captioner
+
+    captioner = load_captioner(chosen(FOLDER, model, EXPECTED), dtype_of(precision))
+    return Loaded(captioner, backends.keeper().keep(captioner.module), model)
+
+
+class Caption(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditCaption",
+            display_name="Caption",
+            category=CATEGORY,
+            description="Describes a frame, or several, by Florence-2 or another captioner of models/LLM. "
+            "A fixed word in front, as LoRA-Edit uses, ties the caption to what is trained on it.",
+            inputs=[
+                io.Image.Input("images", tooltip="The clip, or one picture."),
+                io.Combo.Input("model", options=captioners(),
+                               tooltip="A folder of models/LLM in transformers' format."),
+                io.String.Input("frames", default="0", tooltip="Frames to describe, counted from 0, such as 0, 12; one "
+                                "line each."),
+                io.String.Input("prefix", default="", tooltip="Put in front of every caption, such as the special word "
+                                "of LoRA-Edit."),
+                io.Combo.Input("style", options=STYLES, default="detailed", tooltip="How much to say. LoRA-Edit: "
+                               "detailed."),
+                io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=PRECISION_TIP),
+            ],
+            outputs=[io.String.Output(display_name="caption", tooltip="One line for each frame.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: Any = None) -> bool | str:
+        return True  # that it is there is checked where the folder can be named
+
+    @classmethod
+    def fingerprint_inputs(cls, model: Any = None, **rest: Any) -> Any:
+        return stamp(FOLDER, model or "")
+
+    @classmethod
+    def execute(cls, images, model, frames, prefix, style, precision="auto") -> io.NodeOutput:
+        from .pictures import frame_numbers
+
+        clip = clip_of(images)
+        numbers = frame_numbers("frames", frames, len(clip))
+        if not numbers:
+            raise ValueError("frames: is empty; name the frame to describe, such as 0.")
+        captioner, tell, lines = opened(model, precision).ready(1), progress(len(numbers), "describing"), []
+        for number in numbers:
+            lines.append(" ".join(f"{prefix} {captioner.caption(clip[number], style)}".split()))
+            tell(len(lines))
+        return io.NodeOutput("\n".join(lines))
+
+
+class DescribeRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditDescribeRegion",
+            display_name="Describe Region (VIA)",
+            category=CATEGORY,
+            description="From an edit instruction and a frame to the words for what has to change, for Text Mask, or "
+            "\"whole frame\": VIA's step by a vision-language model. The model is a folder in models/LLM that answers "
+            "questions, or the host's Generate Text, whose text goes into answer.",
+            inputs=[
+                io.String.Input("instruction", default="", multiline=True, tooltip="The edit, as an order."),
+                io.Combo.Input("model", options=[NONE, *captioners()], default=NONE, tooltip="A vision-language model "
+                               "of models/LLM in transformers' format; none where answer is connected."),
+                io.Image.Input("images", optional=True, tooltip="The clip; its first frame is looked at."),
+                io.String.Input("answer", optional=True, force_input=True, tooltip="What another model, such as "
+                                "Generate Text, answered to the question."),
+                io.Combo.Input("precision", options=PRECISIONS, default="auto", optional=True, tooltip=PRECISION_TIP),
+            ],
+            outputs=[
+                io.String.Output(display_name="region", tooltip="The words for Text Mask; empty where neither a model "
+                                 "nor an answer is given."),
+                io.Boolean.Output(display_name="whole_frame", tooltip="Whether everything changes."),
+                io.String.Output(display_name="question", tooltip="What to ask another model, for Generate Text."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: Any = None) -> bool | str:
+        return True  # that it is there is checked where the folder can be named
+
+    @classmethod
+    def execute(cls, instruction, model, images=None, answer=None, precision="auto") -> io.NodeOutput:
+        from ..vision.region import WHOLE, question, region_of
+
+        asked = question(instruction)
+        if answer is None and model == NONE:
+            return io.NodeOutput("", False, asked)
+        if answer is None:
+            if images is None:
+                raise ValueError("images: a model can only answer about a picture; connect the clip.")
+            frame = clip_of(images)[0]
+            asking = opened(model, precision)
+            if not asking.model.chats:
+                raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a "
+                                 "vision-language model such as Qwen2.5-VL-3B-Instruct.")
+            answer = asking.ready(1).ask(frame, asked)
+        region = region_of(answer)
+        return io.NodeOutput(region, region == WHOLE, asked)
+
+
+NODES = [Caption, DescribeRegion]

@@ -1,0 +1,99 @@
+"""What the nodes that look at pictures share: their sockets, loaded networks, and checks of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from .checks import whole_numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backends.keeping import Kept
+
+CATEGORY = "SteadyEdit/masks"
+Grounding = io.Custom("STEADYEDIT_GROUNDING")
+Sam = io.Custom("STEADYEDIT_SAM")
+#: The host's own type, by name: hosts before it had one do not know the class.
+Boxes = io.Custom("BOUNDING_BOX")
+NOTHING = ["empty mask", "error"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network for pictures in the host's care. ``model`` is a ``Segmenter`` or a ``Detector``."""
+
+    model: Any
+    kept: Kept
+    name: str
+
+    def ready(self, frames: int) -> Any:
+        """The network on its device, with room for so many frames at once."""
+        self.kept.load(self.model.frame_bytes * frames)
+        return self.model
+
+
+def clip_of(images: Any, label: str = "images") -> Tensor:
+    """An IMAGE batch [frames, height, width, 3].
+
+    Raises:
+        ValueError: frames of different sizes, no frames, or values that are not finite.
+    """
+    import torch
+
+    if isinstance(images, (list, tuple)):
+        sizes = sorted({tuple(image.shape[-3:-1]) for image in images})
+        if len(sizes) > 1:
+            told = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
+            raise ValueError(f"{label}: frames of mixed sizes, {told}; bring them to one size, by ImageScale.")
+        images = torch.cat([image.reshape(-1, *image.shape[-3:]) for image in images])
+    if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
+        raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{label}: holds NaN or infinite values.")
+    return images[..., :3]
+
+
+def frame_numbers(label: str, text: str, frames: int) -> list[int]:
+    """Numbers of frames from a text, each inside of the clip and once.
+
+    Raises:
+        ValueError: they are not.
+    """
+    numbers = whole_numbers(label, text)
+    for number in numbers:
+        if number >= frames:
+            raise ValueError(f"{label}: there is no frame {number} in a clip of {frames}, counted from 0.")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{label}: names frame {max(numbers, key=numbers.count)} twice.")
+    return list(numbers)
+
+
+@contextmanager
+def memory_told(work: str, frames: int, images: Tensor) -> Iterator[None]:
+    """Turn the host's out-of-memory errors into one sentence.
+
+    Raises:
+        MemoryError: memory ran out inside the ``with``.
+    """
+    from .. import backends
+
+    try:
+        yield
+    except backends.current().out_of_memory() as error:
+        _, height, width, _ = images.shape
+        raise MemoryError(f"chunk: memory ran out while {work} {frames} frames of {width}x{height} at once; "
+                          "use a smaller chunk.") from error
+
+
+def progress(total: int, label: str) -> Callable[[int], None]:
+    """The host's progress bar, as a function of what is done."""
+    from .. import backends
+
+    bar = backends.current().progress(max(total, 1), label)
+    return lambda done: bar.update(done)

@@ -1,0 +1,92 @@
+"""Words -> masks."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from .pictures import CATEGORY, NOTHING, Boxes, Grounding, Sam, clip_of, memory_told, progress
+
+WHOLE = "whole frame"
+
+
+class TextMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditTextMask",
+            display_name="Text Mask",
+            category=CATEGORY,
+            description="Finds what a text names, such as \"dog . red ball\", in every frame or on key frames, and "
+            "masks it. The preview shows the boxes.",
+            inputs=[
+                io.Image.Input("images", tooltip="The clip."),
+                Grounding.Input("grounding", tooltip="From Grounding Model."),
+                io.String.Input("text", default="", multiline=True, tooltip="What to look for; a full stop between two "
+                                "things. \"whole frame\" masks everything."),
+                io.Float.Input("box_threshold", default=0.35, min=0.0, max=1.0, step=0.01,
+                               tooltip="Least certainty of a box."),
+                io.Float.Input("text_threshold", default=0.25, min=0.0, max=1.0, step=0.01,
+                               tooltip="Least certainty of the words that label it."),
+                io.Int.Input("every", default=1, min=1, max=10**6, tooltip="1 looks at every frame; n at every n-th "
+                             "only, whose masks Track Mask carries on."),
+                io.Int.Input("count", default=0, min=0, max=1000, tooltip="Most boxes a frame, the surest first; 0 "
+                             "takes all of them."),
+                io.Combo.Input("on_nothing", options=NOTHING, default="error",
+                               tooltip="What to do where no frame shows it: go on with an empty mask and a warning, or "
+                               "stop."),
+                io.Int.Input("chunk", default=4, min=1, max=1024, tooltip="Frames at once; fewer need less memory."),
+                Sam.Input("sam", optional=True, tooltip="From SAM Model. Unconnected, the boxes are filled."),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="One for each frame that was looked at."),
+                Boxes.Output(display_name="bboxes", tooltip="The boxes of these frames, for core nodes, too."),
+                io.String.Output(display_name="scores", tooltip="One line a frame: labels and certainties."),
+                io.String.Output(display_name="frames", tooltip="Numbers of these frames, for Track Mask."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, grounding, text, box_threshold, text_threshold, every, count, on_nothing, chunk,
+                sam=None) -> io.NodeOutput:
+        import torch
+        from comfy_api.latest import ui
+
+        from ..vision.grounding.detector import drawn, prepared_text
+        from ..vision.masks import box_prompts, filled, masks_of
+
+        clip = clip_of(images)
+        numbers = list(range(0, len(clip), every))
+        seen = clip[::every]
+        listed = ", ".join(map(str, numbers))
+        height, width = clip.shape[1:3]
+        if text.strip().lower().rstrip(".") == WHOLE:
+            box = {"x": 0.0, "y": 0.0, "width": float(width), "height": float(height), "label": WHOLE, "score": 1.0}
+            return io.NodeOutput(torch.ones(seen.shape[:3]), [[box]] * len(seen), WHOLE, listed)
+        prepared_text(text)
+        boxes, tell = [], progress(len(seen), "looking for the words")
+        with memory_told("grounding", chunk, clip):
+            detector = grounding.ready(min(chunk, len(seen)))
+            for start in range(0, len(seen), chunk):
+                boxes += detector.detect(seen[start : start + chunk], text, box_threshold, text_threshold)
+                tell(len(boxes))
+        boxes = [row[:count] if count else row for row in boxes]
+        if not any(boxes):
+            sentence = (f"text: nothing in the clip looks like '{text.strip()}' with a certainty above "
+                        f"{box_threshold:g}; use other words or a lower box_threshold.")
+            if on_nothing == "error":
+                raise ValueError(sentence)
+            logging.warning(sentence)
+        if sam is None:
+            masks = filled(boxes, height, width)
+        else:
+            with memory_told("segmenting", chunk, clip):
+                masks, _ = masks_of(sam.ready(min(chunk, len(seen))), seen, box_prompts(boxes), chunk,
+                                    progress(sum(map(bool, boxes)), "masking"))
+        lines = [f"{number}: " + ", ".join(f"{box['label']} {box['score']:.2f}" for box in row)
+                 for number, row in zip(numbers, boxes)]
+        return io.NodeOutput(masks, boxes, "\n".join(lines), listed, ui=ui.PreviewImage(drawn(seen, boxes), cls=cls))
+
+
+NODES = [TextMask]

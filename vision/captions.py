@@ -1,0 +1,97 @@
+"""Pictures -> words, by a captioner or a vision-language model from a local folder in transformers' format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .segmentation.geometry import as_pixels
+
+#: What Florence-2 is asked by; other captioners need no words.
+TASKS = {"detailed": "<DETAILED_CAPTION>", "short": "<CAPTION>", "paragraph": "<MORE_DETAILED_CAPTION>"}
+FLORENCE = "florence2"
+EXPECTED = ("a folder in transformers' format such as Florence-2-base (of florence-community), "
+            "blip-image-captioning-base or Qwen2.5-VL-3B-Instruct")
+#: What models that chat are asked for where only a caption is wanted.
+DESCRIBE = {"detailed": "Describe this picture in one detailed sentence.", "short": "Describe this picture briefly.",
+            "paragraph": "Describe this picture in a paragraph."}
+
+
+class Captioner:
+    """A network that writes about pictures.
+
+    Args:
+        module, processor: transformers'.
+        dtype: of the calculation, by autocast.
+    """
+
+    def __init__(self, module: nn.Module, processor: Any, dtype: torch.dtype = torch.float32):
+        self.module, self.processor, self.dtype = module.eval().requires_grad_(False), processor, dtype
+        self.kind = module.config.model_type
+        # Keys and values of a thousand image tokens in every layer, and the picture's own encoder.
+        self.frame_bytes = 2**30
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers questions in a conversation."""
+        return bool(getattr(self.processor, "chat_template", None))
+
+    def caption(self, frame: Tensor, style: str = "detailed", tokens: int = 256) -> str:
+        """Words for a frame [height, width, 3]; ``style`` is one of ``TASKS``."""
+        if self.kind == FLORENCE:
+            return self.ask(frame, TASKS[style], tokens)
+        return self.ask(frame, DESCRIBE[style] if self.chats else "", tokens)
+
+    @torch.no_grad()
+    def ask(self, frame: Tensor, words: str, tokens: int = 64) -> str:
+        """What the network writes for a frame and words, without sampling."""
+        picture = as_pixels(frame)
+        if self.chats:
+            talk = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": words}]}]
+            inputs = self.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=True,
+                                                        return_dict=True, return_tensors="pt")
+        else:
+            inputs = self.processor(images=picture, return_tensors="pt", **({"text": words} if words else {}))
+        device = next(self.module.parameters()).device
+        inputs = {name: value.to(device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            written = self.module.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        return self._read(written[0], inputs.get("input_ids"))
+
+    def _read(self, written: Tensor, asked: Tensor | None) -> str:
+        """The text of what was written, without the question that some networks repeat."""
+        if asked is not None and len(written) > asked.shape[1] and torch.equal(written[: asked.shape[1]], asked[0]):
+            written = written[asked.shape[1] :]
+        decode = getattr(self.processor, "tokenizer", self.processor).decode
+        return " ".join(decode(written, skip_special_tokens=True).split())
+
+
+def load_captioner(path: Path, dtype: torch.dtype = torch.float32) -> Captioner:
+    """Open a folder in transformers' format. Code in it is not run.
+
+    Raises:
+        ValueError: transformers has no such network, or the folder is damaged.
+    """
+    import transformers
+
+    path = Path(path)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model: '{path.name}' has no readable config.json; expected {EXPECTED}.") from error
+    try:
+        module, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True)
+        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
+        why = ("it needs code of its own, which is not run" if "auto_map" in config
+               else str(error).strip().splitlines()[0][:160])
+        raise ValueError(f"model: the folder '{path.name}' cannot be loaded ({why}); expected {EXPECTED}.") from error
+    if missing := sorted(map(str, report["missing_keys"])):
+        raise ValueError(f"model: the folder '{path.name}' lacks {len(missing)} weights, such as {missing[0]}; it is "
+                         f"damaged, or not in transformers' own format; expected {EXPECTED}.")
+    return Captioner(module, processor, dtype)
