@@ -193,7 +193,7 @@ class VideoBackend(Protocol):
     ``weights_folder`` and ``out_of_memory`` of ``Backend``. Sampling stays the host's own."""
 
     def video_family(self, model: Any) -> str:
-        """One of ``methods.lora_edit.condition.FAMILIES``. Raises TypeError (one sentence that names the input
+        """One of ``methods.lora_edit.choices.FAMILIES``. Raises TypeError (one sentence that names the input
         ``model``) where the MODEL reads no mask beside its condition."""
 
     def video_layers(self, model: Any) -> dict[str, tuple[int, int]]:

@@ -11,9 +11,9 @@ from steadyedit.backends.diffusers.video import DiffusersVideoBackend, Diffusers
 from steadyedit.diffusion.flow import RectifiedFlow
 from steadyedit.methods.lora import factors, new_lora
 from steadyedit.methods.lora_edit import memory
-from steadyedit.methods.lora_edit.condition import HUNYUAN
+from steadyedit.methods.lora_edit.choices import HUNYUAN, NOISE_RANGES
 from steadyedit.methods.lora_edit.memory import MemoryPlan
-from steadyedit.methods.lora_edit.recipe import NOISE_RANGES, MaskLoRARecipe, targeted
+from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe, targeted
 from steadyedit.methods.lora_edit.samples import Sample, drawn
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from steadyedit.methods.tuning import TuneRecipe

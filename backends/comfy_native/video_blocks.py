@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ...methods.lora_edit.condition import HUNYUAN
+from ...methods.lora_edit.choices import HUNYUAN
 from .forwards import forward_replaced
 from .frozen import casting, frozen_forward
 

@@ -10,7 +10,7 @@ import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.ldm.wan.model import WanModel
 
-from ...methods.lora_edit.condition import HUNYUAN, WAN
+from ...methods.lora_edit.choices import HUNYUAN, WAN
 from ...methods.lora_edit.memory import NetworkSize, hunyuan_moments, wan_moments
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class VideoNetwork:
 
     Args:
         module: the host's network.
-        family: see ``methods.lora_edit.condition.FAMILIES``.
+        family: see ``methods.lora_edit.choices.FAMILIES``.
         blocks: its transformer blocks by name, in the order of the forward pass.
     """
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.lora import check_shapes, factors
-from ...methods.lora_edit.condition import WAN
+from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, wan_moments
 from ...toyworld.wan import to_wan
 from .. import fingerprint

@@ -9,16 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .choices import FAMILIES, HUNYUAN, HUNYUAN_2, KEEPS, POOLINGS, WAN
 from .masks import hard
-from .packing import CELL, POOLINGS, check_frames, latent_frames, packed, packed_single, pooled
+from .packing import CELL, check_frames, latent_frames, packed, packed_single, pooled
 
-WAN, HUNYUAN, HUNYUAN_2 = "Wan 2.1 I2V", "HunyuanVideo I2V v1", "HunyuanVideo I2V v2"
-FAMILIES = (WAN, HUNYUAN, HUNYUAN_2)
-
-#: What of the clip is kept. The paper's figure 2 calls "first frame" the default of image-to-video, "nothing" case 1,
-#: "everything" case 2; "outside, first frame" is its case 3 and what LoRA-Edit trains. "outside" alone serves single
-#: edited frames.
-KEEPS = ("outside, first frame", "outside", "first frame", "nothing", "everything")
 GRAY = 0.5
 #: The transformer's patches take 2x2 cells.
 SIDE = 2 * CELL
@@ -75,7 +69,7 @@ def generated(video: Tensor, mask: Tensor | None, keep: str, soft: bool = False,
     Args:
         video: IMAGE [frames, height, width, 3].
         mask: MASK, 1 where to edit; used where ``keep`` names the outside.
-        keep: one of ``KEEPS``.
+        keep: one of ``choices.KEEPS``.
         soft: leave values between 0 and 1; else a pixel counts as masked from 0.5 on.
 
     Raises:
@@ -138,7 +132,7 @@ def condition(
         encode: IMAGE -> LATENT samples of the video VAE.
         video: IMAGE [frames, height, width, 3], see ``check_video``.
         generate: see ``generated``.
-        family: of the model, see ``FAMILIES``.
+        family: of the model, see ``choices.FAMILIES``.
         pooling: see ``packing.pooled``.
         first: edited first frame [1, height, width, 3], in the place of the clip's own.
         look: IMAGE of one frame -> CLIP vision's output; sees the first frame, the edited one where it is given.

@@ -13,8 +13,6 @@ from torch.nn.functional import interpolate, max_pool2d
 
 #: Pixels to a latent cell, and frames to a latent frame after the first.
 CELL, STRIDE = 8, 4
-#: How a mask comes to the latent's size: any masked pixel counts, or the authors' nearest.
-POOLINGS = ("any", "official")
 
 
 def latent_frames(frames: int) -> int:

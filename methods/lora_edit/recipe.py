@@ -7,18 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..tuning import TuneRecipe, decisive
+from .choices import NOISE_RANGES, TARGETS
 
-#: Which Linear layers of the blocks: all as in the authors' code, or those that their paper names.
-TARGETS = ("attention and feed-forward", "attention only")
 #: Left as they are: keys and values of CLIP vision's tokens, and HunyuanVideo's modulation, which sees no token.
 EXCLUDED = ("k_img", "v_img", "add_k_proj", "add_v_proj", "lin")
 #: Names of attention in Wan's blocks (host and diffusers), and in HunyuanVideo's. HunyuanVideo's single blocks have
 #: one Linear for attention and feed-forward together.
 ATTENTION = ("self_attn.", "cross_attn.", "attn1.", "attn2.", "img_attn.", "txt_attn.", "linear1", "linear2")
-
-#: Which part of the noise an expert of Wan 2.2 serves.
-NOISE_RANGES = {"all": (0.0, 1.0), "high (Wan 2.2 high-noise expert)": (0.9, 1.0),
-                "low (Wan 2.2 low-noise expert)": (0.0, 0.9)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class MaskLoRARecipe:
     Args:
         training: steps, learning rate and so on.
         rank: of the LoRA; its alpha is the same.
-        targets: one of ``TARGETS``.
+        targets: one of ``choices.TARGETS``.
         sigmas: lowest and highest noise level drawn; all of them but for Wan 2.2's experts.
     """
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .choices import WAN
 from .clips import clip_ranges
-from .condition import WAN, condition, generated
+from .condition import condition, generated
 from .masks import hard
 
 #: The authors' mix of stage 2: the clip once, every edited frame nine times.
@@ -27,7 +28,7 @@ class Sample:
         conditioning: CONDITIONING of one entry, with text, condition latents and mask.
         repeats: how often an epoch holds it.
         label: what messages and previews call it.
-        family: of the model that it was made for, see ``condition.FAMILIES``.
+        family: of the model that it was made for, see ``choices.FAMILIES``.
     """
 
     latent: Tensor

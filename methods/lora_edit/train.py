@@ -28,9 +28,6 @@ from .samples import Sample, check_samples, drawn
 if TYPE_CHECKING:
     from ...backends.protocol import Progress, VideoBackend
 
-PRECISIONS = ("auto", "float32")
-
-
 @dataclass(frozen=True)
 class VideoSettings:
     """How the machine is used; the outcome is the same but for rounding.

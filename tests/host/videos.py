@@ -9,7 +9,7 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 from steadyedit.backends.comfy_native import ComfyBackend
-from steadyedit.methods.lora_edit.condition import HUNYUAN, WAN
+from steadyedit.methods.lora_edit.choices import HUNYUAN, WAN
 from steadyedit.methods.lora_edit.samples import Sample
 
 BACKEND = ComfyBackend()
