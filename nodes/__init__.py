@@ -23,6 +23,7 @@ def node_list() -> list[type]:
         root,
         text_mask,
         toy,
+        toy_video,
         track_mask,
         tuning,
         video,
@@ -30,7 +31,7 @@ def node_list() -> list[type]:
         weights,
     )  # fmt: skip
 
-    modules = (toy, video, vision_models, text_mask, point_mask, track_mask, captions, attach, gather_swap, rave,
+    modules = (toy, toy_video, video, vision_models, text_mask, point_mask, track_mask, captions, attach, gather_swap, rave,
                root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
                lora_edit, lora_edit_train)
     return [node for module in modules for node in module.NODES]

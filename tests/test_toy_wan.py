@@ -142,6 +142,23 @@ def test_clips_have_the_asked_shape_and_begin_as_told(own):
         assert clips.shape == (2, 5, 16, 32, 3) and 0 <= clips.min() and clips.max() <= 1
 
 
+def test_the_values_of_the_diffusers_backend(own, theirs, monkeypatch):
+    from steadyedit.backends.diffusers.backend import DiffusersBackend
+
+    for name, module in (("wan", wan.build()), ("wan_vae", theirs), ("text_encoder", models.build_text_encoder())):
+        monkeypatch.setattr(models, f"load_{name}", lambda module=module: module.eval().requires_grad_(False))
+    model, clip, vae = DiffusersBackend().load_toy_video()
+    assert model.transformer.config.in_channels == 36 and model.mean == wan_vae.MEAN and model.std == wan_vae.STD
+    assert clip.encode_from_tokens_scheduled(clip.tokenize("a red ball"))[0][0].shape == (1, 77, 96)
+    pixels = torch.rand(7, 24, 34, 3)
+    latents = vae.encode(pixels)
+    with torch.no_grad():
+        mean, _ = own.moments(pixels[:5, :, 1:33].permute(3, 0, 1, 2)[None] * 2 - 1)
+        assert torch.allclose(latents, mean, atol=1e-4), "4 N + 1 frames, multiples of 8 from the middle"
+        shown = (own.decode(mean)[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(vae.decode(latents), shown, atol=1e-4)
+
+
 def test_the_tracker_finds_what_moves():
     from steadyedit.toyworld.classifier import boxes_of
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ...methods.attachment import Attachment, BlockSite, NormSite
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
+    from .toy_wan import VideoAutoencoder
+    from .video import DiffusersVideoModel
 
 
 class TerminalProgress:
@@ -159,6 +161,11 @@ class DiffusersBackend:
 
     def load_toy_controlnet(self) -> ControlNet:
         return load_toy_controlnet()
+
+    def load_toy_video(self) -> tuple[DiffusersVideoModel, TextEncoder, VideoAutoencoder]:
+        from .toy_wan import load_toy_video
+
+        return load_toy_video()
 
     def load_toy_clip(self) -> tuple[TextEncoder, ImageEncoder]:
         return load_toy_clip()

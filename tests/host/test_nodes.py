@@ -22,7 +22,7 @@ IDS = {
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
-    "SteadyEditMaskLoRATrain",
+    "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
 }  # fmt: skip
 
