@@ -1,0 +1,42 @@
+"""Memory of training a video transformer, byte by byte, against what is told before it begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steadyedit.benchmarks._memory import allocated_peak
+from steadyedit.methods.lora import new_lora
+from steadyedit.methods.lora_edit.memory import MemoryPlan, plan
+from steadyedit.methods.lora_edit.recipe import targeted
+from videos import BACKEND, filled, hunyuan_base, sample, wan_base
+
+RANK, LATENT = 4, {"frames": 4, "height": 20, "width": 20}
+
+
+def built(kind):
+    if kind == "hunyuan":
+        return filled(hunyuan_base(double=1, single=2), 4)
+    return filled(wan_base(dim=128, ffn=384, layers=3, image=kind == "wan"), 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of the CPU's allocations")
+@pytest.mark.parametrize("kind", ["wan", "plain", "hunyuan"])
+def test_the_prediction_is_within_a_tenth_of_what_is_measured(kind):
+    """PyTorch's own allocations during one step, those inside of operators included; the weights lie there before."""
+    patcher, found = built(kind), sample(kind, **LATENT)
+    shapes = BACKEND.video_layers(patcher)
+    lora = new_lora({name: shapes[name] for name in targeted(shapes, "attention and feed-forward")}, RANK, 0)
+    trained = sum(value.numel() for value in lora.values())
+    size = BACKEND.video_size(patcher, found, "float32")
+    planned = plan(size, found.latent.shape, RANK, trained)
+    none = MemoryPlan(0, 0, 0, 0)
+    with torch.inference_mode(), BACKEND.video_training(patcher, [found], lora, none, "float32") as view:
+
+        def step():
+            view.predict_velocity(found.latent, torch.tensor(0.4), 0).square().mean().backward()
+
+        step()
+        for parameter in view.parameters.values():
+            parameter.grad = None
+        _, peak = allocated_peak(step)
+    assert planned.activations == pytest.approx(peak * 2**20, rel=0.1)
