@@ -55,10 +55,16 @@ def measure_controlnet() -> dict:
     return judge_control()
 
 
+def measure_sam() -> dict:
+    from .recipes.sam import measure
+
+    return measure(models.load_sam())
+
+
 MEASURES = {
     "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
     "editor": measure_editor, "controlnet": measure_controlnet,
-    "wan_vae": measure_wan_vae, "wan": measure_wan,
+    "wan_vae": measure_wan_vae, "wan": measure_wan, "sam": measure_sam,
 }
 
 

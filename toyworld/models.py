@@ -50,6 +50,10 @@ CLIP_CONFIG = dict(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=64,
         patch_size=8, hidden_act="quick_gelu", projection_dim=64),
 )
+SAM_CONFIG = dict(  # official architecture and key names; the fields of vision.segmentation.names.Shape
+    side=128, patch=8, width=96, depth=5, heads=4, window=4, global_layers=(1, 4), mlp=192, channels=64,
+    decoder_depth=2, decoder_mlp=128, masks=3, score_depth=3, score_width=64,
+)
 SCHEDULER_CONFIG = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
@@ -89,6 +93,20 @@ def build_clip():
     from transformers import CLIPConfig, CLIPModel
 
     return CLIPModel(CLIPConfig(**CLIP_CONFIG))
+
+
+def sam_shape():
+    """The toy Segment Anything's sizes as its loader reads them off the weights."""
+    from ..vision.segmentation.names import Shape
+
+    return Shape(**SAM_CONFIG)
+
+
+def build_sam():
+    """Untrained transformers SamModel on 128x128 pictures."""
+    from ..vision.segmentation.load import build_transformers
+
+    return build_transformers(sam_shape())
 
 
 def build_classifier():
@@ -226,6 +244,14 @@ def load_text_encoder():
 def load_clip():
     """Trained CLIPModel."""
     return load("clip")
+
+
+def load_sam():
+    """Trained Segment Anything, as a `vision.segmentation.Segmenter`."""
+    from ..vision.segmentation.load import load_segmenter
+
+    check_hash("sam")
+    return load_segmenter(weights_path("sam"), engine="transformers")
 
 
 def load_classifier():
