@@ -79,8 +79,8 @@ class LoadTuned(io.ComfyNode):
             description="Attaches the methods of a file from models/steadyedit and its tuned weights. Edit a clip many "
             "times without tuning again. LoRA loaders go after this node.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model that the weights were tuned on. DAPE's also fit others of "
-                               "its architecture."),
+                io.Model.Input("model", tooltip="The base model that the weights were tuned on. DAPE's also "
+                               "fit others of its architecture."),
                 io.Combo.Input("name", options=weight_files(), tooltip="A file in models/steadyedit."),
             ],
             outputs=[
