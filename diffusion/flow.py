@@ -43,3 +43,43 @@ class RectifiedFlow:
     def remove_noise(self, noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
         """x_0 = x_sigma - sigma v, the inverse of ``add_noise`` for a true velocity."""
         return noisy - sigma.to(noisy).reshape(-1, *[1] * (noisy.ndim - 1)) * velocity
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Noise levels that a flow's sampler steps through: s t / (1 + (s - 1) t), t = 1/1000 .. 1.
+
+    Args:
+        shift: s; more than 1 spends more steps on noise. It has no part in training.
+    """
+
+    shift: float = 1.0
+
+    def __len__(self) -> int:
+        return 1000
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Sigma of indices 0 .. 999, float32.
+
+        Raises:
+            ValueError: fractional indices, whose meaning differs among hosts.
+        """
+        if timestep.is_floating_point():
+            raise ValueError("scheduler: outside of ComfyUI a video model is sampled with the scheduler simple only.")
+        t = (timestep + 1) / len(self)
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def ddim_sigmas(self, steps: int) -> Tensor:
+        """Raises ValueError: a flow has no such schedule outside of ComfyUI."""
+        raise ValueError("scheduler: outside of ComfyUI a video model is sampled with the scheduler simple only.")
+
+    def starting_noise(self, noise: Tensor, sigma: float) -> Tensor:
+        """What is added to an empty latent to begin at ``sigma``.
+
+        Raises:
+            ValueError: sigma is below 1, where something of a latent would have to stay.
+        """
+        if sigma < 1:
+            raise ValueError(f"sigmas: begin at {sigma:.3f}, but outside of ComfyUI a video model begins at 1, from an "
+                             "empty latent; set denoise to 1.")
+        return noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ...diffusion.flow import FlowSchedule
+from ...diffusion.samplers import named_sampler
 from ...methods.lora import check_shapes, factors
 from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, wan_moments
@@ -44,12 +46,14 @@ class DiffusersVideoModel:
         transformer: predicts eps - x_0 from 36 channels.
         mean, std: of raw latents, by channel.
         loras: see ``methods.lora``; they add up.
+        shift: of the noise levels in sampling.
     """
 
     transformer: WanTransformer3DModel
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    loras: tuple[Mapping[str, Tensor], ...] = field(default=())
+    loras: tuple[Mapping[str, Tensor], ...] = ()
+    shift: float = 3.0
 
 
 def layers_of(model: DiffusersVideoModel) -> dict[str, nn.Linear]:
@@ -205,6 +209,28 @@ class DiffusersVideoBackend:
         """The inverse of ``to_model_space``."""
         mean, std = (torch.tensor(values).to(samples)[:, None, None, None] for values in (model.mean, model.std))
         return samples * std + mean
+
+    def schedule(self, model: DiffusersVideoModel) -> FlowSchedule:
+        """The noise levels of sampling."""
+        return FlowSchedule(model.shift)
+
+    def sample(self, model: DiffusersVideoModel, positive: list, negative: list | None, guidance: float,
+               samples: Tensor, sigmas: Tensor, progress: Progress, *, sampler: str | Callable = "euler",
+               seed: int = 0, middle: None = None, middle_guidance: float = 1.0) -> Tensor:
+        """``Backend.sample`` on clips [1, 16, T', h, w], x at ``sigmas[0]`` = 1 in LATENT scale."""
+        def denoise(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+            level = sigma.reshape(-1)[0]
+            guided = velocity(model, x, level, positive)
+            if negative is not None and guidance != 1:
+                free = velocity(model, x, level, negative)
+                guided = free + guidance * (guided - free)
+            return x - level * guided
+
+        start = self.to_model_space(model, samples).to(model.transformer.device)
+        with torch.no_grad(), with_loras(model, model.loras):
+            x = named_sampler(sampler)(denoise, start, sigmas, extra_args={"seed": seed}, disable=True,
+                                       callback=lambda state: progress.update(state["i"] + 1))
+        return self.from_model_space(model, x.cpu())
 
     def progress(self, total: int, label: str) -> Progress:
         from .backend import TerminalProgress
