@@ -72,15 +72,17 @@ def run(server, graph, seconds=1800):
     raise AssertionError(server.tail())
 
 
-def short_graph():
-    """The toy graph with few frames and steps, whose frames are also saved as pictures."""
-    graph = json.loads(GRAPH.read_text())
+def short_graph(name):
+    """A toy graph with few frames and steps, whose frames are also saved as pictures."""
+    graph = json.loads((GRAPH.parent / f"{name}.json").read_text())
     changes = {"SteadyEditOneShotTune": {"steps": 3, "reuse": False}, "SteadyEditDDIMInversion": {"steps": 5},
-               "SteadyEditToyClip": {"frames": 4}}  # fmt: skip
+               "SteadyEditToyClip": {"frames": 4}, "SteadyEditRootCandidates": {"count": 2, "steps": 4},
+               "SteadyEditTestTimeAdapt": {"steps": 2, "variants": 4, "reuse": False},
+               "SteadyEditGatherSwap": {"group": 3}, "BasicScheduler": {"steps": 5}}  # fmt: skip
     for node in graph.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
-    (decoded,) = (key for key, node in graph.items() if node["class_type"] == "VAEDecode")
-    inputs = {"images": [decoded, 0], "filename_prefix": "frames/frame"}
+    (made,) = (node["inputs"]["images"] for node in graph.values() if node["class_type"] == "CreateVideo")
+    inputs = {"images": made, "filename_prefix": f"{name}/frame"}
     graph["pictures"] = {"class_type": "SaveImage", "inputs": inputs}
     return graph
 
@@ -95,11 +97,13 @@ def pictures(folder):
 
 
 @trained
-def test_the_toy_graph_runs_and_standalone_gives_the_same_frames(server, tmp_path):
-    graph = short_graph()
+@pytest.mark.parametrize(("name", "most"), [("toy_ei2", 16), ("toy_via_global", 2), ("toy_via_local", 2)])
+def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, name, most):
+    """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
+    graph = short_graph(name)
     history = run(server, graph)
     assert history["status"]["status_str"] == "success", server.tail()
-    (video,) = server.output.rglob("toy_ei2*.mp4")
+    (video,) = server.output.rglob(f"{name}*.mp4")
     assert video.stat().st_size > 1000
     (tmp_path / "graph.json").write_text(json.dumps(graph))
     command = [sys.executable, "-m", "steadyedit", "run", str(tmp_path / "graph.json"), "--host", "standalone",
@@ -107,10 +111,10 @@ def test_the_toy_graph_runs_and_standalone_gives_the_same_frames(server, tmp_pat
     # The pack's folder under its import name, as an installed copy has it.
     (tmp_path / "steadyedit").symlink_to(ROOT, target_is_directory=True)
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
-    here, there = pictures(server.output), pictures(tmp_path / "out")
+    here, there = pictures(server.output / name), pictures(tmp_path / "out")
     assert here.shape == there.shape == (4, 128, 128, 3)
     assert here.std() > 1, "a flat picture would prove nothing"
-    assert (here - there).abs().mean() < 1 and (here - there).abs().max() < 16
+    assert (here - there).abs().mean() < 1 and (here - there).abs().max() <= most
 
 
 @trained
