@@ -6,10 +6,15 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from dape import dape, with_dape
+from steadyedit.backends.comfy_native.blocks import located
+from steadyedit.backends.comfy_native.norms import located_norms
 from steadyedit.methods.attachment import Attachment
 from steadyedit.methods.dape.positions import stages
 from steadyedit.methods.registry import build
+from test_full_size import UNET
+from test_training import reloaded
 from toys import (
     BACKEND,
     FRAMES,
@@ -213,3 +218,36 @@ def test_norms_of_another_model_are_refused():
 def test_one_frame():
     out = sample(with_dape(model()), samples=clip(1))
     assert out.shape == clip(1).shape and torch.isfinite(out).all() and FRAMES > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+def test_stored_weights_may_be_narrow(dtype):
+    """The host lends its norms' weights as it would use them: bit for bit the base at the start, here too."""
+    patcher = reloaded(dtype)
+    for layer in patcher.model.diffusion_model.modules():
+        if hasattr(layer, "comfy_cast_weights"):
+            layer.comfy_cast_weights = True
+    with torch.inference_mode():
+        expected = sample(patcher)
+        assert torch.equal(sample(with_dape(patcher, scale=0)), expected)
+        assert not torch.allclose(sample(with_dape(patcher)), expected, atol=1e-3)
+
+
+def test_stable_diffusion_s_own_numbers():
+    """Norms, their parameters, and where position 5 lies in the U-Net of Stable Diffusion 1.5, none of it in memory."""
+    with torch.device("meta"):
+        unet = UNetModel(**UNET)
+        norms, sites = [site for site, _ in located_norms(unet)], [site for site, _ in located(unet)]
+        counts = {}
+        for kinds in (("resnet", "attention"), ("resnet", "attention", "final")):
+            modules = build("norm-tune", sites, {"kinds": kinds}, norms).norms
+            named = [(name.rsplit(".", 1)[1], p.numel()) for name, p in modules.named_parameters()]
+            affine, shares = (sum(n for name, n in named if (name == "gamma0") == of) for of in (False, True))
+            counts[len(modules)] = (affine, shares)
+        adapter = build("visual-adapter", sites, {}).outputs
+    assert counts == {108: (199_680, 99_840), 109: (200_320, 100_160)}
+    assert [site.path.rsplit(".", 3)[0] for site in stages(sites)[4]] == [f"output_blocks.{n}" for n in (3, 4, 5)]
+    assert sorted(adapter) == [f"output_blocks/{n}/1/transformer_blocks/0/attn2" for n in (3, 4, 5)]
+    c, m, k = 1280, 64, 5
+    assert {sum(p.numel() for p in module.parameters()) for module in adapter.values()} == {
+        2 * c * m + 4 * c + m * (k * k + 1)}  # fmt: skip
