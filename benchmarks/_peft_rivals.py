@@ -7,6 +7,7 @@ that are there) and no bottleneck adapters for U-Nets; those are written here. A
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -101,7 +102,10 @@ def _with_peft(unet: nn.Module, config: Any) -> dict[str, Tensor]:
     """peft's layers put into the U-Net; what they train."""
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(config, unet)
+    with warnings.catch_warnings():
+        # It has only met the norms of language models, and says so.
+        warnings.filterwarnings("ignore", "Unsupported layer type")
+        inject_adapter_in_model(config, unet)
     trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
     unet.requires_grad_(False)
     return trained
@@ -140,6 +144,19 @@ INSIDE = {"lora": _lora, "norm-tuning": _norms, "bitfit": _biases, "partial-1": 
 
 
 @dataclass(frozen=True)
+class RivalView:
+    """``TrainingView`` with weights of the U-Net itself among its parameters."""
+
+    view: TrainingView
+    parameters: Mapping[str, Tensor]
+
+    def predict_noise(self, noisy: Tensor, timestep: Tensor, conditioning: Any = None) -> Tensor:
+        # Asked for the gradient of a GroupNorm's weights alone, with channels last in memory, torch 2.x reads past
+        # its input on a CPU; where the picture asks for a gradient, every layer's input does.
+        return self.view.predict_noise(noisy.detach().requires_grad_(), timestep, conditioning)
+
+
+@dataclass(frozen=True)
 class RivalTask:
     """``tuning_run.Task``: weights of a U-Net, or of adapters beside it, on one clip."""
 
@@ -154,16 +171,15 @@ class RivalTask:
     per_sample: bool = False
 
     @contextmanager
-    def _opened(self, checkpointing: bool) -> Iterator[TrainingView]:
+    def _opened(self, checkpointing: bool) -> Iterator[RivalView]:
         opened = self.backend.training(
             self.model, self.attachments, self.conditioning, len(self.clean), False, checkpointing
         )
         with opened as view:
             for weight in self.weights.values():
                 weight.requires_grad_(True)
-            view.parameters = {**view.parameters, **self.weights}
             try:
-                yield view
+                yield RivalView(view, {**view.parameters, **self.weights})
             finally:
                 for weight in self.weights.values():
                     weight.requires_grad_(False)
