@@ -137,9 +137,12 @@ def judge(stills: Stills, result: torch.Tensor, vae=None) -> dict:
     }
 
 
-def judge_edits(count: int = 200, steps: int = 20, text: float = TEXT, image: float = IMAGE) -> dict:
-    """Edit `count` held-out stills with the trained editor and have the judge look."""
+def judge_edits(count: int = 200, steps: int = 20, texts: Sequence[float] = (TEXT, 2.5, 2.0),
+                image: float = IMAGE) -> dict:
+    """Edit `count` held-out stills with the trained editor and have the judge look: at the first guidance over the
+    text, and under its number at each of the others."""
     stills = edit_stills(count)
-    result = follow(stills.source, [edit.instruction for _, edit in stills.pairs], steps, text, image)
-    return {"stills": count, "sampling_steps": steps, "text_guidance": text, "image_guidance": image,
-            **judge(stills, result)}
+    instructions = [edit.instruction for _, edit in stills.pairs]
+    first, *others = (judge(stills, follow(stills.source, instructions, steps, text, image)) for text in texts)
+    return {"stills": count, "sampling_steps": steps, "text_guidance": texts[0], "image_guidance": image, **first,
+            **{f"text_guidance_{text:g}": found for text, found in zip(texts[1:], others)}}
