@@ -63,6 +63,7 @@ BASES = {
     "Tune-A-Video": lambda m: attached(m, "temporal-attention", "sparse-causal"),
     "gather-swap": swapped,
     "gather-swap in chunks of 1": lambda m: swapped(m, chunk=1),
+    "RAVE": lambda m: BACKEND.attach(m, build("rave", BACKEND.sites(m), {"grid": 2})),
     "a LoRA": with_lora,
     "a LoRA on norms": with_norm_lora,
     "EI2 on a LoRA": lambda m: attached(with_lora(m), "stam", "ffam"),
