@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import comfy.controlnet
 import comfy.sd
 import pytest
 import torch
+from dape import with_dape
 from steadyedit.backends.comfy_native import toy
 from toys import (
     BACKEND,
@@ -19,20 +19,26 @@ from toys import (
     model,
     text,
     traces,
+    under,
     weights,
 )
 
 STEPS = 4
 
 
-def custom_sampler(patcher, positive=None, guidance=4.0):
+def edges_of_frames():
+    """A different drawing for each frame."""
+    return (torch.rand(FRAMES, SIDE * 8, SIDE * 8, 3, generator=torch.Generator().manual_seed(8)) > 0.9).float()
+
+
+def custom_sampler(patcher, positive=None, negative=None, guidance=4.0):
     """The stock SamplerCustom from given latents, adding no noise."""
     from comfy_extras.nodes_custom_sampler import SamplerCustom
 
     sampler = comfy.samplers.sampler_object("euler")
     sigmas = BACKEND.schedule(patcher).ddim_sigmas(STEPS)
     out = SamplerCustom.execute(
-        patcher, False, 0, guidance, positive or text(1), text(2), sampler, sigmas, {"samples": clip(), "kept": 1})
+        patcher, False, 0, guidance, positive or text(1), negative or text(2), sampler, sigmas, {"samples": clip(), "kept": 1})
     assert out[0]["kept"] == 1
     return out[0]["samples"]
 
@@ -79,41 +85,33 @@ def test_a_lora_before_or_after_or_both():
 
 @pytest.fixture(scope="module")
 def controlnet():
-    """A random ControlNet of the toy U-Net's shape."""
-    import comfy.cldm.cldm
-
-    config = toy.unet_config()
-    del config["out_channels"], config["transformer_depth_output"]
-    torch.manual_seed(5)
-    network = comfy.cldm.cldm.ControlNet(hint_channels=3, num_heads=4, **config)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.normal_(0, 0.05)
-            if parameter.ndim == 1 and name.endswith("weight"):
-                parameter.fill_(1)
-    network.dtype = torch.float32
-    return comfy.controlnet.ControlNet(network.eval(), load_device=torch.device("cpu"))
+    """The toy ControlNet."""
+    return toy.load_controlnet()
 
 
-def test_a_controlnet_joins_in(controlnet):
-    import nodes
+BESIDE = [(), ("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("gather-swap",), ("rave",), ("dape", "rave")]
 
-    hint = torch.rand(FRAMES, SIDE * 8, SIDE * 8, 3)
-    positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(text(1), text(2), controlnet, hint, 1.0, 0.0, 1.0)
-    patcher = attached(model(), "stam", "ffam")
-    with_it, without = custom_sampler(patcher, positive), custom_sampler(patcher)
+
+@pytest.mark.parametrize("methods", BESIDE, ids="+".join)
+def test_a_controlnet_joins_in(controlnet, methods):
+    """Beside each method of the pack: on both conditions, and its hints belong to their frames."""
+    hint = edges_of_frames()
+    base = with_dape(model()) if "dape" in methods else model()
+    patcher = attached(base, *(method for method in methods if method != "dape"))
+    plain = custom_sampler(patcher)
+    with_it = custom_sampler(patcher, under(controlnet, hint, text(1)), under(controlnet, hint, text(2)))
+    turned = custom_sampler(patcher, under(controlnet, hint.flip(0), text(1)), under(controlnet, hint.flip(0), text(2)))
     assert torch.isfinite(with_it).all()
-    assert not torch.allclose(with_it, without, atol=1e-3)
+    assert (with_it - plain).abs().max() > 1e-3 * plain.abs().max()
+    assert (turned - with_it).abs().max() > 1e-3 * plain.abs().max()
+    assert torch.equal(custom_sampler(patcher), plain)
 
 
 def test_training_under_a_controlnet(controlnet):
     """The conditioning's ControlNet takes part in training, and nothing of it is trained."""
     from steadyedit.methods.registry import build
 
-    import nodes
-
-    hint = torch.rand(FRAMES, SIDE * 8, SIDE * 8, 3)
-    positive, _ = nodes.ControlNetApplyAdvanced().apply_controlnet(text(1), text(2), controlnet, hint, 1.0, 0.0, 1.0)
+    positive = under(controlnet, edges_of_frames(), text(1))
     patcher, losses = model(), []
     stam = build("stam", BACKEND.sites(patcher), {})
     with torch.inference_mode():

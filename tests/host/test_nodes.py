@@ -19,6 +19,7 @@ IDS = {
     "SteadyEditSaveTuned", "SteadyEditLoadTuned", "SteadyEditLoadFrames", "SteadyEditGatherSwap",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
+    "SteadyEditToyControlNet", "SteadyEditRAVE",
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",

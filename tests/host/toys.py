@@ -14,6 +14,8 @@ from steadyedit.toyworld import control_file, models
 BACKEND = ComfyBackend()
 FRAMES, SIDE, WIDTH = 3, 8, models.UNET_CONFIG["cross_attention_dim"]
 METHODS = {"stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {}}
+#: what works only while sampling
+SAMPLING = {"gather-swap": {"group": 2}, "rave": {"grid": 2}}
 
 
 @lru_cache
@@ -69,8 +71,9 @@ def moved(attachment, scale: float = 0.1):
 
 def attached(patcher, *methods: str):
     """A MODEL with methods that do something."""
+    settings = {**METHODS, **SAMPLING}
     for method in methods:
-        patcher = BACKEND.attach(patcher, moved(build(method, BACKEND.sites(patcher), METHODS[method])))
+        patcher = BACKEND.attach(patcher, moved(build(method, BACKEND.sites(patcher), settings[method])))
     return patcher
 
 
