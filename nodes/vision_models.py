@@ -15,11 +15,11 @@ TOY = "toy world (shipped)"
 PRECISION_TIP = "Type of the calculation: auto is half precision on a graphics card that computes in it, else float32."
 
 
-def toy_file() -> Path:
-    """Weights of the toy world's Segment Anything."""
+def toy_file(name: str) -> Path:
+    """Weights of the toy world's "sam" or "grounder"."""
     from ..toyworld.models import weights_path
 
-    return weights_path("sam")
+    return weights_path(name)
 
 
 def names(folder: str, kinds: tuple[str, ...]) -> list[str]:
@@ -33,13 +33,13 @@ def names(folder: str, kinds: tuple[str, ...]) -> list[str]:
 def sams() -> list[str]:
     from ..vision.segmentation.load import KINDS
 
-    return [*([TOY] if toy_file().is_file() else []), *names("sams", KINDS)]
+    return [*([TOY] if toy_file("sam").is_file() else []), *names("sams", KINDS)]
 
 
 def groundings() -> list[str]:
     from ..vision.grounding.load import KINDS
 
-    return names("grounding-dino", KINDS)
+    return [*([TOY] if toy_file("grounder").is_file() else []), *names("grounding-dino", KINDS)]
 
 
 def chosen(folder: str, name: str, expected: str) -> Path:
@@ -104,7 +104,7 @@ class SAMModel(io.ComfyNode):
         from .. import backends
         from ..vision.segmentation.load import EXPECTED, load_segmenter
 
-        path = toy_file() if model == TOY else chosen("sams", model, EXPECTED)
+        path = toy_file("sam") if model == TOY else chosen("sams", model, EXPECTED)
         segmenter = load_segmenter(path, dtype_of(precision))
         return io.NodeOutput(Loaded(segmenter, backends.keeper().keep(segmenter.module), model))
 
@@ -140,8 +140,13 @@ class GroundingModel(io.ComfyNode):
         from ..vision.grounding.load import EXPECTED, load_detector
 
         keeper = backends.keeper()
-        path = chosen("grounding-dino", model, EXPECTED)
-        detector = load_detector(path, keeper.folders("grounding-dino"), dtype_of(precision))
+        if model == TOY:
+            from ..toyworld.models import load_grounder
+
+            detector = load_grounder()
+        else:
+            path = chosen("grounding-dino", model, EXPECTED)
+            detector = load_detector(path, keeper.folders("grounding-dino"), dtype_of(precision))
         return io.NodeOutput(Loaded(detector, keeper.keep(detector.module), model))
 
 

@@ -61,10 +61,17 @@ def measure_sam() -> dict:
     return measure(models.load_sam())
 
 
+def measure_grounder() -> dict:
+    from .recipes.grounder import measure
+
+    return measure(models.load_grounder())
+
+
 MEASURES = {
     "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
     "editor": measure_editor, "controlnet": measure_controlnet,
     "wan_vae": measure_wan_vae, "wan": measure_wan, "sam": measure_sam,
+    "grounder": measure_grounder,
 }
 
 

@@ -109,6 +109,13 @@ def build_sam():
     return build_transformers(sam_shape())
 
 
+def build_grounder():
+    """Untrained text grounding on 128x128 pictures."""
+    from .grounder import Grounder
+
+    return Grounder()
+
+
 def build_classifier():
     """Untrained judge of colour, shape, texture, background and style."""
     from .classifier import Classifier
@@ -119,7 +126,7 @@ def build_classifier():
 BUILDERS = {
     "vae": build_vae, "unet": build_unet, "text_encoder": build_text_encoder, "clip": build_clip,
     "classifier": build_classifier, "editor": lambda: build_unet(in_channels=8),
-    "editor_text_encoder": build_text_encoder, "controlnet": build_controlnet,
+    "editor_text_encoder": build_text_encoder, "controlnet": build_controlnet, "grounder": build_grounder,
     "wan_vae": wan.build_vae, "wan": wan.build,
 }
 #: name -> the model that it was trained from and whose weights it shares where its own file has none
@@ -252,6 +259,13 @@ def load_sam():
 
     check_hash("sam")
     return load_segmenter(weights_path("sam"), engine="transformers")
+
+
+def load_grounder():
+    """Trained text grounding, with the two members of a `vision.grounding.Detector` that nodes use."""
+    from .grounder import ToyDetector
+
+    return ToyDetector(load("grounder"))
 
 
 def load_classifier():

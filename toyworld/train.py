@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet", "wan_vae", "wan", "sam")
+NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet", "wan_vae", "wan", "sam", "grounder")
 
 
 def main(name: str, **options) -> None:

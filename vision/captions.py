@@ -85,7 +85,7 @@ def load_captioner(path: Path, dtype: torch.dtype = torch.float32) -> Captioner:
         raise ValueError(f"model: '{path.name}' has no readable config.json; expected {EXPECTED}.") from error
     try:
         module, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True)
+            path, local_files_only=True, trust_remote_code=False, output_loading_info=True)
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
         why = ("it needs code of its own, which is not run" if "auto_map" in config
@@ -94,4 +94,4 @@ def load_captioner(path: Path, dtype: torch.dtype = torch.float32) -> Captioner:
     if missing := sorted(map(str, report["missing_keys"])):
         raise ValueError(f"model: the folder '{path.name}' lacks {len(missing)} weights, such as {missing[0]}; it is "
                          f"damaged, or not in transformers' own format; expected {EXPECTED}.")
-    return Captioner(module, processor, dtype)
+    return Captioner(module.float(), processor, dtype)

@@ -71,13 +71,15 @@ def converted(weights: dict, shape: names.Shape, tokenizer: Any, name: str) -> T
     module, report = GroundingDinoForObjectDetection.from_pretrained(
         None, config=names.transformers_config(shape), state_dict=state, output_loading_info=True)
     wrong = sorted(key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]
-                   if ".swin.layernorm." not in str(key) and not str(key).startswith(_SHARED))
+                   if not any(part in str(key) for part in _COMPUTED) and not str(key).startswith(_SHARED))
     if wrong:
         raise ValueError(f"model: '{name}' does not fit its architecture: {len(wrong)} keys are missing or left over, "
                          f"such as {wrong[0]}; it is damaged or of another model.")
-    return TransformersNetwork(module, tokenizer)
+    return TransformersNetwork(module.float(), tokenizer)
 
 
+#: Buffers that the network works out itself, and a norm that it never uses.
+_COMPUTED = ("relative_position_index", ".swin.layernorm.")
 #: One head under several names: files may hold it once.
 _SHARED = ("model.decoder.bbox_embed.", "bbox_embed.")
 
@@ -112,7 +114,7 @@ def _folder(path: Path) -> TransformersNetwork:
                          f"'{kind or 'missing'}' in its config.json); expected {EXPECTED}.")
     try:
         return TransformersNetwork(
-            GroundingDinoForObjectDetection.from_pretrained(path, local_files_only=True, dtype=torch.float32),
+            GroundingDinoForObjectDetection.from_pretrained(path, local_files_only=True).float(),
             AutoTokenizer.from_pretrained(path, local_files_only=True))
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model: the folder '{path.name}' cannot be loaded "

@@ -119,7 +119,8 @@ def _pretrained(name: str, path: Path) -> Any:
         raise ValueError(f"model: transformers {transformers.__version__} has no {name}, which '{path.name}' needs; "
                          "update transformers.")
     try:
-        return getattr(transformers, name).from_pretrained(path, local_files_only=True, dtype=torch.float32)
+        # .float(): versions differ in the name of the type's argument, and in whether the file's type is kept.
+        return getattr(transformers, name).from_pretrained(path, local_files_only=True).float()
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model: the folder '{path.name}' cannot be loaded "
                          f"({str(error).strip().splitlines()[0]}).") from error
