@@ -31,8 +31,8 @@ def node_list() -> list[type]:
         weights,
     )  # fmt: skip
 
-    modules = (toy, toy_video, video, vision_models, text_mask, point_mask, track_mask, captions, attach, gather_swap, rave,
-               root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
+    modules = (toy, toy_video, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
+               gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
                lora_edit, lora_edit_train)
     return [node for module in modules for node in module.NODES]
 

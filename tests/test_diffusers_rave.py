@@ -1,4 +1,4 @@
-"""RAVE and ControlNets on a diffusers U-Net, against the paper's own loop, in which what lies in the sampler is shuffled."""
+"""RAVE and ControlNets on a diffusers U-Net, against the paper's own loop, which shuffles what lies in the sampler."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def error(actual, expected) -> float:
 
 
 def papers_loop(model, net, strength, settings, positive, negative, frames=FRAMES, guidance=7.5):
-    """Frames are shuffled where they lie, step after step, each grid is denoised as one picture, and told apart last."""
+    """Frames are shuffled where they lie, each grid is denoised as one picture, and frames are put in order last."""
     sigmas = model.schedule.ddim_sigmas(STEPS).double()
     x = BACKEND.to_model_space(model, normal(5, frames, 4, SIDE, SIDE) * 80)
     shown, grid = hints(frames).movedim(-1, 1), settings.grid
@@ -113,7 +113,7 @@ def test_chunks_and_seeds(painter, net, sampler):
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "euler_ancestral"])
 def test_samplers_keep_their_history(painter, sampler, monkeypatch):
-    """Where the denoiser treats every pixel alone, RAVE is no change at all for any sampler, memory and noise included."""
+    """Where the denoiser treats every pixel alone, RAVE changes nothing for any sampler, memory and noise included."""
     monkeypatch.setattr(Denoiser, "_rows", lambda self, x, sigma, *rest: x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2))
     plain = run(painter, text(1), text(2), 7, sampler, seed=4)
     assert torch.equal(run(raved(painter, grid=2), text(1), text(2), 7, sampler, seed=4), plain)
@@ -128,7 +128,8 @@ def test_frames_see_each_other(painter):
     def shift(model):
         denoise = Denoiser(model, text(1), frames=FRAMES)
         with torch.no_grad():
-            return (denoise(x, sigma, sample_sigmas=sigmas) - denoise(other, sigma, sample_sigmas=sigmas))[1:].abs().max()
+            first, second = (denoise(given, sigma, sample_sigmas=sigmas) for given in (x, other))
+        return (first - second)[1:].abs().max()
 
     assert shift(raved(painter, grid=2)) > 1e-6
     assert shift(painter) < 1e-12

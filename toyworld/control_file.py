@@ -65,7 +65,7 @@ def from_stock(stored: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -
 
     names = {stock_name(key): key for key in build_controlnet().state_dict()}
     if unknown := set(stored) - set(names) - {MARK}:
-        raise ValueError(f"toyworld/weights/controlnet.safetensors holds {sorted(unknown)[0]}, which the toy ControlNet "
-                         "has no place for: restore the file from the repository or train it again.")
+        raise ValueError(f"toyworld/weights/controlnet.safetensors holds {sorted(unknown)[0]}, which the toy "
+                         "ControlNet has no place for: restore the file from the repository or train it again.")
     own = {names[name]: value for name, value in stored.items() if name != MARK}
     return {**{key: value for key, value in base.items() if key.startswith(ENCODER)}, **own}

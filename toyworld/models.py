@@ -37,7 +37,7 @@ UNET_CONFIG = dict(
 )
 #: the U-Net's encoder, but with the 32 groups that ComfyUI gives every ControlNet
 CONTROLNET_CONFIG = {
-    **{key: value for key, value in UNET_CONFIG.items() if key not in ("sample_size", "out_channels", "up_block_types")},
+    **{k: v for k, v in UNET_CONFIG.items() if k not in ("sample_size", "out_channels", "up_block_types")},
     "norm_num_groups": 32,
 }
 CLIP_CONFIG = dict(

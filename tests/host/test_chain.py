@@ -38,7 +38,8 @@ def custom_sampler(patcher, positive=None, negative=None, guidance=4.0):
     sampler = comfy.samplers.sampler_object("euler")
     sigmas = BACKEND.schedule(patcher).ddim_sigmas(STEPS)
     out = SamplerCustom.execute(
-        patcher, False, 0, guidance, positive or text(1), negative or text(2), sampler, sigmas, {"samples": clip(), "kept": 1})
+        patcher, False, 0, guidance, positive or text(1), negative or text(2), sampler, sigmas,
+        {"samples": clip(), "kept": 1})
     assert out[0]["kept"] == 1
     return out[0]["samples"]
 

@@ -74,7 +74,8 @@ def test_both_backends_agree(sampler, frames, chunk):
     sigmas = OTHER.schedule(DiffusersModel(diffusers_unet())).ddim_sigmas(3)
     start = 5 * sigmas[0] * clip(frames)
     here = BACKEND.sample(raved(model(), **settings), under(controlnet(), shown, text(1), 0.8),
-                          under(controlnet(), shown, text(2), 0.8), 4.0, start, sigmas, Quiet(), sampler=sampler, seed=3)
+                          under(controlnet(), shown, text(2), 0.8), 4.0, start, sigmas, Quiet(), sampler=sampler,
+                          seed=3)
     control = ControlNet(diffusers_controlnet()).applied(shown, 0.8)
     conditions = ([[c[0][0], {**c[0][1], "control": control}]] for c in (text(1), text(2)))
     value = DiffusersModel(diffusers_unet())

@@ -1,9 +1,8 @@
-"""The toy ControlNet in the host: by the pack's loader and by the core one, and the stand-ins of the nodes around it."""
+"""The toy ControlNet in the host: by the pack's loader and by the core one; stand-ins of the nodes around it."""
 
 from __future__ import annotations
 
 import comfy.controlnet
-import nodes
 import pytest
 import torch
 from steadyedit.backends.comfy_native import toy
@@ -11,6 +10,8 @@ from steadyedit.backends.diffusers.control import ControlNet
 from steadyedit.standalone import core_control
 from steadyedit.toyworld import models
 from toys import SIDE, assert_close, clip, sample, text, under
+
+import nodes
 
 pytestmark = pytest.mark.skipif(not models.weights_path("controlnet").exists(), reason="the ControlNet is not trained")
 
