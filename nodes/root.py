@@ -31,7 +31,7 @@ class RootCandidates(io.ComfyNode):
                              tooltip="Seed of the first candidate; each next one has one more."),
                 io.Int.Input("steps", default=10, min=1, max=1000, tooltip="Sampling steps (scheduler normal)."),
                 io.Float.Input("text_guidance", default=7.5, min=0.0, max=100.0, step=0.1,
-                               tooltip="Pull of the instruction. The paper: 7.5, toy editor: 3."),
+                               tooltip="Pull of the instruction. The paper: 7.5, toy editor: 2.5."),
                 io.Float.Input("image_guidance", default=1.5, min=0.0, max=100.0, step=0.1,
                                tooltip="Pull of the frame. The paper: 1.5, toy editor: 1."),
                 io.Sampler.Input("sampler", optional=True, tooltip="From KSamplerSelect; euler if unconnected."),

@@ -18,7 +18,7 @@ from .scene import Scene, sample_scene
 
 LOCAL = ("colour", "shape", "texture")
 #: guidance over the text and over the image that serve the toy editor best
-TEXT, IMAGE = 3.0, 1.0
+TEXT, IMAGE = 2.5, 1.0
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def judge(stills: Stills, result: torch.Tensor, vae=None) -> dict:
     }
 
 
-def judge_edits(count: int = 200, steps: int = 20, texts: Sequence[float] = (TEXT, 2.5, 2.0),
+def judge_edits(count: int = 200, steps: int = 20, texts: Sequence[float] = (TEXT, 2.0, 3.0),
                 image: float = IMAGE) -> dict:
     """Edit `count` held-out stills with the trained editor and have the judge look: at the first guidance over the
     text, and under its number at each of the others."""
