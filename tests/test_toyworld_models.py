@@ -10,7 +10,7 @@ from steadyedit.toyworld import edits_of, models, sample_scene
 from steadyedit.toyworld.classifier import HEADS, boxes_of, classify
 from steadyedit.toyworld.data import held_out
 
-BUDGET = 19.2e6
+BUDGET = 25e6
 
 
 def needs(*names: str):
