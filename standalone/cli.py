@@ -12,6 +12,9 @@ from pathlib import Path
 
 from .graph import GraphError, put_video, read_graph, set_input, title_of
 
+#: What the toy world has recipes for.
+NETWORKS = "vae, unet, clip, classifier, editor, controlnet, wan_vae, wan, sam or grounder"
+
 
 def parser() -> argparse.ArgumentParser:
     """Commands and their options. Heavy imports wait until a command runs."""
@@ -43,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train a model again by its recipe")
-    train.add_argument("name", metavar="NAME", help="vae, unet, clip, classifier or editor")
+    train.add_argument("name", metavar="NAME", help=NETWORKS)
     measure = actions.add_parser("measure", help="measure the trained models against their bars")
-    measure.add_argument("names", nargs="*", metavar="NAME", help="vae, unet, clip, classifier or editor; default: all")
+    measure.add_argument("names", nargs="*", metavar="NAME", help=f"{NETWORKS}; default: all that are trained")
     render = actions.add_parser("render", help="render a clip and the answer of one of its edits")
     render.add_argument("--seed", type=int, default=0)
     render.add_argument("--edit", default="colour", help="colour, shape, texture, background or style")

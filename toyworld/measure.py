@@ -76,9 +76,9 @@ MEASURES = {
 
 
 def main(*names: str) -> dict:
-    """Measure `names` (all, if none), print and record."""
+    """Measure `names` (all that have weights, if none), print and record."""
     answer = {}
-    for name in names or MEASURES:
+    for name in names or [name for name in MEASURES if (models.WEIGHTS / f"{name}.safetensors").is_file()]:
         if name not in MEASURES:
             raise ValueError(f"There is no measure for {name!r}: choose among {', '.join(MEASURES)}.")
         answer[name] = MEASURES[name]()

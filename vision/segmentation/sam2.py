@@ -45,7 +45,7 @@ class Sam2:
 
     def __init__(self, module: nn.Module, dtype: torch.dtype = torch.float32):
         self.module, self.dtype, self.side = module.eval().requires_grad_(False), dtype, side_of(module)
-        # Measured on the large one at 1024 pixels: below a gigabyte a frame.
+        # Estimated for the large one at 1024 pixels: below a gigabyte a frame.
         self.frame_bytes = 2**28 * dtype.itemsize * (self.side / 1024) ** 2
 
     @property
