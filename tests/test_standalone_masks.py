@@ -12,7 +12,7 @@ from tiny_vision import TINY_SAM, clip, shaken
 
 def test_a_click_is_carried_through_the_clip(tmp_path, monkeypatch):
     (tmp_path / "sams").mkdir()
-    sam = shaken(loading.build_transformers(TINY_SAM))
+    sam = shaken(lambda: loading.build_transformers(TINY_SAM))
     torch.save(names.to_official(sam.state_dict(), names.official_names(TINY_SAM)), tmp_path / "sams" / "tiny.pth")
     monkeypatch.setenv("STEADYEDIT_MODELS", str(tmp_path))
     with host_api.installed():

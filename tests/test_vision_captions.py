@@ -27,7 +27,7 @@ def blip(tmp_path_factory):
         text_config={**small, "vocab_size": 1034, "encoder_hidden_size": 32, "max_position_embeddings": 64,
                      "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102, "pad_token_id": 0},
         vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=16)
-    shaken(BlipForConditionalGeneration(config)).save_pretrained(folder)
+    shaken(lambda: BlipForConditionalGeneration(config)).save_pretrained(folder)
     tokenizer = BertTokenizerFast.from_pretrained(vocabulary(folder))
     BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder

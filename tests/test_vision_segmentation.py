@@ -24,7 +24,7 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def network():
-    return shaken(loading.build_transformers(TINY_SAM))
+    return shaken(lambda: loading.build_transformers(TINY_SAM))
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def sam2_folders(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("sams")
     image, video = sam2_configs()
-    shaken(Sam2Model(image)).save_pretrained(folder / "image")
-    shaken(Sam2VideoModel(video)).save_pretrained(folder / "video")
+    shaken(lambda: Sam2Model(image)).save_pretrained(folder / "image")
+    shaken(lambda: Sam2VideoModel(video)).save_pretrained(folder / "video")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,10 +30,12 @@ TINY_GROUNDING = GroundingShape(
 SAM2_SIDE = 128
 
 
-def shaken(module: torch.nn.Module, scale: float = 0.05, seed: int = 0) -> torch.nn.Module:
-    """Random weights away from the constants that norms and tables start at."""
+def shaken(build: Callable[[], torch.nn.Module], scale: float = 0.05, seed: int = 0) -> torch.nn.Module:
+    """Random weights away from the constants that norms and tables start at, the same in whatever order tests run."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        module = build()
         for parameter in module.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return module.eval().requires_grad_(False)

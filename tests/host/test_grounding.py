@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     """An official file with BERT's tokenizer beside it."""
     root = tmp_path_factory.mktemp("grounding-dino")
     tokenizer = loading.find_tokenizer([vocabulary(root / "bert-base-uncased")])
-    module = shaken(official_network.build(TINY_GROUNDING, tokenizer), 0.01)
+    module = shaken(lambda: official_network.build(TINY_GROUNDING, tokenizer), 0.01)
     torch.save({"model": {f"module.{key}": value for key, value in module.state_dict().items()}}, root / "tiny.pth")
     return root
 

@@ -37,11 +37,11 @@ def models(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("models")
     (root / "sams").mkdir()
-    sam = shaken(sam_load.build_transformers(TINY_SAM))
+    sam = shaken(lambda: sam_load.build_transformers(TINY_SAM))
     torch.save(names.to_official(sam.state_dict(), names.official_names(TINY_SAM)), root / "sams" / "tiny.pth")
-    shaken(Sam2VideoModel(sam2_configs()[1])).save_pretrained(root / "sams" / "video")
+    shaken(lambda: Sam2VideoModel(sam2_configs()[1])).save_pretrained(root / "sams" / "video")
     folder = root / "grounding-dino" / "tiny"
-    module = shaken(GroundingDinoForObjectDetection(grounding_names.transformers_config(TINY_GROUNDING)), 0.01)
+    module = shaken(lambda: GroundingDinoForObjectDetection(grounding_names.transformers_config(TINY_GROUNDING)), 0.01)
     module.save_pretrained(folder)
     grounding_load.find_tokenizer([vocabulary(folder)]).save_pretrained(folder)
     (root / "LLM").mkdir()

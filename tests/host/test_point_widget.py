@@ -43,7 +43,7 @@ def started(host, tmp_path_factory):
         if models.is_symlink():
             models.unlink()
         (models / "sams").mkdir(parents=True)
-        sam = shaken(loading.build_transformers(TINY_SAM))
+        sam = shaken(lambda: loading.build_transformers(TINY_SAM))
         torch.save(names.to_official(sam.state_dict(), names.official_names(TINY_SAM)), models / "sams" / "tiny.pth")
         process.models = models
         yield process

@@ -23,7 +23,7 @@ PROMPTS = {
 
 def both(shape, scale):
     """The same random weights in segment-anything's network and in transformers'."""
-    module = shaken(loading.build_official(shape), scale)
+    module = shaken(lambda: loading.build_official(shape), scale)
     other = loading.build_transformers(shape)
     loading.load_strictly(other, names.to_transformers(module.state_dict()), "random weights")
     return module, other.eval()
