@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from . import models, wan, wan_vae
 from .classifier import boxes_of, classify
-from .clips import FRAMES, scene_of
+from .clips import FRAMES, slow_scene
 from .recipes.wan import first_frame_mask, silence
 from .recipes.wan_vae import own_vae
 from .rendering import render
@@ -27,7 +27,7 @@ def condition_of(vae: wan_vae.WanVAE, first: torch.Tensor, frames: int = FRAMES)
     """Mask and normalised latents [B,20,T',h,w] of the clips that show `first` [B,H,W,3] in 0..1, then gray."""
     gray = torch.zeros(len(first), 3, frames - 1, *first.shape[1:3])
     clip = torch.cat([first.permute(0, 3, 1, 2)[:, :, None] * 2 - 1, gray], 2)
-    z = torch.cat([vae.moments(one)[0] for one in clip.split(1)])
+    z = torch.cat([vae.moments(part)[0] for part in clip.split(2)])
     z = (z - wan_vae.channels(wan_vae.MEAN)) / wan_vae.channels(wan_vae.STD)
     return torch.cat([first_frame_mask(*z.shape[2:]).expand(len(z), -1, -1, -1, -1), z], 1)
 
@@ -61,7 +61,7 @@ def animate(first: torch.Tensor, captions: Sequence[str], steps: int = 20, guida
                 v = free + guidance * (given - free)
             z = z + (then - now) * v
         z = z * wan_vae.channels(wan_vae.STD) + wan_vae.channels(wan_vae.MEAN)
-        clips += [vae.decode(one) for one in z.split(1)]
+        clips += [vae.decode(part) for part in z.split(2)]
     return (torch.cat(clips) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)
 
 
@@ -101,7 +101,7 @@ def held_out_scenes(count: int, offset: int = 0) -> list[Scene]:
     """Held-out scenes as they come, but for those in black and white, where no colour can be judged."""
     scenes, index = [], offset
     while len(scenes) < count:
-        scene = scene_of(index, "test")
+        scene = slow_scene(index, "test")
         index += 1
         if scene.style != "bw":
             scenes.append(scene)

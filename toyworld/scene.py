@@ -145,3 +145,13 @@ def sample_scene(seed: int, split: str = "train", frames: int = 8, size: int | t
 def with_main(scene: Scene, **changes) -> Scene:
     """`scene` with fields of its main object replaced; motion and everything else stay."""
     return replace(scene, things=(replace(scene.main, **changes), *scene.things[1:]))
+
+
+def slowed(scene: Scene, factor: float) -> Scene:
+    """`scene` at 1 / `factor` of its speed, from the same first frame."""
+    def slow(wave: Wave) -> Wave:
+        return replace(wave, period=wave.period * factor)
+
+    things = [replace(thing, x=slow(thing.x), y=slow(thing.y), radius=slow(thing.radius), angle=slow(thing.angle))
+              for thing in scene.things]
+    return replace(scene, things=tuple(things), pan=(scene.pan[0] / factor, scene.pan[1] / factor))

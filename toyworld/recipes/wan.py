@@ -10,6 +10,7 @@ A tenth of the captions is dropped for classifier-free guidance. The text encode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,18 +19,22 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .. import models, wan, wan_vae
-from ..clips import CHUNK, clip_chunk, scene_of
+from ..clips import FRAMES, SLOWER, slow_scene
 from ..data import CACHE
-from ..rendering import render_frame
+from ..rendering import render_frame, render_still
+from ..scene import Scene
 from ..training import Run, publish, quiet_residuals, save_atomically
 from .wan_vae import own_vae
 
 SEED = 53
 DROP = 0.1
+#: long clips in a chunk, their frames, and the samples that they give (see `windows`)
+SCENES, LONG = 25, 2 * (FRAMES - 1) + 1
+CHUNK = 4 * SCENES
 #: what suits AdamW more than Muon
 PLAIN = ("patch_embedding", "proj_out", "scale_shift_table", "condition_embedder")
 #: one more chunk of clips joins after so many steps, so that training need not wait for all of them
-GROW = 100
+GROW = 60
 
 
 def first_frame_mask(frames: int, height: int, width: int) -> torch.Tensor:
@@ -39,43 +44,64 @@ def first_frame_mask(frames: int, height: int, width: int) -> torch.Tensor:
     return mask
 
 
-@torch.no_grad()
-def encode(vae: wan_vae.WanVAE, pages: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised mean latents [B,16,4,16,16] of clips uint8 [B,13,H,W,3], and of their conditioning clips."""
-    mean, deviation = wan_vae.channels(wan_vae.MEAN), wan_vae.channels(wan_vae.STD)
-    gray = vae.encoder.within(torch.zeros(1, 3, 1, *pages.shape[2:4]))
-    latents, conditions = [], []
-    for page in pages:
-        frames = torch.from_numpy(page.copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        features = torch.cat([vae.encoder.within(frame) for frame in frames.split(1, dim=2)], 2)
-        held = torch.cat([features[:, :, :1], gray.expand(-1, -1, features.shape[2] - 1, -1, -1)], 2)
-        for kept, found in ((latents, features), (conditions, held)):
-            z = vae.conv1(vae.encoder.across(found))[:, :wan_vae.LATENTS]
-            kept.append((z - mean) / deviation)
-    return torch.cat(latents), torch.cat(conditions)
-
-
-def near_objects(index: int, side: int = 16) -> np.ndarray:
-    """Where objects are, or are a latent pixel away, in any frame of a latent; bool [4,side,side]."""
-    scene = replace(scene_of(index), height=side, width=side, background="gray")
-    masks = np.stack([render_frame(scene, frame)[1].max(0) for frame in range(scene.frames)])
-    near = F.max_pool2d(torch.from_numpy(masks)[:, None], 3, 1, 1)[:, 0] > 0.2
-    return torch.stack([near[:1].any(0), *(part.any(0) for part in near[1:].split(4))]).numpy()
+def windows(frames: int) -> list[range]:
+    """The frames of the samples that one long clip gives: FRAMES of them forwards and backwards from every
+    (FRAMES - 1)-th on, so that one first frame goes on in two ways."""
+    starts = range(0, frames, FRAMES - 1)
+    return [*(range(start, start + FRAMES) for start in starts[:-1]),
+            *(range(start, start - FRAMES, -1) for start in starts[1:])]
 
 
 @torch.no_grad()
-def latent_chunk(number: int, stamp: str) -> dict[str, torch.Tensor]:
+def encode(encoder: Callable, vae: wan_vae.WanVAE, pages: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised mean latents [W,16,4,H/8,W/8] of the W windows of a long clip uint8 [T,H,W,3], and of their
+    conditioning clips. `encoder`: the two parts of `vae.encoder` or what stands in for them, (within, across)."""
+    within, across = encoder
+    frames = torch.from_numpy(pages.copy()).permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
+    frames = torch.cat([frames, torch.zeros_like(frames[:1])])
+    features = torch.cat([within(part) for part in frames.split(13)])[:, :, 0]  # [T + 1,C,h,w], the last is gray
+    chosen = [list(window) for window in windows(len(pages))]
+    firsts = sorted({window[0] for window in chosen})
+    rows = torch.tensor([*chosen, *([first] + [len(pages)] * (FRAMES - 1) for first in firsts)])
+    clips = features[rows].transpose(1, 2)  # [W + firsts,C,13,h,w]; one at a time would take torch's slow road
+    z = vae.conv1(across(clips))[:, :wan_vae.LATENTS]
+    z = (z - wan_vae.channels(wan_vae.MEAN)) / wan_vae.channels(wan_vae.STD)
+    held = dict(zip(firsts, z[len(chosen):]))
+    return z[:len(chosen)], torch.stack([held[window[0]] for window in chosen])
+
+
+def near_objects(scene: Scene, side: int = 16) -> np.ndarray:
+    """Where objects are, or are a latent pixel away, in any frame of a latent; bool [W,4,side,side]."""
+    small = replace(scene, height=side, width=side, background="gray")
+    masks = np.stack([render_frame(small, frame)[1].max(0) for frame in range(scene.frames)])
+    near = (F.max_pool2d(torch.from_numpy(masks)[:, None], 3, 1, 1)[:, 0] > 0.2)
+    parts = [near[list(window)] for window in windows(scene.frames)]
+    return torch.stack([torch.stack([part[0], *(group.any(0) for group in part[1:].split(4))]) for part in parts]
+                       ).numpy()
+
+
+@torch.no_grad()
+def latent_chunk(number: int, stamp: str, compiled: bool = False) -> dict[str, torch.Tensor]:
     """Latents, conditions [CHUNK,16,4,16,16] and captions' embeddings [CHUNK,77,96], fp16, and neighbourhoods of
-    objects, bool [CHUNK,4,16,16]; cached on disk under the encoder's `stamp`, so that no other encoder meets them."""
-    path = CACHE / f"clip_latents_{stamp}_{number:03d}.pt"
+    objects, bool [CHUNK,4,16,16], of SCENES long clips; cached on disk under the encoder's `stamp`, so that no other
+    encoder meets them."""
+    path = CACHE / f"window_latents_{stamp}_{SLOWER}_{number:03d}.pt"
     if not path.exists():
-        indices = range(number * CHUNK, (number + 1) * CHUNK)
-        latents, conditions = encode(own_vae(), clip_chunk(number, keep=False))
-        ids = models.tokenize([scene_of(index).caption for index in indices])
-        text = models.load_text_encoder()(ids).last_hidden_state
-        near = torch.from_numpy(np.stack([near_objects(index) for index in indices]))
-        save_atomically({"latents": latents.half(), "conditions": conditions.half(), "text": text.half(),
-                         "near": near}, path)
+        vae, text_encoder = own_vae(), models.load_text_encoder()
+        encoder = (vae.encoder.within, vae.encoder.across)
+        if compiled:
+            encoder = tuple(torch.compile(part, dynamic=False) for part in encoder)
+        parts = {"latents": [], "conditions": [], "text": [], "near": []}
+        for index in range(number * SCENES, (number + 1) * SCENES):
+            scene = slow_scene(index, frames=LONG)
+            pages = np.stack([render_still(scene, frame) for frame in range(LONG)])
+            latents, conditions = encode(encoder, vae, pages)
+            text = text_encoder(models.tokenize([scene.caption])).last_hidden_state
+            for key, value in (("latents", latents), ("conditions", conditions),
+                               ("text", text.expand(len(latents), -1, -1))):
+                parts[key].append(value.half())
+            parts["near"].append(torch.from_numpy(near_objects(scene)))
+        save_atomically({key: torch.cat(value) for key, value in parts.items()}, path)
     return torch.load(path, weights_only=True)
 
 
@@ -90,11 +116,11 @@ def encoder_stamp() -> str:
     return digest.hexdigest()[:12]
 
 
-def prepare(chunks: int, start: int = 0) -> None:
+def prepare(chunks: int, start: int = 0, compiled: bool = False) -> None:
     """Encode ahead of a training that runs elsewhere."""
     stamp = encoder_stamp()
     for number in tqdm(range(start, chunks), desc="latents"):
-        latent_chunk(number, stamp)
+        latent_chunk(number, stamp, compiled)
 
 
 def draw_sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -130,7 +156,7 @@ def silence() -> torch.Tensor:
     return models.load_text_encoder()(models.tokenize([""])).last_hidden_state
 
 
-def train(steps: int = 12000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 40, publish_every: int = 250,
+def train(steps: int = 9000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 60, publish_every: int = 250,
           compiled: bool = False) -> None:
     """Train, publishing the running average now and then.
 
