@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from steadyedit.toyworld import animate, models, wan, wan_vae
-from steadyedit.toyworld.clips import scene_of
+from steadyedit.toyworld.clips import scene_of, slow_scene
 from steadyedit.toyworld.recipes import wan as recipe
-from steadyedit.toyworld.rendering import render
+from steadyedit.toyworld.rendering import render, render_still
+from steadyedit.toyworld.scene import sample_scene, slowed
 
 
 def moved(module):
@@ -74,16 +76,33 @@ def test_the_transformers_names_are_wans():
 
 
 def test_latents_for_training_are_the_autoencoders(own):
-    clip = (render(scene_of(2)).frames[:, ::4, ::4] * 255).round().byte()
-    latents, conditions = recipe.encode(own, clip[None].numpy())
+    long = (render(slow_scene(2, frames=recipe.LONG)).frames[:, ::4, ::4] * 255).round().byte()
+    latents, conditions = recipe.encode((own.encoder.within, own.encoder.across), own, long.numpy())
+    windows = [list(window) for window in recipe.windows(recipe.LONG)]
+    assert [(w[0], w[-1]) for w in windows] == [(0, 12), (12, 24), (12, 0), (24, 12)], "forwards, then backwards"
+    clips = long[torch.tensor(windows)]
     with torch.no_grad():
-        x = clip.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        z, _ = own.moments(x)
-        y = animate.condition_of(own, clip[:1].float() / 255)
+        z, _ = own.moments(clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1)
+        y = animate.condition_of(own, clips[:, 0].float() / 255)
     z = (z - wan_vae.channels(wan_vae.MEAN)) / wan_vae.channels(wan_vae.STD)
     assert torch.allclose(latents, z, atol=1e-4)
     assert torch.allclose(conditions, y[:, 4:], atol=1e-4), "one encoding of the first frame, then gray"
     assert torch.allclose(conditions[:, :, 0], latents[:, :, 0], atol=1e-4), "causal: frame 0 knows of no other"
+
+
+def test_a_slowed_scene_shows_the_same_frames_later():
+    scene = sample_scene(7, "test", frames=13)
+    slow = slowed(scene, 3)
+    assert render_still(scene, 0).tobytes() == render_still(slow, 0).tobytes()
+    assert np.abs(render_still(scene, 2).astype(int) - render_still(slow, 6)).max() <= 1
+    assert np.abs(render_still(scene, 2).astype(int) - render_still(slow, 2)).max() > 50
+
+
+def test_the_neighbourhood_of_objects_goes_along_with_the_windows():
+    scene = slow_scene(3, frames=recipe.LONG)
+    near = recipe.near_objects(scene)
+    assert near.shape == (4, 4, 16, 16) and near.any((2, 3)).all()
+    assert (near[1, 0] == near[2, 0]).all(), "two windows that begin with the same frame"
 
 
 def test_the_mask_keeps_the_first_frame_and_no_part_of_one():
