@@ -24,9 +24,9 @@ def known_nodes() -> dict[str, type]:
     """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
     with host_api.installed():
         from ..nodes import node_list
-        from . import core_control, core_nodes, core_sampling
+        from . import core_control, core_lora, core_nodes, core_sampling
 
-        stand_ins = {**core_nodes.NODES, **core_sampling.NODES, **core_control.NODES}
+        stand_ins = {**core_nodes.NODES, **core_sampling.NODES, **core_control.NODES, **core_lora.NODES}
         return {**stand_ins, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
 
 
