@@ -124,6 +124,8 @@ class ToyClip(io.ComfyNode):
                                tooltip="What the edit changes."),
                 io.Combo.Input("split", options=SPLITS, default="demo",
                                tooltip="Clips of different splits never coincide; the models saw only train."),
+                io.Int.Input("slower", default=1, min=1, max=16, optional=True, tooltip="How many times slower things "
+                             "move, from the same first frame. The toy video model was trained at 3."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames."),
@@ -137,11 +139,12 @@ class ToyClip(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seed, frames, size, edit, split) -> io.NodeOutput:
+    def execute(cls, seed, frames, size, edit, split, slower=1) -> io.NodeOutput:
         from ..toyworld import apply_edit, edits_of, render, sample_scene
+        from ..toyworld.scene import slowed
 
         multiple_of_8("size", size)
-        scene = sample_scene(seed, split, frames=frames, size=size)
+        scene = slowed(sample_scene(seed, split, frames=frames, size=size), slower)
         edits = [candidate for candidate in edits_of(scene) if candidate.kind == edit]
         if not edits:
             raise ValueError(f"edit: clip {seed} of {split} has no {edit} to edit; choose another edit or seed.")

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument("--edit", default="colour", help="colour, shape, texture, background or style")
     render.add_argument("--frames", type=int, default=8)
     render.add_argument("--size", type=int, default=128)
+    render.add_argument("--slower", type=int, default=1, help="so many times slower; the toy video model wants 3")
     render.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
 
     demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")
@@ -139,7 +140,8 @@ def toyworld(options: argparse.Namespace) -> int:
     else:
         from .render import render_files
 
-        for path in render_files(options.seed, options.edit, options.frames, options.size, options.output):
+        wanted = options.seed, options.edit, options.frames, options.size, options.output, options.slower
+        for path in render_files(*wanted):
             print(path)
     return 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..toyworld import apply_edit, edits_of, render, sample_scene
+from ..toyworld.scene import slowed
 from ..video.write import write_clip
 from .sheet import contact_sheet
 
@@ -19,7 +20,7 @@ def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) ->
     """The clip of SteadyEditToyClip's settings, the answer to an edit of it, and that edit.
 
     Args:
-        clip_settings: seed, frames, size, edit and, if not "demo", split.
+        clip_settings: seed, frames, size, edit and, if not "demo" and 1, split and slower.
         prompt: the edit prompt that the node gave; the node's own choice if None.
 
     Raises:
@@ -27,6 +28,7 @@ def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) ->
     """
     kind, size = clip_settings["edit"], clip_settings["size"]
     scene = sample_scene(clip_settings["seed"], clip_settings.get("split", "demo"), clip_settings["frames"], size)
+    scene = slowed(scene, clip_settings.get("slower", 1))
     edits = [edit for edit in edits_of(scene) if edit.kind == kind]
     # Without a prompt the same edit as the node's, which picks by the seed.
     first = clip_settings["seed"] % max(len(edits), 1)
@@ -37,9 +39,16 @@ def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) ->
     raise ValueError(f"edit: clip {clip_settings['seed']} has no {kind} to edit; choose another edit or seed.")
 
 
-def render_files(seed: int, kind: str, frames: int, size: int, output: Path) -> list[Path]:
-    """Write a clip, the true answer to an edit of it, and both on a sheet."""
-    clip, answer, edit = clip_and_answer({"seed": seed, "edit": kind, "frames": frames, "size": size})
+def render_files(seed: int, kind: str, frames: int, size: int, output: Path, slower: int = 1) -> list[Path]:
+    """Write a clip, the true answer to an edit of it, and both on a sheet.
+
+    Raises:
+        ValueError: the clip has no such edit, or ``slower`` is below 1.
+    """
+    if slower < 1:
+        raise ValueError(f"--slower {slower}: expected 1 or more.")
+    settings = {"seed": seed, "edit": kind, "frames": frames, "size": size, "slower": slower}
+    clip, answer, edit = clip_and_answer(settings)
     paths = [output / f"toy_{seed}_{kind}_{part}" for part in ("source.mp4", "truth.mp4", "sheet.png")]
     write_clip(paths[0], clip.frames, FPS)
     write_clip(paths[1], answer.frames, FPS)

@@ -101,6 +101,18 @@ def test_unknown_recipe(capsys):
     assert "none" in capsys.readouterr().err
 
 
+def test_a_slower_clip_shows_the_same_later():
+    from steadyedit.standalone.render import clip_and_answer
+
+    settings = {"seed": 3, "edit": "colour", "size": 32}
+    fast, answer, edit = clip_and_answer(settings | {"frames": 2})
+    slow, late, same = clip_and_answer(settings | {"frames": 3, "slower": 2})
+    assert same == edit
+    for one, other in ((fast, slow), (answer, late)):
+        assert (one.frames - other.frames[::2]).abs().max() < 0.01
+    assert cli.main(["toyworld", "render", "--slower", "0"]) == 1
+
+
 def test_renders_a_clip(tmp_path, capsys):
     arguments = ["toyworld", "render", "--seed", "3", "--frames", "2", "--size", "32", "--output", str(tmp_path)]
     assert cli.main(arguments) == 0
