@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
+from .model_files import changing_with, checked_when_it_runs, chosen, dtype_of, names, precision_input
 from .pictures import Loaded, clip_of, progress
-from .vision_models import PRECISION_TIP, PRECISIONS, chosen, dtype_of, stamp
 
 CATEGORY = "SteadyEdit/masks"
 FOLDER = "LLM"
@@ -16,10 +14,7 @@ STYLES = ["detailed", "short", "paragraph"]
 
 
 def captioners() -> list[str]:
-    from .. import backends
-    from ..vision.checkpoint import listed
-
-    return listed(backends.keeper().folders(FOLDER), files=False)
+    return names(FOLDER, files=False)
 
 
 def opened(model: str, precision: str) -> Loaded:
@@ -50,18 +45,12 @@ class Caption(io.ComfyNode):
                                 "of LoRA-Edit."),
                 io.Combo.Input("style", options=STYLES, default="detailed", tooltip="How much to say. LoRA-Edit: "
                                "detailed."),
-                io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=PRECISION_TIP),
+                precision_input(),
             ],
             outputs=[io.String.Output(display_name="caption", tooltip="One line for each frame.")],
         )
 
-    @classmethod
-    def validate_inputs(cls, model: Any = None) -> bool | str:
-        return True  # that it is there is checked where the folder can be named
-
-    @classmethod
-    def fingerprint_inputs(cls, model: Any = None, **rest: Any) -> Any:
-        return stamp(FOLDER, model or "")
+    validate_inputs, fingerprint_inputs = classmethod(checked_when_it_runs), changing_with(FOLDER)
 
     @classmethod
     def execute(cls, images, model, frames, prefix, style, precision="auto") -> io.NodeOutput:
@@ -95,7 +84,7 @@ class DescribeRegion(io.ComfyNode):
                 io.Image.Input("images", optional=True, tooltip="The clip; its first frame is looked at."),
                 io.String.Input("answer", optional=True, force_input=True, tooltip="What another model, such as "
                                 "Generate Text, answered to the question."),
-                io.Combo.Input("precision", options=PRECISIONS, default="auto", optional=True, tooltip=PRECISION_TIP),
+                precision_input(optional=True),
             ],
             outputs=[
                 io.String.Output(display_name="region", tooltip="The words for Text Mask; empty where neither a model "
@@ -105,9 +94,7 @@ class DescribeRegion(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, model: Any = None) -> bool | str:
-        return True  # that it is there is checked where the folder can be named
+    validate_inputs = classmethod(checked_when_it_runs)
 
     @classmethod
     def execute(cls, instruction, model, images=None, answer=None, precision="auto") -> io.NodeOutput:
