@@ -11,7 +11,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..backends.protocol import Backend
     from ..toyworld import Clip, Edit
 
 
@@ -41,7 +40,7 @@ class Case:
 class World:
     """The toy models: what edits (backend, model, text, vae) and what judges (judge, clip)."""
 
-    backend: Backend
+    backend: Any
     model: Any
     text: Any
     vae: Any
@@ -49,19 +48,23 @@ class World:
     clip: nn.Module
 
     @classmethod
-    def load(cls, editor: bool = False) -> World:
+    def load(cls, editor: bool = False, video: bool = False) -> World:
         """The committed weights, on the diffusers backend.
 
         Args:
             editor: the model that follows instructions instead of captions.
+            video: the one that continues a first frame.
 
         Raises:
             FileNotFoundError, ValueError: weights are missing or not those of the record.
         """
+        from ..backends.diffusers.video import DiffusersVideoBackend
         from ..toyworld import models
 
         backend = quiet_backend()
-        parts = backend.load_toy_editor() if editor else backend.load_toy()
+        parts = backend.load_toy_video() if video else backend.load_toy_editor() if editor else backend.load_toy()
+        if video:
+            backend = quiet_backend(DiffusersVideoBackend)
         return cls(backend, *parts, models.load_classifier(), models.load_clip())
 
     def conditioning(self, text: str) -> Any:
@@ -91,8 +94,8 @@ class World:
         return self.clip.visual_projection(pictures), self.clip.text_projection(words)[0]
 
 
-def quiet_backend() -> Backend:
-    """The diffusers backend with bars that vanish when done: the benchmark's own bar stays."""
+def quiet_backend(kind: type | None = None) -> Any:
+    """The diffusers backend, or one of another ``kind``, with bars that vanish: the benchmark's own bar stays."""
     from tqdm import tqdm
 
     from ..backends.diffusers import DiffusersBackend
@@ -109,7 +112,7 @@ def quiet_backend() -> Backend:
             if value >= self.bar.total:
                 self.bar.close()
 
-    class QuietBackend(DiffusersBackend):
+    class QuietBackend(kind or DiffusersBackend):
         def progress(self, total: int, label: str) -> Bar:
             return Bar(total, label)
 

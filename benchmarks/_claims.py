@@ -76,6 +76,33 @@ DAPE_CLAIMS: tuple[Claim, ...] = (
 )
 
 
+_MASK, _TUNED = (("mask-lora", "naive-lora"),), (("mask-lora", "untuned-mask"),)
+_REFERENCE = (("mask-lora-reference", "mask-lora"),)
+
+#: Of LoRA-Edit's sections 3.2 to 4.5: on things that only move, and on things that turn and show another side.
+LORA_EDIT_CLAIMS: tuple[Claim, ...] = (
+    ("the untuned model cannot fill a mask: inside", "psnr_inside", -1, (("untuned-mask", "untuned"),)),
+    ("the LoRA learns what a mask is: inside", "psnr_inside", 1, _TUNED),
+    ("the LoRA learns what a mask is: edit kept", "edit_accuracy", 1, _TUNED),
+    ("the LoRA learns what a mask is: border of the object", "boundary_error", -1, _TUNED),
+    ("the LoRA learns what a mask is: border of the boxes", "seam_error", -1, _TUNED),
+    ("a LoRA on the clip teaches its motion", "motion_error", -1, (("naive-lora", "untuned"),)),
+    ("the mask keeps the background", "psnr_background", 1, _MASK),
+    ("the mask keeps what comes in", "input_similarity", 1, _MASK),
+    ("the mask does not cost the edit", "edit_accuracy", 0, _MASK),
+    ("frames look like the edited first one", "clip_score_first_frame", 1, (("mask-lora", "untuned"),)),
+    ("short clips serve nearly as well", "psnr_inside", 0, (("mask-lora-clips", "mask-lora"),)),
+    ("short clips take less memory", "peak_mb", -1, (("mask-lora-clips", "mask-lora"),)),
+    ("attention alone serves as well", "psnr_inside", 0, (("mask-lora-attention-only", "mask-lora"),)),
+    ("an edited later frame changes little where nothing new shows", "psnr_inside", 0, _REFERENCE),
+)
+LORA_EDIT_TURNING_CLAIMS: tuple[Claim, ...] = (
+    ("an edited later frame tells of the other side: edit kept", "edit_accuracy", 1, _REFERENCE),
+    ("an edited later frame tells of the other side: inside", "psnr_inside", 1, _REFERENCE),
+    ("an edited later frame tells of the other side: border", "boundary_error", -1, _REFERENCE),
+)
+
+
 def claims(clips: Sequence[dict[str, Any]], asked: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
     """Every claim whose methods were measured.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 #: Colours of the curves, in turn; told apart by those who see no red or green, too.
-COLOURS = ((0, 90, 180), (220, 120, 0), (0, 140, 100), (180, 60, 140))
+COLOURS = ((0, 90, 180), (220, 120, 0), (0, 140, 100), (180, 60, 140), (110, 110, 110), (90, 180, 230), (200, 170, 0))
 LEFT, TOP, RIGHT, BOTTOM = 64, 40, 16, 44
 INK, FAINT = (25, 25, 25), (205, 205, 205)
 
@@ -21,13 +21,15 @@ class Panel:
 
     Args:
         title: above it.
-        across: what runs to the right, on a logarithmic axis.
+        across: what runs to the right.
         curves: points (x, y) by name; y from 0.
+        even: the axis to the right is even; else it is logarithmic.
     """
 
     title: str
     across: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
+    even: bool = False
 
 
 def draw_panels(panels: Sequence[Panel], path: Path, width: int = 460, height: int = 300) -> None:
@@ -36,31 +38,41 @@ def draw_panels(panels: Sequence[Panel], path: Path, width: int = 460, height: i
     Raises:
         ValueError: a panel without a point.
     """
-    page = Image.new("RGB", (width * len(panels), height + 30), "white")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    colours = dict(zip(names, COLOURS * len(names), strict=False))
+    font, places = ImageFont.load_default(14), {}
+    x, line = LEFT, 0
+    for name in names:
+        wide = 54 + round(font.getlength(name))
+        if x + wide > width * len(panels) and x > LEFT:
+            x, line = LEFT, line + 1
+        places[name], x = (x, height + 26 * line), x + wide
+    page = Image.new("RGB", (width * len(panels), height + 30 + 26 * line), "white")
     draw = ImageDraw.Draw(page)
     for number, panel in enumerate(panels):
-        _draw(draw, panel, number * width, width, height)
-    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
-    font, x = ImageFont.load_default(14), LEFT
-    for colour, name in zip(COLOURS, names, strict=False):
-        draw.line([(x, height + 13), (x + 24, height + 13)], fill=colour, width=3)
-        draw.text((x + 30, height + 4), name, fill=INK, font=font)
-        x += 54 + round(font.getlength(name))
+        _draw(draw, panel, colours, number * width, width, height)
+    for name, (x, y) in places.items():
+        draw.line([(x, y + 13), (x + 24, y + 13)], fill=colours[name], width=3)
+        draw.text((x + 30, y + 4), name, fill=INK, font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path, optimize=True)
 
 
-def _draw(draw: ImageDraw.ImageDraw, panel: Panel, x0: int, width: int, height: int) -> None:
+def _draw(
+    draw: ImageDraw.ImageDraw, panel: Panel, colours: Mapping[str, tuple[int, int, int]], x0: int, width: int,
+    height: int,
+) -> None:  # fmt: skip
     points = [point for curve in panel.curves.values() for point in curve]
     if not points:
         raise ValueError(f"plot: {panel.title!r} holds no point.")
     places = sorted({x for x, _ in points})
-    low, high = math.log(places[0]), math.log(places[-1])
+    scale = float if panel.even else math.log
+    low, high = scale(places[0]), scale(places[-1])
     top = _round_up(max(y for _, y in points))
     small = ImageFont.load_default(12)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        share = (math.log(x) - low) / (high - low) if high > low else 0.5
+        share = (scale(x) - low) / (high - low) if high > low else 0.5
         return (x0 + LEFT + share * (width - LEFT - RIGHT), TOP + (1 - y / top) * (height - TOP - BOTTOM))
 
     draw.text((x0 + LEFT, 12), panel.title, fill=INK, font=ImageFont.load_default(14))
@@ -72,9 +84,8 @@ def _draw(draw: ImageDraw.ImageDraw, panel: Panel, x0: int, width: int, height: 
     for x in places:
         draw.text((at(x, 0)[0] - 8, height - BOTTOM + 6), f"{x:g}", fill=INK, font=small)
     draw.text((x0 + LEFT, height - 20), panel.across, fill=INK, font=small)
-    names = list(panel.curves)
     for name, curve in panel.curves.items():
-        colour = COLOURS[names.index(name) % len(COLOURS)]
+        colour = colours[name]
         line = [at(*point) for point in sorted(curve)]
         draw.line(line, fill=colour, width=3)
         for x, y in line:

@@ -48,7 +48,7 @@ def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[
     embeddings, prompt = world.embed(frames, truth.caption)
     mean_shift, variance_shift = _shifts(world, case, edited, settings)
     return {
-        "edit_accuracy": metrics.edit_accuracy(_named(world, case, frames), case.edit.target),
+        "edit_accuracy": metrics.edit_accuracy(named(world, case, frames), case.edit.target),
         "psnr_truth": metrics.psnr(frames, truth.frames),
         "psnr_inside": metrics.psnr(frames, truth.frames, mask),
         "psnr_background": metrics.psnr(frames, truth.frames, far),
@@ -65,7 +65,7 @@ def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[
     }
 
 
-def _named(world: World, case: Case, frames: Tensor) -> list[str]:
+def named(world: World, case: Case, frames: Tensor) -> list[str]:
     """What the judge sees in each frame: of the object's surroundings, or of all of it."""
     from ..toyworld.classifier import boxes_of, classify
 
@@ -83,7 +83,8 @@ def _shifts(world: World, case: Case, edited: Edited, settings: Settings) -> tup
 
     The tuned model takes one step of the edit at three moments, from the inversion's own x.
     """
-    modules = [m for a in world.backend.attachments(edited.model) for m in (a.modules or {}).values()]
+    attachments = world.backend.attachments(edited.model) if hasattr(world.backend, "attachments") else ()
+    modules = [m for a in attachments for m in (a.modules or {}).values()]
     if not modules:
         return None, None
     count, found = len(edited.frames), {"mean": [], "variance": []}

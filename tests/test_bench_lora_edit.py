@@ -1,0 +1,146 @@
+"""LoRA-Edit's benchmark on untrained toy models: every method, the clips of two faces, the files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from steadyedit.benchmarks import _lora_edit_methods, _lora_edit_report, lora_edit
+from steadyedit.benchmarks._cases import World, quiet_backend
+from steadyedit.benchmarks._lora_edit_cases import PLAIN, TURNING, cases, numbers_of
+from steadyedit.benchmarks._lora_edit_methods import METHODS, ON_TURNING, Settings, edit
+from steadyedit.benchmarks._lora_edit_report import KEYS, summed
+from steadyedit.methods.lora_edit.choices import KEEPS, TARGETS
+from steadyedit.toyworld import heldout_edits
+
+QUICK = Settings(steps=2, learning_rate=1e-2, rank=2, second=2, sampling=2)
+FRAMES, SIZE = 9, 32
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Random weights, true shapes."""
+    from steadyedit.backends.diffusers.parts import TextEncoder
+    from steadyedit.backends.diffusers.toy_wan import VideoAutoencoder
+    from steadyedit.backends.diffusers.video import DiffusersVideoBackend, DiffusersVideoModel
+    from steadyedit.toyworld import models, wan, wan_vae
+
+    torch.manual_seed(0)
+    built = {name: models.BUILDERS[name]().eval() for name in ("classifier", "clip", "text_encoder")}
+    built |= {"wan": wan.build().eval(), "vae": wan.build_vae().eval()}
+    for module in built.values():
+        module.requires_grad_(False)
+    model = DiffusersVideoModel(built["wan"], wan_vae.MEAN, wan_vae.STD)
+    text = TextEncoder(built["text_encoder"], models.tokenize)
+    return World(quiet_backend(DiffusersVideoBackend), model, text, VideoAutoencoder(built["vae"]),
+                 built["classifier"], built["clip"])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(world):
+    return next(cases(world, PLAIN, [0], FRAMES, SIZE))
+
+
+def test_every_method_is_its_own_and_stage_two_finds_stage_one(world, found, tmp_path, monkeypatch):
+    before = {name: value.clone() for name, value in world.model.transformer.state_dict().items()}
+    trained = []
+    train = _lora_edit_methods.train_mask_lora
+
+    def noted(*args, **kwargs):
+        tuned = train(*args, **kwargs)
+        trained.append((tuned.from_cache, args[3].training.steps, [s.repeats for s in args[2]], args[3].targets))
+        return tuned
+
+    monkeypatch.setattr(_lora_edit_methods, "train_mask_lora", noted)
+    made = {name: edit(world, found, name, QUICK, 0, tmp_path) for name in METHODS}
+    assert trained == [
+        (False, 2, [1], TARGETS[0]), (False, 2, [1], TARGETS[0]), (True, 2, [1], TARGETS[0]),
+        (False, 2, [1, 9], TARGETS[0]),
+        # Two short clips, whose steps are two thirds as long.
+        (False, 3, [1, 1], TARGETS[0]), (False, 2, [1], TARGETS[1]),
+    ]  # fmt: skip
+    frames = {name: edited.frames for name, (edited, _) in made.items()}
+    assert all(f.shape == found.case.truth.frames.shape and torch.isfinite(f).all() for f in frames.values())
+    names = list(METHODS)
+    assert not [(a, b) for i, a in enumerate(names) for b in names[:i] if torch.equal(frames[a], frames[b])]
+    assert made["untuned"][0].train_seconds is None
+    first, both = (made[name][0].train_seconds for name in ("mask-lora", "mask-lora-reference"))
+    assert both > first > 0, "the second stage's time is that of both"
+    after = world.model.transformer.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_a_thing_with_two_faces(world):
+    (number,) = numbers_of(1)[TURNING]
+    plain, turning = (next(cases(world, part, [number], FRAMES, SIZE)) for part in (PLAIN, TURNING))
+    assert turning.reference == 7 and plain.reference == FRAMES - 1
+    assert set(plain.wanted) == {plain.case.edit.target} == set(turning.wanted[:5])
+    assert len(set(turning.wanted)) == 2 and len(set(turning.wanted[5:])) == 1
+    for which in ("source", "truth"):
+        one, other = (getattr(part.case, which).frames for part in (plain, turning))
+        assert torch.equal(one[:5], other[:5]) and not torch.equal(one[5:], other[5:])
+    assert torch.equal(plain.boxes, turning.boxes), "the motion is the same"
+
+
+def test_clips_are_held_out_and_of_the_kinds_that_a_mask_serves():
+    edits = [edit for _, edit in heldout_edits(30)]
+    numbers = numbers_of(6)
+    assert [edits[n].kind for n in numbers[PLAIN]] == 2 * ["colour", "shape", "texture"]
+    assert [edits[n].kind for n in numbers[TURNING]] == 3 * ["colour"]
+    assert not set(numbers[PLAIN]) & set(numbers[TURNING])
+
+
+def test_the_rows_are_the_papers():
+    assert list(METHODS) == [
+        "untuned", "naive-lora", "untuned-mask", "mask-lora", "mask-lora-reference", "mask-lora-clips",
+        "mask-lora-attention-only",
+    ]  # fmt: skip
+    assert set(ON_TURNING) < set(METHODS) and {method.keep for method in METHODS.values()} < set(KEEPS)
+
+
+def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lora_edit, "FRAMES", FRAMES)
+    monkeypatch.setattr(lora_edit, "SIZE", SIZE)
+    chosen, path = ["untuned", "mask-lora", "mask-lora-reference"], tmp_path / "new" / "table.json"
+    lora_edit.main(2, chosen, path, settings=QUICK, world=world)
+    report = json.loads(path.read_text())
+    assert set(report) == {"meta", "rows", PLAIN, TURNING, "claims", "clips"}
+    assert set(report["meta"]) >= {"seed", "clips", "versions", "device", "commit", "clock", "measured", "notes"}
+    assert [row["method"] for row in report["rows"]] == chosen
+    assert [row["method"] for row in report[TURNING]] == chosen[1:]
+    for row in report["rows"]:
+        assert set(row) == {"method", "edit_kept", *KEYS, *(f"{key}_ci" for key in KEYS)}
+        assert len(row["edit_kept"]) == FRAMES and row["edit_accuracy"] == pytest.approx(sum(row["edit_kept"]) / FRAMES)
+    assert len(report["clips"]) == 2 * 3 + 2 and all(clip["seconds"] > 0 for clip in report["clips"])
+    assert {claim["clips"] for claim in report["claims"]} == {PLAIN, TURNING}
+    said = capsys.readouterr().out
+    assert "plain clips" in said and "edit kept by frame, mask-lora-reference" in said
+    assert path.with_suffix(".jpg").stat().st_size > 1000 and path.with_name("table_kept.png").stat().st_size > 1000
+    # The same command again measures nothing, and says the same.
+    monkeypatch.setattr(lora_edit, "run", None)
+    assert lora_edit.main(2, chosen, path, settings=QUICK, world=world)["rows"] == report["rows"]
+
+
+def test_measures_know_the_truth(world, found):
+    from steadyedit.benchmarks._methods import Edited
+
+    measured = [
+        _lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)), QUICK)
+        for frames in (found.case.truth.frames, found.case.source.frames)
+    ]
+    true, unedited = measured
+    assert true["psnr_truth"] == true["psnr_inside"] == 100 and true["boundary_error"] == true["seam_error"] == 0
+    assert unedited["input_similarity"] == pytest.approx(1) and unedited["psnr_background"] == 100
+    assert unedited["psnr_inside"] < 30 and unedited["boundary_error"] > 0
+    rows = summed([{"method": "a", "clip": 0, **true}, {"method": "a", "clip": 1, **unedited}])
+    assert rows[0]["edit_kept"] == [(x + y) / 2 for x, y in zip(true["edit_kept"], unedited["edit_kept"])]
+
+
+@pytest.mark.parametrize(("asked", "sentence"), [
+    ({"methods": ["mask-lora", "vace"]}, "^methods: there is no vace; there are untuned, naive-lora"),
+    ({"clips": 0}, "^clips: at least 1"),
+])  # fmt: skip
+def test_a_wrong_request_is_refused_at_once(asked, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        lora_edit.main(**asked)
