@@ -28,3 +28,16 @@ def poisoned():
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def untrained(monkeypatch, tmp_path):
+    """Untrained models of the toy world, the same for all tests, and a folder of its own for tuned weights."""
+    from steadyedit.toyworld import models
+
+    def load(name):
+        torch.manual_seed(0)
+        return models.BUILDERS[name]().eval().requires_grad_(False)
+
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setenv("STEADYEDIT_WEIGHTS", str(tmp_path / "weights"))

@@ -6,26 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from steadyedit import toyworld
 from steadyedit.standalone.graph import CLIP, GraphError, read_graph
 from steadyedit.standalone.run import run_standalone
-from steadyedit.toyworld import models
 
 GRAPH = Path(toyworld.__file__).parents[1] / "workflows" / "api" / "toy_dape.json"
 NORMS, ADAPTER = "SteadyEditNormTune", "SteadyEditVisualAdapterTrain"
 
-pytestmark = pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process")
-
-
-@pytest.fixture(autouse=True)
-def untrained(monkeypatch, tmp_path):
-    def load(name):
-        torch.manual_seed(0)
-        return models.BUILDERS[name]().eval().requires_grad_(False)
-
-    monkeypatch.setattr(models, "load", load)
-    monkeypatch.setenv("STEADYEDIT_WEIGHTS", str(tmp_path / "weights"))
+pytestmark = [pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process"),
+              pytest.mark.usefixtures("untrained")]
 
 
 @pytest.fixture

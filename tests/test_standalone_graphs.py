@@ -16,19 +16,8 @@ from steadyedit.video.write import write_clip
 
 FRAMES, SIZE = 3, 64
 
-pytestmark = pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process")
-
-
-@pytest.fixture(autouse=True)
-def untrained(monkeypatch, tmp_path):
-    """Untrained models, and a folder of its own for tuned weights."""
-
-    def load(name):
-        torch.manual_seed(0)
-        return models.BUILDERS[name]().eval().requires_grad_(False)
-
-    monkeypatch.setattr(models, "load", load)
-    monkeypatch.setenv("STEADYEDIT_WEIGHTS", str(tmp_path / "weights"))
+pytestmark = [pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process"),
+              pytest.mark.usefixtures("untrained")]
 
 
 @pytest.fixture
