@@ -13,6 +13,7 @@ from .clips import FRAMES, slow_scene
 from .recipes.wan import first_frame_mask, silence
 from .recipes.wan_vae import own_vae
 from .rendering import render
+from .sample import prompts
 from .scene import Scene
 
 
@@ -97,17 +98,6 @@ def cut(frame: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
     return F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
 
 
-def held_out_scenes(count: int, offset: int = 0) -> list[Scene]:
-    """Held-out scenes as they come, but for those in black and white, where no colour can be judged."""
-    scenes, index = [], offset
-    while len(scenes) < count:
-        scene = slow_scene(index, "test")
-        index += 1
-        if scene.style != "bw":
-            scenes.append(scene)
-    return scenes
-
-
 def kept(clips: torch.Tensor, boxes: torch.Tensor, scenes: list[Scene], judge) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether colour and shape are the scene's in each frame, bool [N,T]; and how far the thing went, pixels [N]."""
     right, path = [], []
@@ -126,7 +116,7 @@ def judge_clips(count: int = 64, steps: int = 20, guidance: float = 1.0, parts: 
     clips that are right in all 13 frames; `*_truth`: the same for the rendered clips, which is what the instruments
     can see at best; `travel`: how far the object goes in 13 frames, pixels, generated and true.
     """
-    scenes, judge = held_out_scenes(count), models.load_classifier()
+    scenes, judge = prompts(count, 0, slow_scene), models.load_classifier()
     truth = [render(scene) for scene in scenes]
     frames = torch.stack([clip.frames for clip in truth])
     boxes = boxes_of(torch.stack([clip.masks[0, 0] for clip in truth]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -50,11 +52,11 @@ def generate(captions: list[str], steps: int = 30, guidance: float = 4.5, seed: 
     return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def prompts(count: int, offset: int = 200_000) -> list[Scene]:
+def prompts(count: int, offset: int = 200_000, draw: Callable[[int, str], Scene] = sample_scene) -> list[Scene]:
     """Held-out scenes whose captions are prompts; not in black and white, where no colour can be judged."""
     scenes, seed = [], offset
     while len(scenes) < count:
-        scene = sample_scene(seed, "test")
+        scene = draw(seed, "test")
         seed += 1
         if scene.style != "bw":
             scenes.append(scene)
