@@ -83,7 +83,7 @@ def loss_of(network: Grounder, images: torch.Tensor, phrases: list[str], boxes: 
     return (focal + 2 * apart) / hits.sum().clamp(min=1)
 
 
-def train(steps: int = 4000, batch: int = 32, peak: float = 3e-3, chunks: int = 8) -> None:
+def train(steps: int = 2600, batch: int = 32, peak: float = 3e-3, chunks: int = 8) -> None:
     """Train and publish from the running average; `chunks` of 1,000 stills are seen, the same as `sam`'s."""
     torch.manual_seed(SEED)
     network = Grounder()

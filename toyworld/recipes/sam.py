@@ -140,7 +140,7 @@ def started() -> nn.Module:
     return network.train()
 
 
-def train(steps: int = 4000, batch: int = 12, peak: float = 2e-3, chunks: int = 8) -> None:
+def train(steps: int = 2600, batch: int = 12, peak: float = 2e-3, chunks: int = 8) -> None:
     """Train and publish from the running average; `chunks` of 1,000 stills are seen, turned and mirrored."""
     torch.manual_seed(SEED)
     network = started()
