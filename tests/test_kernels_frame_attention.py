@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from steadyedit.kernels import frame_attention as kernels
+from steadyedit.kernels.frame_attention import parts
 from tolerances import assert_close
 
 # branches, frames, height, width, heads, head_dim, ratio: ones, odd numbers, no powers of two,
@@ -192,3 +193,19 @@ def test_the_first_call_of_a_program_may_be_inside_a_checkpoint():
         kernels.sparse_causal_attention, q, k, v, 2, 3, use_reentrant=False)  # fmt: skip
     found = torch.autograd.grad(checkpointed.sum(), q)[0]
     assert_close(found, torch.autograd.grad(kernels.sparse_causal_attention(q, k, v, 2, 3).sum(), q)[0].double())
+
+
+@pytest.mark.parametrize(("raised", "answer"), [
+    (AttributeError("no such operator"), False), (NotImplementedError("no kernel for this device"), False),
+    (RuntimeError("not implemented for 'Int'"), False), (torch.OutOfMemoryError("memory"), None),
+    (TypeError("a mistake of ours"), None)])  # fmt: skip
+def test_only_missing_operators_are_done_without(raised, answer, monkeypatch):
+    def attend(*_):
+        raise raised
+
+    monkeypatch.setattr(parts, "attend", attend)
+    if answer is None:
+        with pytest.raises(type(raised)):
+            parts.available.__wrapped__("cpu", torch.float32, 4)
+    else:
+        assert parts.available.__wrapped__("cpu", torch.float32, 4) is answer
