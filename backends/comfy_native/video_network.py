@@ -94,7 +94,8 @@ def layer_shapes(network: VideoNetwork) -> dict[str, tuple[int, int]]:
 
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of a module's weights as they are stored."""
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    # Not by the elements: a quantised weight tells the width of what it stands for.
+    return sum(p.nbytes for p in module.parameters())
 
 
 def size_of(network: VideoNetwork, text: int, image: int, itemsize: int) -> NetworkSize:
@@ -115,7 +116,8 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int) -> Netw
     return NetworkSize(
         width, inner, width // module.num_heads, len(blocks), moments, itemsize, stored_bytes(module),
         max(map(stored_bytes, blocks)),
-        largest_layer=max(weight.numel() for weight in weights), stored_itemsize=weights[0].element_size(),
+        largest_layer=max(weight.numel() for weight in weights),
+        stored_itemsize=weights[0].nbytes // weights[0].numel(),
         extra_tokens=0 if looked_at else text, context_tokens=text + image if looked_at else 0,
         patch=tuple(module.patch_size),
     )  # fmt: skip
@@ -123,9 +125,8 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int) -> Netw
 
 def check_narrow_weights(network: VideoNetwork, device: torch.device) -> None:
     """Raise ValueError where weights are stored in fp8 and the device cannot read it."""
-    narrow = {layer.weight.dtype for layer in network.layers.values()
-              if layer.weight.dtype.is_floating_point and layer.weight.dtype.itemsize == 1}  # fmt: skip
-    for dtype in narrow:
+    stored = {getattr(layer.weight, "storage_dtype", layer.weight.dtype) for layer in network.layers.values()}
+    for dtype in (dtype for dtype in stored if dtype.is_floating_point and dtype.itemsize == 1):
         try:
             torch.zeros(1, dtype=dtype, device=device).float()
         except (RuntimeError, TypeError) as error:

@@ -28,10 +28,10 @@ def filled(base, seed: int):
     return comfy.model_patcher.ModelPatcher(base, CPU, CPU)
 
 
-def wan_base(dim=64, ffn=96, layers=2, image=True, in_dim=36, heads=2):
+def wan_base(dim=64, ffn=96, layers=2, image=True, in_dim=36, heads=2, text=TEXT, freq=32):
     config = {
         "image_model": "wan2.1", "model_type": "i2v" if image else "t2v", "in_dim": in_dim, "dim": dim, "ffn_dim": ffn,
-        "num_heads": heads, "num_layers": layers, "text_dim": TEXT, "freq_dim": 32, "out_dim": 16,
+        "num_heads": heads, "num_layers": layers, "text_dim": text, "freq_dim": freq, "out_dim": 16,
         "patch_size": (1, 2, 2), "qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1), "eps": 1e-6,
     }  # fmt: skip
     settings = comfy.supported_models.WAN21_I2V(config)
@@ -63,7 +63,8 @@ def model(kind: str = "wan"):
     return _shared(kind).clone()
 
 
-def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, seed: int = 3, repeats: int = 1):
+def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, seed: int = 3, repeats: int = 1,
+           text: int = TEXT):  # fmt: skip
     """A training sample of latents."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -81,4 +82,4 @@ def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, 
         extra["clip_vision_output"] = comfy.clip_vision.Output()
         extra["clip_vision_output"]["penultimate_hidden_states"] = random(1, 5, VISION)
     family = HUNYUAN if kind == "hunyuan" else WAN
-    return Sample(random(1, 16, frames, height, width), [[random(1, 7, TEXT), extra]], repeats, f"seed {seed}", family)
+    return Sample(random(1, 16, frames, height, width), [[random(1, 7, text), extra]], repeats, f"seed {seed}", family)
