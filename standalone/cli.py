@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--bases", metavar="A,B", help="dape: the methods that it is put on, such as per-frame,ei2")
     bench.add_argument("--steps", type=float, metavar="SCALE", help="dape: scale of the published steps, such as 0.1")
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
-                       "via: lengths of clip, such as 8,72,240")
+                       "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")
 
     toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo}[options.command]
     try:
         return command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"steadyedit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
