@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import cosine_similarity
@@ -15,6 +14,7 @@ from ._claims import LORA_EDIT_CLAIMS, LORA_EDIT_TURNING_CLAIMS, claims, said
 from ._clock import clock
 from ._journal import Journal
 from ._lora_edit_cases import PLAIN, TURNING, VideoCase, cases
+from ._pictures import clip_strips
 from ._plots import Panel, draw_panels
 from ._report import meta, rows, table
 from ._scores import KEYS as COMMON
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Methods and frames on the contact sheet, and letters in a line beside a row.
 SHOWN = ("untuned", "naive-lora", "untuned-mask", "mask-lora", "mask-lora-reference")
-MOST_CLIPS, STRIDE, LINE = 3, 2, 30
+MOST_CLIPS, STRIDE = 3, 2
 
 _COMMON = {key: look for key, look in COMMON.items() if not key.endswith("_shift")}
 KEYS: dict[str, tuple[str, str, int]] = {
@@ -139,12 +139,12 @@ def draw_sheet(
         shown = [method for method in SHOWN if method in methods[part]]
         own = numbers[part][: MOST_CLIPS if part == PLAIN else 1] if shown else ()
         for number, found in zip(own, cases(world, part, own, frames, size) if own else (), strict=True):
-            case = found.case
-            strips.append(("source", fill(case.source.caption, LINE), case.source.frames[::STRIDE]))
-            for method in shown:
-                row = journal.find(number, method)["row"]
-                told = f"edit kept {row['edit_accuracy']:.0%}\ninside {row['psnr_inside']:.1f} dB"
-                strips.append((method, told, journal.frames(number, method, frames)[::STRIDE]))
-            words = case.edit.instruction + (", and its other side" if part == TURNING else "")
-            strips.append(("true answer", fill(words, LINE), case.truth.frames[::STRIDE]))
+            edits = ((method, journal.find(number, method)["row"], journal.frames(number, method, frames))
+                     for method in shown)  # fmt: skip
+            strips += clip_strips(found.case, edits, STRIDE, _kept_and_inside,
+                                  ", and its other side" if part == TURNING else "")  # fmt: skip
     contact_sheet(path, "LoRA-Edit: source, edits, true answer", strips, side=80)
+
+
+def _kept_and_inside(row: dict[str, Any]) -> str:
+    return f"edit kept {row['edit_accuracy']:.0%}\ninside {row['psnr_inside']:.1f} dB"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ..toyworld import heldout_edits
@@ -12,6 +11,7 @@ from ..toyworld.instruct import LOCAL
 from ._claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS, claims, said
 from ._clock import clock
 from ._journal import Journal
+from ._pictures import clip_strips
 from ._plots import Panel, draw_panels
 from ._report import meta, rows, table
 from ._scores import KEYS as COMMON
@@ -27,7 +27,7 @@ FRAMES, SERIES = 24, (0, 3)
 #: Lengths of the series, in frames.
 LENGTHS = (8, 24, 72, 240)
 #: Methods, clips and frames on the contact sheet, and letters in a line beside a row.
-SHOWN, MOST_CLIPS, STRIDE, LINE = ("per-frame", "cross-frame", "via"), 4, 3, 30
+SHOWN, MOST_CLIPS, STRIDE = ("per-frame", "cross-frame", "via"), 4, 3
 
 KEYS: dict[str, tuple[str, str, int]] = {
     **{key: COMMON[key] for key in list(COMMON)[:4]},
@@ -146,12 +146,9 @@ def draw_sheet(path: Path, job: Job, world: World, size: int) -> None:
     clips = job.clips[:MOST_CLIPS]
     strips: list[tuple[str, str, Tensor]] = []
     for clip, case in zip(clips, world.cases(max(clips) + 1, job.frames, size, clips), strict=True):
-        strips.append(("source", fill(case.source.caption, LINE), case.source.frames[::STRIDE]))
-        for method in shown:
-            row = job.journal.find(clip, method)["row"]
-            numbers = f"edit right {row['edit_accuracy']:.0%}\n{row['psnr_truth']:.1f} dB to the truth"
-            strips.append((method, numbers, job.journal.frames(clip, method, job.frames)[::STRIDE]))
-        strips.append(("true answer", fill(case.edit.instruction, LINE), case.truth.frames[::STRIDE]))
+        edits = ((method, job.journal.find(clip, method)["row"], job.journal.frames(clip, method, job.frames))
+                 for method in shown)  # fmt: skip
+        strips += clip_strips(case, edits, STRIDE)
     contact_sheet(path, "VIA: source, edits, true answer", strips, side=80)
 
 

@@ -23,6 +23,7 @@ from ._cases import World
 from ._claims import DAPE_CLAIMS, claims, said
 from ._dape_methods import BASES, METHODS, Bench, Settings
 from ._journal import Journal
+from ._pictures import clip_strips
 from ._report import meta, rows, table, write_json
 from ._scores import KEYS as COMMON
 from ._scores import score
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ._cases import Case
 
 FRAMES, SIZE, SEED, CLIPS = 8, 128, 0, 4
+#: On the contact sheet: methods, clips, one in so many frames.
+SHOWN, MOST_CLIPS, STRIDE = ("base", "dape"), 3, 2
 #: What runs when nobody says which.
 FIRST_BASES = ("per-frame", "tune-a-video", "ei2")
 
@@ -69,12 +72,13 @@ def main(
     settings: Settings | None = None,
     world: World | None = None,
 ) -> dict[str, Any]:
-    """Measure, print the tables, and write the numbers.
+    """Measure, print the tables, and write the numbers and a contact sheet.
 
     Args:
         clips: number of held-out edits, ``CLIPS`` if None.
         methods: slugs of ``_dape_methods.METHODS``, all if None; "base" is always among them.
-        json_path: where the numbers go; finished rows into a folder NAME.rows.
+        json_path: where the numbers go; the sheet goes beside it as NAME.jpg, finished rows into a
+            folder NAME.rows.
         bases: slugs of ``_dape_methods.BASES``, ``FIRST_BASES`` if None.
         steps: scale of the published numbers of steps, see ``Settings``.
         settings, world: other than the table's and the committed models.
@@ -108,11 +112,13 @@ def main(
         if rank:
             return {}
         found = {base: journal.report(range(count), chosen) for base, journal in journals.items()}
+        if json_path is not None:
+            _draw_sheet(Path(json_path).with_suffix(".jpg"), count, chosen, journals, world or World.load())
     report = _report(found, count, used, processes)
     _show(report, settings)
     if json_path is not None:
         write_json(json_path, report)
-        print(f"numbers: {json_path}")
+        print(f"numbers: {json_path}\npictures: {Path(json_path).with_suffix('.jpg')}")
     return report
 
 
@@ -178,3 +184,17 @@ def _show(report: dict[str, Any], settings: Settings) -> None:
         for claim in report["claims"]:
             if claim["base"] == base:
                 print(said(claim, KEYS[claim["key"]][1]))
+
+
+def _draw_sheet(path: Path, count: int, methods: Sequence[str], journals: dict[str, Journal], world: World) -> None:
+    """Source, every base without and with DAPE, and truth of a few edits."""
+    from ..standalone.sheet import contact_sheet
+
+    strips, shown = [], [method for method in SHOWN if method in methods]
+    clips = range(min(count, MOST_CLIPS))
+    for clip, case in zip(clips, world.cases(count, FRAMES, SIZE, clips), strict=True):
+        strips += clip_strips(case, (
+            (base if method == "base" else f"{method} on {base}", journal.find(clip, method)["row"],
+             journal.frames(clip, method, FRAMES))
+            for base, journal in journals.items() for method in shown), STRIDE)  # fmt: skip
+    contact_sheet(path, "DAPE: source, edits, true answer", strips, side=80)

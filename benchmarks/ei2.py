@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from ._cases import World
 from ._claims import claims, said
 from ._journal import Journal
 from ._methods import FIRST, METHODS, Settings, edit
+from ._pictures import clip_strips
 from ._report import meta, rows, table, write_json
 from ._scores import KEYS, score
 from ._shards import sharded
@@ -130,8 +130,8 @@ def _measure(todo: dict[int, list[str]], count: int, world: World, settings: Set
                     print(f"{case.name}: {method}: {row['psnr_truth']:.1f} dB to the truth", flush=True)
 
 
-#: Rows on the contact sheet, more would be scrolled past; and letters in a line beside one.
-MOST_STRIPS, LINE = 60, 30
+#: Rows on the contact sheet; more would be scrolled past.
+MOST_STRIPS = 60
 
 
 def _strips(
@@ -141,9 +141,6 @@ def _strips(
     strips: list[tuple[str, str, Tensor]] = []
     shown = range(min(count, -(-MOST_STRIPS // (len(methods) + 2))))
     for clip, case in zip(shown, world.cases(count, FRAMES, SIZE, shown), strict=True):
-        strips.append(("source", fill(case.source.caption, LINE), case.source.frames))
-        for method, row in zip(methods, measured[clip * len(methods) :], strict=False):
-            said = f"edit right {row['edit_accuracy']:.0%}\n{row['psnr_truth']:.1f} dB to the truth"
-            strips.append((method, said, journal.frames(clip, method, FRAMES)))
-        strips.append(("true answer", fill(case.edit.instruction, LINE), case.truth.frames))
+        own = zip(methods, measured[clip * len(methods) :], strict=False)
+        strips += clip_strips(case, ((method, row, journal.frames(clip, method, FRAMES)) for method, row in own))
     return strips

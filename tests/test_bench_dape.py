@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from steadyedit.benchmarks import dape
 from steadyedit.benchmarks._cases import World, quiet_backend
 from steadyedit.benchmarks._claims import DAPE_CLAIMS
@@ -43,7 +44,7 @@ def world():
     )
 
 
-def test_rows_of_the_issue_s_tables():
+def test_rows_of_the_papers_tables():
     assert {"base", "norm-tune", "visual-adapter", "one-stage", "dape", "dape-mse"} <= set(METHODS)
     assert {name for name in METHODS if name.startswith("positions-")} == {
         "positions-1-7", "positions-1267", "positions-3-5", "positions-1-3", "positions-5-7"}  # fmt: skip
@@ -77,6 +78,8 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     assert report["rows"][2]["trained"] > report["rows"][1]["trained"]
     assert {claim["base"] for claim in report["claims"]} == {"per-frame", "tune-a-video"}
     said = capsys.readouterr().out
+    with Image.open(path.with_suffix(".jpg")) as sheet:  # source, two bases without and with DAPE, truth
+        assert sheet.height > 6 * 80
     assert "\nper-frame:\n" in said and "| dape |" in said and "DAPE warps better: dape - base" in said
 
     # What is finished is not measured again.
