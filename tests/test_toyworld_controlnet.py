@@ -8,6 +8,7 @@ import torch
 from steadyedit.toyworld import control_file, models
 from steadyedit.toyworld.control import controlled, edge_agreement, edges
 from steadyedit.toyworld.recipes import controlnet as recipe
+from steadyedit.toyworld.recipes import controlnet_slim as slimming
 
 trained = pytest.mark.skipif(not models.weights_path("controlnet").exists(), reason="the ControlNet is not trained")
 
@@ -54,6 +55,46 @@ def test_what_the_file_lacks_comes_from_the_u_net():
         control_file.from_stock({"out.2.weight": torch.ones(1)}, base)
 
 
+def test_factors_are_added_to_the_u_nets_weight():
+    weight, up, down = torch.randn(6, 4, 3, 3), torch.randn(6, 2), torch.randn(2, 36)
+    base = {"conv_in.weight": weight.half()}
+    stored = control_file.to_stock({"conv_in.up": up, "conv_in.down": down})
+    assert stored.keys() == {control_file.MARK, "input_blocks.0.0.up", "input_blocks.0.0.down"}
+    whole = control_file.from_stock(stored, base)["conv_in.weight"]
+    assert torch.equal(whole, base["conv_in.weight"].float() + (up @ down).view(6, 4, 3, 3))
+    del stored["input_blocks.0.0.down"]
+    with pytest.raises(ValueError, match="holds input_blocks.0.0.up, which the toy ControlNet has no place for"):
+        control_file.from_stock(stored, base)
+
+
+def test_a_difference_gets_the_least_rank_for_its_inputs():
+    torch.manual_seed(0)
+    x = torch.randn(500, 20) * torch.linspace(3, 0.01, 20)
+    moment = (x.T @ x).double() / 500
+    difference = torch.randn(12, 20)
+    up, down = slimming.low_rank(difference, moment, 0.9)
+    answers, error = x @ difference.T, x @ (difference - up @ down).T
+    lost = (error**2).sum() / (answers**2).sum()
+    rank = up.shape[1]
+    assert 1 < rank < 12 and lost <= 0.1 + 1e-3
+    left, lengths, right = torch.linalg.svd(difference)
+    plain = (left[:, :rank] * lengths[:rank]) @ right[:rank]
+    assert ((x @ (difference - plain).T) ** 2).sum() > (error**2).sum(), "inputs matter"
+    exact = slimming.low_rank(up @ down, moment, 1 - 1e-12)
+    assert torch.allclose(exact[0] @ exact[1], up @ down, atol=1e-3)
+
+
+def test_channels_that_others_tell_of_go_first():
+    torch.manual_seed(0)
+    own = torch.randn(400, 3, 2)
+    given = torch.cat([own, own[:, :1] * 2, own[:, 1:2] - own[:, 2:]], 1).flatten(1)
+    weight = torch.randn(7, 5, 2, 1)
+    keep, refitted = slimming.fewer_channels(weight, (given.T @ given).double() / 400, 3, at_once=1)
+    fewer = given.view(400, 5, 2)[:, keep].flatten(1)
+    assert len(keep) == 3 and refitted.shape == (7, 3, 2, 1)
+    assert torch.allclose(fewer @ refitted.flatten(1).T, given @ weight.flatten(1).T, atol=2e-2)
+
+
 def test_the_hints_bits_come_back():
     drawn = np.random.default_rng(0).random((2, 128, 128)) > 0.9
     hints = recipe.hints_of(np.packbits(drawn, axis=-1))
@@ -78,4 +119,4 @@ def test_pictures_follow_the_edges():
 
     found = judge_control(6, steps=10)
     assert found["edges"] > 0.5 > found["edges_without"] + 0.15
-    assert models.weights_path("controlnet").stat().st_size < 2.5e6
+    assert models.weights_path("controlnet").stat().st_size < 1.5e6

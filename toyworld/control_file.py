@@ -2,7 +2,8 @@
 
 The host's loader reads a ControlNet's widths off the file as whole multiples of the first, which the toy world's
 (64, 96, 64, 64) are not; a Control-LoRA is built like the MODEL that it is applied to instead, and takes from it
-whatever weights the file lacks. So the stock ControlNetLoader reads this file, and it is small.
+whatever weights the file lacks. So the stock ControlNetLoader reads this file, and it is small. Where the file has
+NAME.up and NAME.down, the weight is the MODEL's plus their product.
 """
 
 from __future__ import annotations
@@ -64,8 +65,16 @@ def from_stock(stored: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -
     from .models import build_controlnet
 
     names = {stock_name(key): key for key in build_controlnet().state_dict()}
-    if unknown := set(stored) - set(names) - {MARK}:
-        raise ValueError(f"toyworld/weights/controlnet.safetensors holds {sorted(unknown)[0]}, which the toy "
-                         "ControlNet has no place for: restore the file from the repository or train it again.")
-    own = {names[name]: value for name, value in stored.items() if name != MARK}
+    stems = {name.removesuffix("weight"): key for name, key in names.items() if name.endswith(".weight")}
+    own = {}
+    for name, value in stored.items():
+        stem, part = name[:name.rfind(".") + 1], name[name.rfind(".") + 1:]
+        if name in names:
+            own[names[name]] = value
+        elif stem in stems and part == "up" and f"{stem}down" in stored:
+            weight = base[stems[stem]]
+            own[stems[stem]] = weight.float() + (value.float() @ stored[f"{stem}down"].float()).view(weight.shape)
+        elif name != MARK and not (stem in stems and part == "down" and f"{stem}up" in stored):
+            raise ValueError(f"toyworld/weights/controlnet.safetensors holds {name}, which the toy ControlNet has no "
+                             "place for: restore the file from the repository or train it again.")
     return {**{key: value for key, value in base.items() if key.startswith(ENCODER)}, **own}

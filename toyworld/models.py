@@ -38,7 +38,7 @@ UNET_CONFIG = dict(
 #: the U-Net's encoder, but with the 32 groups that ComfyUI gives every ControlNet
 CONTROLNET_CONFIG = {
     **{k: v for k, v in UNET_CONFIG.items() if k not in ("sample_size", "out_channels", "up_block_types")},
-    "norm_num_groups": 32,
+    "norm_num_groups": 32, "conditioning_embedding_out_channels": (16, 32, 96, 64),
 }
 CLIP_CONFIG = dict(
     projection_dim=64, logit_scale_init_value=2.6592,
@@ -74,11 +74,11 @@ def build_unet(in_channels: int = 4):
     return UNet2DConditionModel(**{**UNET_CONFIG, "in_channels": in_channels})
 
 
-def build_controlnet():
-    """Untrained diffusers ControlNetModel for the U-Net, of hints [B,3,8h,8w] in 0..1."""
+def build_controlnet(**changes):
+    """Untrained diffusers ControlNetModel for the U-Net, of hints [B,3,8h,8w] in 0..1; `changes` of its settings."""
     from diffusers import ControlNetModel
 
-    return ControlNetModel(**CONTROLNET_CONFIG)
+    return ControlNetModel(**{**CONTROLNET_CONFIG, **changes})
 
 
 def build_text_encoder():

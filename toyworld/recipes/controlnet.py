@@ -10,7 +10,7 @@ every picture has them, made by a function that each host ships (``control.edges
 The copy differs from the U-Net in one thing: its GroupNorms have 32 groups. That is what ComfyUI gives every
 ControlNet it loads, with no say in the file, and a file that only one loader reads rightly would be no stock file.
 The norms and biases therefore train everywhere; so does all else but the matrices that are FROZEN, which the file does
-not hold (``control_file``).
+not hold (``control_file``). What was trained is then made small (``controlnet_slim``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .. import models
 from ..control import controlled, edges
 from ..data import CACHE, CHUNK, chunk_paths
 from ..training import Run, publish
+from .controlnet_slim import slim
 from .unet import alphas_cumprod, encoder_digest, latent_chunk, loss_of
 
 SEED = 71
@@ -48,9 +49,14 @@ def hints_of(packed: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.unpackbits(packed, axis=-1)).float()[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
+def untrained():
+    """The network as it trains, with the paper's 256 channels before the embedding's last layer."""
+    return models.build_controlnet(conditioning_embedding_out_channels=(16, 32, 96, 256))
+
+
 def starting_point():
     """A ControlNet with the U-Net's encoder weights and silent outputs."""
-    unet, controlnet = models.load_unet(), models.build_controlnet()
+    unet, controlnet = models.load_unet(), untrained()
     result = controlnet.load_state_dict(unet.state_dict(), strict=False)
     assert all(key.startswith("controlnet_") for key in result.missing_keys), result.missing_keys
     # diffusers silences the edges' embedding too; the outputs alone suffice, and one silence is learnt faster than two
@@ -60,8 +66,8 @@ def starting_point():
     return unet, controlnet.to(memory_format=torch.channels_last)
 
 
-def train(steps: int = 1200, batch: int = 16, peak: float = 1.5e-3, chunks: int = 6, publish_every: int = 100) -> None:
-    """Train, publishing the running average now and then."""
+def train(steps: int = 1200, batch: int = 16, peak: float = 1.5e-3, chunks: int = 6) -> None:
+    """Train, and publish the running average."""
     torch.manual_seed(SEED)
     (unet, controlnet), text_encoder, vae = starting_point(), models.load_text_encoder(), models.load_vae()
     unet.to(memory_format=torch.channels_last)
@@ -77,15 +83,16 @@ def train(steps: int = 1200, batch: int = 16, peak: float = 1.5e-3, chunks: int 
         words = torch.where(torch.rand((batch, 1), generator=run.generator) < DROP, empty, ids[rows])
         network = controlled(unet, controlnet, hints_of(packed[rows.numpy()]))
         run.advance(loss_of(network, text_encoder, latents[rows].float(), near[rows], words, abar, run.generator))
-        if run.step % publish_every == 0 or run.step == steps:
-            release(run, batch)
+    release(run, batch)
 
 
 def release(run: Run, batch: int) -> None:
-    """Publish the running average."""
+    """Publish the running average, made small."""
     run.write_curve()
-    publish("controlnet", run.ema.average["controlnet"], {
+    network = untrained().eval()
+    network.load_state_dict(run.ema.average["controlnet"])
+    publish("controlnet", slim(network), {
         "recipe": "toyworld/recipes/controlnet.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps,
         "batch": batch, "minutes": round(run.minutes, 1),
-        "parameters": sum(p.numel() for p in run.modules["controlnet"].parameters()),
+        "parameters": sum(p.numel() for p in models.build_controlnet().parameters()),
         "architecture": models.CONTROLNET_CONFIG, "encoder": encoder_digest(models.load_vae())})
