@@ -74,8 +74,8 @@ def main(
         for size, latent in zip(sizes, latents, strict=True):
             rows.append({"method": name, "size": size, **measured(model, MODELS[name], latent, timed, rate)})
             print("{method}, {size}: {tokens} tokens, {step_seconds:.2f} s a step, {beside_weights_gib:.2f} GiB beside "
-                  "{weights_gib:.2f} of weights ({predicted_gib:.2f} told before), {tflops:.3f} TFLOP/s, {share:.0%} of "
-                  "a plain product".format(**rows[-1]), flush=True)  # fmt: skip
+                  "{weights_gib:.2f} of weights ({predicted_gib:.2f} told before), {tflops:.3f} TFLOP/s, "
+                  "{share:.0%} of a plain product".format(**rows[-1]), flush=True)  # fmt: skip
         del model
     report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed,
                            note="random weights; blocks are computed again in backward, which is counted as work; "
