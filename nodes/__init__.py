@@ -18,6 +18,7 @@ def node_list() -> list[type]:
         inversion,
         lora_edit,
         lora_edit_train,
+        metrics,
         point_mask,
         rave,
         root,
@@ -33,7 +34,7 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_video, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
-               lora_edit, lora_edit_train)
+               lora_edit, lora_edit_train, metrics)
     return [node for module in modules for node in module.NODES]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.vision.flow import estimate_flow, warp
+from steadyedit.vision.flow import consistent, estimate_flow, raft_flow, warp
 
 
 def texture(height: int = 64, width: int = 80) -> torch.Tensor:
@@ -48,3 +48,31 @@ def test_a_known_motion_is_found(shift):
 
 def test_one_frame_has_no_flow():
     assert estimate_flow(torch.rand(1, 16, 16, 3)).shape == (0, 16, 16, 2)
+
+
+def test_raft_gets_what_it_wants_and_its_last_answer_counts():
+    seen = []
+
+    def network(first, second):
+        seen.append((first, second))
+        flow = torch.stack([torch.full(first.shape[2:], 1.5), torch.full(first.shape[2:], -2.0)])[None]
+        return [flow * 0, flow]
+
+    first, second = texture(60, 140), texture(60, 140).flip(0)
+    flow = raft_flow(network, first, second)
+    assert flow.shape == (60, 140, 2) and flow[..., 0].eq(1.5).all() and flow[..., 1].eq(-2).all()
+    one, two = seen[0]
+    assert one.shape == two.shape == (1, 3, 128, 144)
+    assert torch.equal(one[0, :, :60, :140], first.movedim(-1, 0) * 2 - 1)
+    assert torch.equal(one[..., 59, 0], one[..., 127, 0])
+
+
+def test_points_are_trusted_where_both_flows_agree_and_end_on_the_picture():
+    forward = torch.zeros(1, 8, 20, 2)
+    forward[..., 0] = 3
+    backward = -forward
+    backward[:, :, 10:13] = 5  # what lies there at the second frame came from elsewhere
+    found = consistent(forward, backward)
+    expected = torch.ones(1, 8, 20, dtype=torch.bool)
+    expected[:, :, 7:10] = expected[:, :, 17:] = False
+    assert torch.equal(found, expected)

@@ -6,6 +6,8 @@ x + flow(x) in b.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,3 +70,45 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
         images.movedim(-1, 1), grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
     )
     return sampled.movedim(1, -1)
+
+
+def raft_flow(network: Callable[[Tensor, Tensor], Sequence[Tensor]], first: Tensor, second: Tensor) -> Tensor:
+    """Flow by RAFT (Teed and Deng 2020) as torchvision builds it.
+
+    RAFT wants sides that divide by 8 and at least 128 pixels: the edge is repeated on the right and below, which
+    moves nothing.
+
+    Args:
+        network: of two pictures [1, 3, H, W] in -1..1; its last answer counts.
+        first, second: [H, W, 3] in 0..1.
+
+    Returns:
+        [H, W, 2] float32 on the CPU, pixels (x, y).
+    """
+    height, width = first.shape[:2]
+    missing = [max(-(-side // 8) * 8, 128) - side for side in (width, height)]
+    pair = torch.stack([first, second]).movedim(-1, 1).float() * 2 - 1
+    pair = torch.nn.functional.pad(pair, (0, missing[0], 0, missing[1]), mode="replicate")
+    with torch.no_grad():
+        flow = network(pair[:1], pair[1:])[-1][0]
+    return flow[:, :height, :width].movedim(0, -1).float().cpu()
+
+
+def consistent(forward: Tensor, backward: Tensor) -> Tensor:
+    """Points that are seen in both frames, as far as two estimated flows tell.
+
+    |f(x) + b(x + f(x))|^2 < 0.01 (|f(x)|^2 + |b(x + f(x))|^2) + 0.5 (Sundaram, Brox, Keutzer 2010, "Dense point
+    trajectories by GPU-accelerated large displacement optical flow"), and x + f(x) lies on the picture.
+
+    Args:
+        forward: [N, H, W, 2] from each frame to the next. backward: the same, from the next to each.
+
+    Returns:
+        bool [N, H, W].
+    """
+    height, width = forward.shape[1:3]
+    back = warp(backward, forward)
+    near = (forward + back).square().sum(-1) < 0.01 * (forward.square().sum(-1) + back.square().sum(-1)) + 0.5
+    x = torch.arange(width, device=forward.device) + forward[..., 0]
+    y = torch.arange(height, device=forward.device)[:, None] + forward[..., 1]
+    return near & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)

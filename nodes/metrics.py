@@ -1,0 +1,142 @@
+"""The papers' metrics of an edited clip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from .pictures import clip_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..vision.measured import PairFlow
+
+CATEGORY = "SteadyEdit/video"
+#: The host's own type, by name: hosts before it had one do not know the class.
+OpticalFlow = io.Custom("OPTICAL_FLOW")
+ESTIMATED = "iterative Lucas-Kanade (scikit-image)"
+
+
+def pair_flow(optical_flow: Any) -> tuple[PairFlow, str]:
+    """A function of two frames, and its name: the host's loaded network, or the estimator without one.
+
+    Raises:
+        TypeError: not what the host's OpticalFlowLoader gives.
+    """
+    import torch
+
+    from ..vision.flow import estimate_flow, raft_flow
+
+    if optical_flow is None:
+        return lambda first, second: estimate_flow(torch.stack([first, second]))[0], ESTIMATED
+    network = getattr(optical_flow, "model", None)
+    if not callable(network) or not hasattr(optical_flow, "load_device"):
+        raise TypeError(f"optical_flow: expected a loaded flow network, but got {type(optical_flow).__name__}; "
+                        "connect Load Optical Flow Model.")
+    import comfy.model_management
+
+    comfy.model_management.load_model_gpu(optical_flow)
+    device = optical_flow.load_device
+    return (lambda first, second: raft_flow(network, first.to(device), second.to(device))), type(network).__name__
+
+
+class ClipMetrics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditClipMetrics",
+            display_name="Clip Metrics",
+            category=CATEGORY,
+            description="How consistent an edited clip is, by the papers' names: CLIP-Frame, CLIP-Text, Interpolation "
+            "Error and PSNR, Warping Error, Input Similarity, PSNR outside the mask. What is not connected is left "
+            "out.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The edited clip."),
+                io.Image.Input("source", optional=True, tooltip="The clip before its edit: its motion is taken, and "
+                               "what stayed is compared with it."),
+                io.Mask.Input("mask", optional=True, tooltip="Where the edit belongs: one, or one a frame. Needs "
+                              "source."),
+                io.String.Input("prompt", default="", multiline=True, optional=True,
+                                tooltip="What the edited clip shows, for CLIP-Text."),
+                io.Clip.Input("clip", optional=True, tooltip="Text encoder of a whole CLIP, for CLIP-Text."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="Image encoder of the same CLIP."),
+                OpticalFlow.Input("optical_flow", optional=True, tooltip="From Load Optical Flow Model (RAFT). "
+                                  f"Unconnected: {ESTIMATED}."),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="One value a line."),
+                io.String.Output(display_name="json", tooltip="The same as JSON; null where a value means nothing."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, source=None, mask=None, prompt="", clip=None, clip_vision=None,
+                optical_flow=None) -> io.NodeOutput:
+        import torch
+        from comfy_api.latest import ui
+
+        from .. import backends
+        from ..vision.measured import Measured, along_flow, by_clip, flows_of
+        from ..vision.metrics import psnr
+
+        frames, source = clip_of(images), None if source is None else clip_of(source, "source")
+        outside = _outside(frames, source, mask)
+        backend, values = backends.current(), {}
+        text = _text(backend, clip, clip_vision, prompt)
+        pair, name = pair_flow(optical_flow)
+        if clip_vision is not None:
+            pictures = frames if source is None else torch.cat([frames, source])
+            embeddings = backend.image_embeddings(clip_vision, pictures)
+            if text is not None and embeddings.shape[-1] != text.shape[-1]:
+                raise ValueError(f"clip_vision: has {embeddings.shape[-1]} dimensions, but clip {text.shape[-1]}; "
+                                 "load the two encoders of one CLIP.")
+            own, before = embeddings[: len(frames)], embeddings[len(frames) :]
+            values |= by_clip(own, text, before if source is not None else None)
+        bar = backend.progress(max(1, len(frames) - 1), "flow")
+        done = iter(range(1, len(frames)))
+        flow, valid = flows_of(frames if source is None else source, pair, lambda: bar.update(next(done)))
+        values |= along_flow(frames, flow, valid)
+        if outside is not None:
+            values["PSNR outside the mask"] = psnr(frames, source, outside)
+        of = f"{name}, of the {'edited clip' if source is None else 'source'}"
+        trusted = f"{valid.float().mean():.0%}" if len(flow) else None
+        found = Measured(values, {"flow": of, "interpolator": "that flow, from both neighbours",
+                                  "flow trusted at": trusted, "frames": len(frames)})  # fmt: skip
+        return io.NodeOutput(found.lines(), found.json(), ui=ui.PreviewText(found.lines()))
+
+
+def _text(backend: Any, clip: Any, clip_vision: Any, prompt: str) -> Tensor | None:
+    """The prompt's embedding [D], None where no CLIP-Text is asked for."""
+    if clip is None:
+        return None
+    if clip_vision is None:
+        raise ValueError("clip_vision: is not connected, but clip is; CLIP-Text needs both.")
+    if not prompt.strip():
+        raise ValueError("prompt: is empty, but clip is connected; say what the edited clip shows, or unplug clip.")
+    return backend.text_embedding(clip, prompt)[0]
+
+
+def _outside(frames: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Weights [F, H, W] of what was to stay.
+
+    Raises:
+        ValueError: clips or masks that do not fit together.
+    """
+    if source is not None and source.shape != frames.shape:
+        told = [f"{len(c)} frames of {c.shape[2]}x{c.shape[1]}" for c in (source, frames)]
+        raise ValueError(f"source: {told[0]}, but images are {told[1]}; give the same frames before their edit.")
+    if mask is None:
+        return None
+    if source is None:
+        raise ValueError("source: is not connected, but mask is; what stayed is compared with the source.")
+    mask = mask if mask.ndim == 3 else mask[None]
+    if mask.shape[1:] != frames.shape[1:3] or len(mask) not in (1, len(frames)):
+        raise ValueError(f"mask: {len(mask)} of {mask.shape[2]}x{mask.shape[1]}, but images are {len(frames)} frames "
+                         f"of {frames.shape[2]}x{frames.shape[1]}; make it from the same frames.")
+    return (1 - mask.float()).expand(len(frames), -1, -1)
+
+
+NODES = [ClipMetrics]

@@ -1,0 +1,52 @@
+"""The metrics node with the host's own CLIP and the host's own loader of optical flow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from steadyedit import nodes as pack
+from steadyedit.backends.comfy_native import joint
+from steadyedit.toyworld import render, sample_scene
+from steadyedit.vision.flow import raft_flow
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return render(sample_scene(4, "validation", frames=3, size=64, objects=1))
+
+
+def measured(*given, **more):
+    node = next(n for n in pack.node_list() if n.GET_SCHEMA().node_id == "SteadyEditClipMetrics")
+    with torch.inference_mode():
+        return json.loads(node.execute(*given, **more).result[1])
+
+
+def test_clip_of_the_host(clip):
+    text, vision = joint.load_toy_clip()
+    found = measured(clip.frames, source=clip.frames, prompt=clip.caption, clip=text, clip_vision=vision)
+    assert found["Input Similarity"] == pytest.approx(1, abs=1e-5) and 0.9 < found["CLIP-Frame"] <= 1
+    assert found["CLIP-Text"] > 0.7 and found["Warping Error"] is not None
+
+
+def test_flow_by_the_hosts_loader(clip, tmp_path, monkeypatch):
+    """A RAFT of random weights from the models folder: the core node's output is our input."""
+    nodes_void = pytest.importorskip("comfy_extras.nodes_void", reason="this host loads no optical flow")
+    import folder_paths
+    from safetensors.torch import save_file
+    from torchvision.models.optical_flow import raft_large
+
+    torch.manual_seed(0)
+    network = raft_large(weights=None).eval()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "raft.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "optical_flow", ([str(tmp_path)], {".safetensors"}))
+    (loaded,) = nodes_void.OpticalFlowLoader.execute("raft.safetensors").result
+    found = measured(clip.frames, optical_flow=loaded)
+    assert found["flow"] == "RAFT, of the edited clip" and found["frames"] == 3
+    own = raft_flow(network, clip.frames[0], clip.frames[1])
+    assert own.shape == (64, 64, 2) and own.abs().max() > 0
+    from steadyedit.nodes.metrics import pair_flow
+
+    there = pair_flow(loaded)[0](clip.frames[0], clip.frames[1])
+    assert torch.allclose(there, own, atol=1e-3)

@@ -1,0 +1,86 @@
+"""The metrics node without ComfyUI: what it says of a good, a flickering and a changed clip, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from steadyedit import nodes
+from steadyedit.backends import current
+from steadyedit.standalone import host_api
+from steadyedit.toyworld import render, sample_scene
+from steadyedit.vision import metrics
+from steadyedit.vision.flow import consistent, estimate_flow
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return render(sample_scene(4, "validation", frames=4, size=64, objects=1, photo=False, background="brick"))
+
+
+@pytest.fixture(scope="module")
+def node():
+    with host_api.installed():
+        yield next(n for n in nodes.node_list() if n.GET_SCHEMA().node_id == "SteadyEditClipMetrics")
+
+
+def values(node, *given, **more):
+    report, text = node.execute(*given, **more).result
+    found = json.loads(text)
+    assert all(f"{name}: " in report for name, value in found.items() if value is not None)
+    return found
+
+
+def test_a_clip_alone(node, clip):
+    found = values(node, clip.frames)
+    there = estimate_flow(clip.frames)
+    valid = consistent(there, estimate_flow(clip.frames.flip(0)).flip(0))
+    assert found["Warping Error"] == pytest.approx(metrics.warp_error(clip.frames, there, valid), rel=1e-4)
+    assert found["Interpolation Error"] == pytest.approx(metrics.interpolation(clip.frames, there, valid)[0], rel=1e-4)
+    assert found["flow"] == "iterative Lucas-Kanade (scikit-image), of the edited clip" and found["frames"] == 4
+    assert not {"CLIP-Frame", "PSNR outside the mask"} & set(found)
+
+
+def test_a_flickering_edit_is_told_from_a_steady_one(node, clip):
+    steady = clip.frames * 0.8
+    flickering = clip.frames * torch.tensor([0.8, 0.7, 0.8, 0.7])[:, None, None, None]
+    kept, lost = (values(node, frames, source=clip.frames) for frames in (steady, flickering))
+    assert lost["Warping Error"] > 3 * kept["Warping Error"] and lost["Interpolation PSNR"] < kept["Interpolation PSNR"]
+    assert kept["flow"].endswith("of the source")
+
+
+def test_what_was_to_stay(node, clip):
+    edited = torch.where(clip.masks[0][..., None] > 0, 1 - clip.frames, clip.frames + 0.01)
+    found = values(node, edited, source=clip.frames, mask=(clip.masks[0] > 0).float())
+    assert found["PSNR outside the mask"] == pytest.approx(40, abs=0.01)
+
+
+def test_clip_s_measures(node, clip):
+    text, vision = current().load_toy_clip()
+    given = {"source": clip.frames, "prompt": clip.caption, "clip": text, "clip_vision": vision}
+    same, other = values(node, clip.frames, **given), values(node, 1 - clip.frames, **given)
+    assert same["Input Similarity"] == pytest.approx(1, abs=1e-5) and same["CLIP-Frame"] > 0.9
+    assert other["Input Similarity"] < 0.95 and other["CLIP-Text"] < same["CLIP-Text"]
+
+
+def test_a_single_frame_has_no_motion(node, clip):
+    found = values(node, clip.frames[:1])
+    assert found["Warping Error"] is None and found["Interpolation PSNR"] is None
+
+
+@pytest.mark.parametrize(("more", "sentence"), [
+    ({"source": torch.zeros(3, 64, 64, 3)}, "^source: 3 frames of 64x64, but images are 4 frames of 64x64"),
+    ({"mask": torch.zeros(1, 64, 64)}, "^source: is not connected, but mask is"),
+    ({"source": torch.zeros(4, 64, 64, 3), "mask": torch.zeros(2, 64, 64)}, "^mask: 2 of 64x64, but images are 4"),
+    ({"clip": object()}, "^clip_vision: is not connected"),
+    ({"clip": object(), "clip_vision": object(), "prompt": " "}, "^prompt: is empty"),
+])  # fmt: skip
+def test_bad_input_is_one_sentence(node, clip, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        node.execute(clip.frames, **more)
+
+
+def test_a_flow_that_is_none(node, clip):
+    with pytest.raises(TypeError, match="^optical_flow: expected a loaded flow network, but got str"):
+        node.execute(clip.frames, optical_flow="raft")

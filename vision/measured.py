@@ -1,0 +1,81 @@
+"""What can be said of an edited clip whose true answer nobody knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import metrics
+from .flow import consistent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Of two frames [H, W, 3]: the flow [H, W, 2] from the first to the second.
+PairFlow = Callable[["Tensor", "Tensor"], "Tensor"]
+#: How a reader sees each value.
+LOOKS = {
+    "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
+    "Warping Error": ".6f", "Input Similarity": ".4f", "PSNR outside the mask": ".2f",
+}  # fmt: skip
+DECIBEL = ("Interpolation PSNR", "PSNR outside the mask")
+
+
+@dataclass
+class Measured:
+    """Values by the papers' names, None where one means nothing, and what they rest on."""
+
+    values: dict[str, float | None]
+    told: dict[str, str | int | float | None] = field(default_factory=dict)
+
+    def lines(self) -> str:
+        """For a reader, one value a line."""
+        own = [f"{name}: {value:{LOOKS[name]}}" + (" dB" if name in DECIBEL else "")
+               for name, value in self.values.items() if value is not None]  # fmt: skip
+        return "\n".join(own + [f"{name}: {value}" for name, value in self.told.items() if value is not None])
+
+    def json(self) -> str:
+        return json.dumps({**self.values, **self.told}, indent=1)
+
+
+def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
+    """Flow [F - 1, H, W, 2] of a clip and where it can be trusted [F - 1, H, W], from flows both ways.
+
+    Args:
+        advance: called after every pair of frames.
+    """
+    there, back = [], []
+    for one, two in zip(frames, frames[1:]):
+        there.append(pair(one, two))
+        back.append(pair(two, one))
+        advance()
+    if not there:
+        return frames.new_zeros(0, *frames.shape[1:3], 2), frames.new_zeros(0, *frames.shape[1:3], dtype=torch.bool)
+    forward = torch.stack(there)
+    return forward, consistent(forward, torch.stack(back))
+
+
+def along_flow(frames: Tensor, flow: Tensor, valid: Tensor) -> dict[str, float | None]:
+    """Interpolation Error and PSNR, and Warping Error, of ``metrics``."""
+    error, psnr = metrics.interpolation(frames, flow, valid) or (None, None)
+    return {"Interpolation Error": error, "Interpolation PSNR": psnr,
+            "Warping Error": metrics.warp_error(frames, flow, valid)}  # fmt: skip
+
+
+def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None) -> dict[str, float | None]:
+    """CLIP-Frame, CLIP-Text, and Input Similarity: the mean cosine of each frame's embedding and its source's.
+
+    Args:
+        embeddings, source: [F, D]. text: [D].
+    """
+    alike = None if source is None else float(
+        torch.nn.functional.cosine_similarity(embeddings.double(), source.double(), dim=-1).mean())  # fmt: skip
+    return {
+        "CLIP-Frame": metrics.clip_frame(embeddings),
+        "CLIP-Text": None if text is None else metrics.clip_text(embeddings, text),
+        "Input Similarity": alike,
+    }
