@@ -1,16 +1,16 @@
 """LoRA-Edit's training at the size of real models: ``python -m steadyedit bench lora_edit_size --methods 1.3B``.
 
 A Wan image-to-video transformer of the named size with random weights trains a LoRA of rank 16 on
-one sample: seconds a step, memory beside the weights against what is told before a training, and
-the share of the rate that the device reaches in a plain product of matrices. Work is what PyTorch
-counts in a step, the blocks' second forward included. Numbers of a small ``--sizes`` say nothing
-of 49 frames of 832x480, which are for a GPU.
+one sample: seconds a step, memory beside the weights (PyTorch's own allocations) against what is
+told before a training, and the share of the rate that the device reaches in a plain product of
+matrices. Work is what PyTorch counts in a step, the blocks' second forward included. Numbers of a
+small ``--sizes`` say nothing of 49 frames of 832x480, which are for a GPU.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ import torch
 from ..backends.diffusers.video import CHANNELS, DiffusersVideoBackend, DiffusersVideoModel
 from ..diffusion.flow import RectifiedFlow
 from ..diffusion.training import NoiseTraining
-from ..methods.lora_edit.memory import GIB, check
+from ..methods.lora_edit.memory import GIB
 from ..methods.lora_edit.packing import check_frames, latent_frames
 from ..methods.lora_edit.recipe import MaskLoRARecipe
 from ..methods.lora_edit.samples import Sample
 from ..methods.lora_edit.train import VideoSettings, first_lora, planned_memory
-from ._memory import peak_memory
+from ._clock import clock, spent
+from ._memory import allocated_peak
 from ._report import meta, write_json
 
 SEED, RANK, LATENTS = 0, 16, 16
@@ -77,7 +78,7 @@ def main(
                   "{weights_gib:.2f} of weights ({predicted_gib:.2f} told before), {tflops:.3f} TFLOP/s, "
                   "{share:.0%} of a plain product".format(**rows[-1]), flush=True)  # fmt: skip
         del model
-    report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed,
+    report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed, clock=clock()[1],
                            note="random weights; blocks are computed again in backward, which is counted as work; "
                            "attention's own work is counted on a GPU only"), "rows": rows}  # fmt: skip
     if json_path is not None:
@@ -146,16 +147,10 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     side, best = 8192 if device == "cuda" else 1024, 0.0
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     for _ in range(8):
-        start = _now(device)
-        a @ b
-        best = max(best, 2 * side**3 / (_now(device) - start))
+        with spent() as seconds:
+            a @ b
+        best = max(best, 2 * side**3 / seconds.own)
     return best
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def measured(
@@ -177,33 +172,38 @@ def measured(
     lora, settings = first_lora(backend, model, recipe, None), VideoSettings()
     planned = planned_memory(backend, model, samples, RANK, lora, settings)
     size = backend.video_size(model, samples[0], settings.precision)
-    check(planned, size, latent, *backend.video_room(model))
     weight = next(model.transformer.parameters())
-    with (
-        peak_memory() as memory,
-        backend.video_training(model, samples, lora, planned, settings.precision) as view,
-        torch.enable_grad(),
-    ):
-        base = recipe.training
-        training = NoiseTraining(
-            view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
-            weight_decay=base.weight_decay, max_grad_norm=base.max_grad_norm, seed=SEED,
-        )  # fmt: skip
+    with ExitStack() as stack, torch.enable_grad():
 
-        def predict(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return view.predict_velocity(noisy.to(weight.dtype), sigma, 0)
+        def begun() -> tuple[NoiseTraining, Any]:
+            """AdamW's moments come with the first step: a second one lies beside them."""
+            view = stack.enter_context(backend.video_training(model, samples, lora, planned, settings.precision))
+            base = recipe.training
+            training = NoiseTraining(
+                view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
+                weight_decay=base.weight_decay, max_grad_norm=base.max_grad_norm, seed=SEED,
+            )  # fmt: skip
 
+            def predict(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+                return view.predict_velocity(noisy.to(weight.dtype), sigma, 0)
+
+            for _ in range(2):
+                training.step(predict, clean)
+            return training, predict
+
+        (training, predict), memory = allocated_peak(begun)
+        with spent() as seconds:
+            for _ in range(timed):
+                training.step(predict, clean)
+        # By itself: the counter keeps tensors alive.
         with FlopCounterMode(display=False) as counter:
             training.step(predict, clean)
-        start = _now(device)
-        for _ in range(timed):
-            training.step(predict, clean)
-        seconds = (_now(device) - start) / timed
-    work = counter.get_total_flops()
+    work, own = counter.get_total_flops(), seconds.own / timed
     return {
         "tokens": size.tokens(latent), "parameters": sum(p.numel() for p in model.transformer.parameters()),
-        "trained": sum(value.numel() for value in lora.values()), "step_seconds": seconds,
-        "weights_gib": size.weights / GIB, "beside_weights_gib": memory.peak_mb / 1024,
-        "predicted_gib": planned.beside_weights / GIB, "work_tflop": work / 1e12, "tflops": work / seconds / 1e12,
-        "matrix_tflops": rate / 1e12, "share": work / seconds / rate, "losses": training.losses,
+        "trained": sum(value.numel() for value in lora.values()),
+        "step_seconds": seconds.wall / timed, "own_seconds": own,
+        "weights_gib": size.weights / GIB, "beside_weights_gib": memory / 1024,
+        "predicted_gib": planned.beside_weights / GIB, "work_tflop": work / 1e12, "tflops": work / own / 1e12,
+        "matrix_tflops": rate / 1e12, "share": work / own / rate, "losses": training.losses,
     }  # fmt: skip
