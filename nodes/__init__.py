@@ -17,6 +17,7 @@ def node_list() -> list[type]:
         gather_swap,
         inversion,
         lora_edit,
+        lora_edit_samples,
         lora_edit_train,
         metrics,
         point_mask,
@@ -24,7 +25,7 @@ def node_list() -> list[type]:
         root,
         text_mask,
         toy,
-        toy_video,
+        toy_clip,
         track_mask,
         tuning,
         video,
@@ -32,9 +33,9 @@ def node_list() -> list[type]:
         weights,
     )  # fmt: skip
 
-    modules = (toy, toy_video, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
+    modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
-               lora_edit, lora_edit_train, metrics)
+               lora_edit, lora_edit_samples, lora_edit_train, metrics)
     return [node for module in modules for node in module.NODES]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .training import cache_of, learning_rate_input, lora_output, loss_map_output, rank_input, reuse_input, seed_input
+
 CATEGORY = "SteadyEdit/via"
 
 
@@ -28,23 +30,20 @@ class TestTimeAdapt(io.ComfyNode):
                 io.Image.Input("root_source", tooltip="The root frame before its edit, from Pick Root."),
                 io.Image.Input("root_edited", tooltip="The root frame after its edit, from Pick Root."),
                 io.Int.Input("steps", default=150, min=1, max=100000, tooltip="Training steps; 100 to 200 serve well."),
-                io.Float.Input("learning_rate", default=1e-4, min=1e-8, max=1.0, step=1e-6, round=False,
-                               tooltip="AdamW's learning rate."),
-                io.Int.Input("rank", default=16, min=1, max=1024, tooltip="Of the LoRA on all attention projections."),
+                learning_rate_input(1e-4),
+                rank_input(" on all attention projections"),
                 io.Int.Input("batch", default=4, min=1, max=64, tooltip="Warped pairs a step. Less saves memory."),
                 io.Int.Input("variants", default=48, min=1, max=4096,
                              tooltip="How many random warps of the pair; they are encoded once, before training."),
                 io.Float.Input("dropout", default=0.05, min=0.0, max=0.3, step=0.01, tooltip="Share of samples without "
                                "the text, without the image, and without both, each."),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate="fixed",
-                             tooltip="Seed of warps, timesteps and noise. Another seed is another training."),
-                io.Boolean.Input("reuse", default=True, tooltip="Find the LoRA of an equal run, and continue an "
-                                 "interrupted one. Off: train anew and keep nothing on disk."),
+                seed_input("warps, timesteps and noise"),
+                reuse_input("the LoRA"),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The editor with the LoRA on its weights."),
-                io.LoraModel.Output(display_name="lora", tooltip="For the core Save LoRA and Load LoRA Model."),
-                io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph."),
+                lora_output(),
+                loss_map_output(),
             ],
         )
 
@@ -58,8 +57,8 @@ class TestTimeAdapt(io.ComfyNode):
         backend = backends.of(model)
         training = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=False)
         recipe = AdaptRecipe(training, rank=rank, batch=batch, variants=variants, dropout=dropout)
-        cache = backend.weights_folder() / "cache" if reuse else None
-        tuned = adapt(backend, model, vae, root_source, root_edited, positive, negative, recipe, cache=cache)
+        tuned = adapt(backend, model, vae, root_source, root_edited, positive, negative, recipe,
+                      cache=cache_of(backend, reuse))  # fmt: skip
         return io.NodeOutput(tuned.model, dict(tuned.weights.tensors), tuned.loss_map)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .checks import clip_latent, conditions_fit, ranges, ratio_fits
+from .training import cache_of, learning_rate_input, loss_map_output, reuse_input, seed_input
 from .tuning import Weights
 
 CATEGORY = "SteadyEdit/dape"
@@ -21,26 +22,23 @@ def inputs_of(*settings: Any, steps: int, learning_rate: float) -> list[Any]:
         io.Conditioning.Input("conditioning", tooltip="What the clip shows. One prompt, or one a frame."),
         *settings,
         io.Int.Input("steps", default=steps, min=1, max=100000, tooltip=f"Training steps. The paper: {steps}."),
-        io.Float.Input("learning_rate", default=learning_rate, min=1e-8, max=1.0, step=1e-6, round=False,
-                       tooltip=f"AdamW's learning rate. The paper: {learning_rate:g}; the toy model needs about 1e-3."),
+        learning_rate_input(learning_rate, f"The paper: {learning_rate:g}; the toy model needs about 1e-3."),
         io.Combo.Input("loss", options=["huber", "mse"], default="huber",
                        tooltip="Between predicted and true noise. The paper: huber."),
         io.Float.Input("delta", default=1.0, min=1e-4, max=1000.0, step=0.1, round=False,
                        tooltip="Where the Huber loss turns linear. The paper: 1."),
-        io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate="fixed",
-                     tooltip="Seed of new weights, timesteps and noise. Another seed is another training."),
+        seed_input("new weights, timesteps and noise"),
         io.Int.Input("checkpoint_every", default=50, min=1, max=100000,
                      tooltip="Steps between checkpoints on disk; a cancel keeps one too."),
-        io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and continue an "
-                         "interrupted one. Off: train anew and keep nothing on disk."),
-    ]  # fmt: skip
+        reuse_input(),
+    ]
 
 
 def outputs_of(more: tuple = ()) -> list[Any]:
     return [
         io.Model.Output(display_name="model", tooltip="The tuned model: the next stage, or the edit."),
         Weights.Output(display_name="weights", tooltip="What was trained here, for Save Tuned Weights and Apply."),
-        io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph."),
+        loss_map_output(),
         *more,
     ]
 
@@ -57,9 +55,8 @@ def trained(model: Any, latent: dict, conditioning: list, methods: dict[str, dic
     samples = clip_latent(latent)
     conditions_fit("conditioning", conditioning, len(samples))
     ratio_fits(backend, model, samples)
-    cache = backend.weights_folder() / "cache" if reuse else None
-    return run_stage(backend, model, samples, conditioning, Stage(methods, TuneRecipe(queries=False, **recipe)),
-                     cache=cache)  # fmt: skip
+    stage = Stage(methods, TuneRecipe(queries=False, **recipe))
+    return run_stage(backend, model, samples, conditioning, stage, cache=cache_of(backend, reuse))
 
 
 class NormTune(io.ComfyNode):

@@ -1,13 +1,10 @@
-"""The toy world as nodes: small trained models, and clips whose true edit is known."""
+"""The toy world's small trained models as nodes."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import multiple_of_8
-
 CATEGORY = "SteadyEdit/toy world"
-SPLITS = ["train", "validation", "test", "demo"]
 
 
 class ToyModel(io.ComfyNode):
@@ -105,54 +102,32 @@ class ToyCLIPVision(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy_clip())
 
 
-class ToyClip(io.ComfyNode):
+class ToyWan(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="SteadyEditToyClip",
-            display_name="Toy Clip",
+            node_id="SteadyEditToyWan",
+            display_name="Toy Wan",
             category=CATEGORY,
-            description="Renders a clip of moving shapes with its caption, an edit of it, and the true answer to that "
-            "edit. The same settings give the same clip everywhere.",
-            inputs=[
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate="fixed",
-                             tooltip="Which clip."),
-                io.Int.Input("frames", default=8, min=1, max=256, tooltip="Number of frames."),
-                io.Int.Input("size", default=128, min=32, max=1024, step=8,
-                             tooltip="Side in pixels, a multiple of 8. The toy model was trained at 128."),
-                io.Combo.Input("edit", options=["colour", "shape", "texture", "background", "style"], default="colour",
-                               tooltip="What the edit changes."),
-                io.Combo.Input("split", options=SPLITS, default="demo",
-                               tooltip="Clips of different splits never coincide; the models saw only train."),
-                io.Int.Input("slower", default=1, min=1, max=16, optional=True, tooltip="How many times slower things "
-                             "move, from the same first frame. The toy video model was trained at 3."),
-            ],
+            description="A small Wan-2.1-shaped image-to-video model of moving shapes, trained by this pack and "
+            "shipped with it; nothing is downloaded. It continues a first frame, and works with all core nodes, first "
+            "of all WanImageToVideo.",
+            inputs=[],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The frames."),
-                io.String.Output(display_name="caption", tooltip="What the clip shows."),
-                io.String.Output(display_name="edit_prompt", tooltip="What it should show after the edit."),
-                io.Mask.Output(display_name="mask", tooltip="Where the main object is visible."),
-                io.Image.Output(display_name="truth", tooltip="The rendered true answer to the edit."),
-                io.Float.Output(display_name="fps", tooltip="Frames a second."),
-                io.String.Output(display_name="instruction", tooltip="The edit as an order, for the Toy Editor."),
+                io.Model.Output(display_name="model", tooltip="Transformer with 36 input channels (noise, mask, "
+                                "conditioning clip); made for 128x128 pixels and 13 frames."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder of the toy world's captions: the Toy "
+                               "Model's."),
+                io.Vae.Output(display_name="vae", tooltip="Video autoencoder: 8 pixels and, after the first, 4 frames "
+                              "a latent cell."),
             ],
         )
 
     @classmethod
-    def execute(cls, seed, frames, size, edit, split, slower=1) -> io.NodeOutput:
-        from ..toyworld import apply_edit, edits_of, render, sample_scene
-        from ..toyworld.scene import slowed
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
 
-        multiple_of_8("size", size)
-        scene = slowed(sample_scene(seed, split, frames=frames, size=size), slower)
-        edits = [candidate for candidate in edits_of(scene) if candidate.kind == edit]
-        if not edits:
-            raise ValueError(f"edit: clip {seed} of {split} has no {edit} to edit; choose another edit or seed.")
-        # By the seed, so that neighbouring clips do not all turn the same colour.
-        chosen = edits[seed % len(edits)]
-        clip, answer = render(scene), render(apply_edit(scene, chosen))
-        return io.NodeOutput(clip.frames, clip.caption, answer.caption, clip.masks[0], answer.frames, 8.0,
-                             chosen.instruction)
+        return io.NodeOutput(*backends.current().load_toy_video())
 
 
-NODES = [ToyModel, ToyEditor, ToyControlNet, ToyCLIPVision, ToyClip]
+NODES = [ToyModel, ToyEditor, ToyControlNet, ToyCLIPVision, ToyWan]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .checks import clip_latent, conditions_fit, ratio_fits
+from .training import cache_of, learning_rate_input, loss_map_output, reuse_input, seed_input
 
 Weights = io.Custom("STEADYEDIT_WEIGHTS")
 
@@ -25,19 +26,16 @@ class OneShotTune(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="What the clip shows. One prompt, or one a frame."),
                 io.Int.Input("steps", default=500, min=1, max=100000,
                              tooltip="Training steps. The papers use 500; the toy model needs about 100."),
-                io.Float.Input("learning_rate", default=3e-5, min=1e-8, max=1.0, step=1e-6, round=False,
-                               tooltip="AdamW's learning rate. The papers use 3e-5."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate="fixed",
-                             tooltip="Seed of timesteps and noise. Another seed is another training."),
+                learning_rate_input(3e-5, "The papers use 3e-5."),
+                seed_input("timesteps and noise", highest=2**64 - 1),
                 io.Boolean.Input("tune_queries", default=True, tooltip="Also train the query projections of self- and "
                                  "cross-attention, as both papers do."),
-                io.Boolean.Input("reuse", default=True, tooltip="Find finished weights of an equal run, and "
-                                 "continue an interrupted one. Off: train anew and keep nothing on disk."),
+                reuse_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model: sample the edit with it."),
                 Weights.Output(display_name="weights", tooltip="The tuned weights, for Save Tuned Weights."),
-                io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph."),
+                loss_map_output(),
             ],
         )
 
@@ -54,8 +52,7 @@ class OneShotTune(io.ComfyNode):
         if not backend.attachments(model):
             raise ValueError("model: has nothing attached to tune; put STAM and FFAM before this node.")
         recipe = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=tune_queries)
-        cache = backend.weights_folder() / "cache" if reuse else None
-        tuned = tune(backend, model, samples, conditioning, recipe, cache=cache)
+        tuned = tune(backend, model, samples, conditioning, recipe, cache=cache_of(backend, reuse))
         return io.NodeOutput(tuned.model, tuned.weights, tuned.loss_map)
 
 
