@@ -55,7 +55,9 @@ LAY_OUT = """
     for (const node of nodes) {
       const linked = node.inputs.find((i) => i.name === 'text')?.link != null;
       node.pos = [x + PAD, y + TITLE + PAD];
-      node.size = [width, isText(node) && !linked ? TEXT[1] : Math.max(node.computeSize()[1], 40)];
+      // A field of text asks for hardly any height itself; widgets beside it need theirs.
+      const own = Math.max(node.computeSize()[1], 40), field = isText(node) && !linked;
+      node.size = [width, !field ? own : node.widgets.length > 1 ? own + TEXT[1] / 2 : TEXT[1]];
       y += node.size[1] + TITLE + GAP;
     }
     const group = new LiteGraph.LGraphGroup(title);
