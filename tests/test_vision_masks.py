@@ -119,10 +119,13 @@ class Perfect:
         return [self.known[frame.sum().item()] for frame in frames]
 
     def predict(self, features, prompt, multimask=False):
-        x1, y1, x2, y2 = prompt.boxes[0].round().int().tolist()
-        inside = torch.zeros_like(features)
-        inside[y1:y2, x1:x2] = features[y1:y2, x1:x2]
-        return Prediction(inside[None, None] - 0.5, torch.ones(1, 1), torch.zeros(1, 1, 4, 4))
+        if prompt.boxes is None:
+            found = torch.stack([features * features[int(y), int(x)] for x, y in prompt.points[:, 0]])
+        else:
+            x1, y1, x2, y2 = prompt.boxes[0].round().int().tolist()
+            found = torch.zeros_like(features)[None]
+            found[0, y1:y2, x1:x2] = features[y1:y2, x1:x2]
+        return Prediction(found[:, None] - 0.5, torch.ones(len(found), 1), torch.zeros(len(found), 1, 4, 4))
 
 
 def overlap(found, true):
@@ -177,6 +180,15 @@ def test_a_hidden_object_is_found_again_by_the_segmenter():
     found, sure = track(frames, {0: true[0]}, Perfect(clip))
     assert not found[5:7].any() and sure[5:7].max() < 0.3
     assert min(overlap(found[8:], true[8:])) > 0.7 and sure[8:].min() > 0.5
+
+
+def test_a_hidden_object_is_found_again_where_it_turned_back():
+    frames, true = moving_square(hidden=(5, 6))
+    order = [*range(7), 4, 3, 2, 1, 0]
+    frames, true = frames[order], true[order]
+    clip = type("Clip", (), {"frames": frames, "masks": [true]})
+    found, sure = track(frames, {0: true[0]}, Perfect(clip))
+    assert not found[5:7].any() and min(overlap(found[7:], true[7:])) > 0.9 and sure[7:].min() > 0.8
 
 
 def test_each_frame_belongs_to_the_nearer_given_mask():

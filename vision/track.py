@@ -3,17 +3,20 @@
 For where no SAM 2 video model is loaded. From frame s to its neighbour t:
 
     moved = M_s warped along the flow from t to s
-    M_t   = the segmenter's mask of moved's box, where it overlaps moved enough, else moved
-    c_t   = (likeness of M_t's colours to the first mask's) min(1, |M_t| / expected area)
+    M_t   = of the segmenter's masks of moved's box, and moved, the one of greatest c_t IoU(M, moved)
+    c_t   = (likeness of M_t's colours to the first mask's) min(|M_t| / A, A / |M_t|)
 
-A mask whose confidence is too low is taken for hidden: M_t is empty, its place goes on as it moved
-before, and the segmenter looks for it there until something of its colours appears.
+with A the area expected of the whole object, so that the confidence falls as the object is covered.
+Where it is too low the object is hidden: M_t is empty, its place goes on as it moved before, slower
+and slower, and the segmenter is asked at points of the object's colours around there until one of
+its masks looks like the object. Without a segmenter a hidden object is not found again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,14 +24,20 @@ from torch.nn.functional import interpolate
 
 from .boxes import around
 from .flow import estimate_flow, warp
-from .segmentation.prompt import Prompt, Segmenter, segment_frame
+from .segmentation.prompt import Prompt, Segmenter
 
 #: Flow is estimated on frames of at most so many pixels a side: details cost time and help little.
 FLOW_SIDE = 384
-#: Below this confidence an object is hidden, above it, when it was, found again.
-LOST = 0.35
-#: Overlap (IoU) of the segmenter's mask with the moved one that it takes to be the same object.
-SAME = 0.5
+#: Below the first confidence an object is hidden; above the second, when it was, found again.
+LOST, FOUND = 0.15, 0.3
+#: What shares less of its colours with the object is not the object, however large.
+LIKE = 0.5
+#: How much the single mask of a box is trusted beside the three, and how much the flow's.
+MORE, FLOW = 1.1, 0.6
+#: A hidden object is looked for at so many points.
+POINTS = 48
+#: How much of its speed a hidden object keeps from frame to frame.
+FADE = 0.8
 #: Histogram bins a colour channel.
 BINS = 6
 
@@ -42,7 +51,7 @@ class Seen:
     area: float
     box: Tensor
     speed: Tensor
-    hidden: bool = False
+    hidden: int = 0
 
 
 @torch.no_grad()
@@ -98,39 +107,81 @@ def _begun(frame: Tensor, mask: Tensor) -> Seen | None:
 
 def _step(frames: Tensor, before: int, now: int, seen: Seen, segmenter: Segmenter | None) -> tuple[Tensor, float]:
     """The mask of frame ``now`` and its confidence; ``seen`` moves on."""
-    moved = torch.zeros_like(seen.mask)
-    if not seen.hidden:
-        flow = _flow(frames[now], frames[before])
-        moved = (warp(seen.mask[None, ..., None], flow[None])[0, ..., 0] > 0.5).float()
-    mask = moved
-    if segmenter is not None:
-        box = around(moved) if moved.any() else _shifted(seen, frames.shape[1:3])
-        if box is not None:
-            mask = _put_right(segmenter, frames[now], box, moved, seen.hidden)
-    sure = _confidence(frames[now], mask, seen)
-    if sure < LOST:
-        seen.hidden = True
-        place = _shifted(seen, frames.shape[1:3])
-        seen.box = seen.box if place is None else place
+    frame, features = frames[now], None if segmenter is None else segmenter.encode(frames[now][None])[0]
+    if seen.hidden:
+        seen.hidden += 1
+        mask = torch.zeros_like(seen.mask) if segmenter is None else _searched(segmenter, features, frame, seen)
+    else:
+        flow = _flow(frame, frames[before])
+        mask = (warp(seen.mask[None, ..., None], flow[None])[0, ..., 0] > 0.5).float()
+        if segmenter is not None and mask.any():
+            mask = _put_right(segmenter, features, frame, mask, seen)
+    sure, like = _confidence(frame, mask, seen), _likeness(frame, mask, seen)
+    if like < LIKE or sure < (FOUND if seen.hidden else LOST):
+        seen.hidden = max(seen.hidden, 1)
         return torch.zeros_like(mask), sure
     box = around(mask)
     if not seen.hidden:
-        centre = lambda b: (b[:2] + b[2:]) / 2  # noqa: E731
-        seen.speed = 0.5 * seen.speed + 0.5 * (centre(box) - centre(seen.box))
+        seen.speed = 0.5 * seen.speed + 0.5 * (_centre(box) - _centre(seen.box))
         # The size may change slowly; a sudden loss is an occlusion, not a new size.
-        seen.area = max(0.98 * seen.area, 0.9 * seen.area + 0.1 * mask.sum().item())
-    seen.mask, seen.box, seen.hidden = mask, box, False
+        seen.area = max(0.98 * seen.area, 0.8 * seen.area + 0.2 * mask.sum().item())
+    seen.mask, seen.box, seen.hidden = mask, box, 0
     return mask, sure
 
 
-def _put_right(segmenter: Segmenter, frame: Tensor, box: Tensor, moved: Tensor, hidden: bool) -> Tensor:
-    """The segmenter's mask of the box, unless it is another thing than what moved there."""
-    (features,) = segmenter.encode(frame[None])
-    found = (segment_frame(segmenter, features, Prompt(boxes=_grown(box, frame)[None])).masks[0, 0] > 0).float().cpu()
-    if hidden:
-        return found
-    both, either = (found * moved).sum(), torch.maximum(found, moved).sum().clamp(min=1)
-    return found if both / either >= SAME else moved
+def _put_right(segmenter: Segmenter, features: Any, frame: Tensor, moved: Tensor, seen: Seen) -> Tensor:
+    """Of the segmenter's masks of the moved one's box and that itself, what looks most like the object where it is
+    expected."""
+    box = Prompt(boxes=_grown(around(moved), frame)[None])
+    found = [segmenter.predict(features, box, multimask=several).masks[0] for several in (False, True)]
+    masks = torch.cat([(torch.cat(found) > 0).float().cpu(), moved[None]])
+    worth = torch.tensor([_overlap(mask, moved) * _confidence(frame, mask, seen) for mask in masks])
+    worth[0] *= MORE
+    worth[-1] *= FLOW
+    return masks[worth.argmax()]
+
+
+def _searched(segmenter: Segmenter, features: Any, frame: Tensor, seen: Seen) -> Tensor:
+    """What looks most like a hidden object, the nearer to its expected place the better: the segmenter's masks of
+    points that have its colours, the best one asked for once more by its box."""
+    points, expected, reach = _places(frame, seen)
+    if not len(points):
+        return torch.zeros_like(seen.mask)
+    asked = Prompt(points=points[:, None], labels=torch.ones(len(points), 1))
+    masks = (segmenter.predict(features, asked, multimask=True).masks.flatten(0, 1) > 0).float().cpu()
+    worth = torch.tensor([_worth(frame, mask, seen, expected, reach) for mask in masks])
+    best = masks[worth.argmax()]
+    if not best.any():
+        return best
+    again = segmenter.predict(features, Prompt(boxes=_grown(around(best), frame)[None])).masks[0, 0]
+    again = (again > 0).float().cpu()
+    return again if _worth(frame, again, seen, expected, reach) > worth.max() else best
+
+
+def _places(frame: Tensor, seen: Seen) -> tuple[Tensor, Tensor, float]:
+    """Points [n, 2] of a hidden object's colours, nearest first; its expected centre; how far it may be from there."""
+    height, width = frame.shape[:2]
+    side = (seen.box[2:] - seen.box[:2]).min().item()
+    # It slows down or turns back as often as not: its speed fades.
+    expected = _centre(seen.box) + seen.speed * (1 - FADE**seen.hidden) / (1 - FADE) * FADE
+    expected = torch.minimum(expected.clamp(min=0), torch.tensor([width, height]) - 1.0)
+    reach = side * (0.5 + 0.15 * seen.hidden)
+    step = max(2, round(side / 5))
+    y, x = torch.meshgrid(torch.arange(step // 2, height, step), torch.arange(step // 2, width, step), indexing="ij")
+    points = torch.stack([x.flatten(), y.flatten()], 1)
+    index = _bins(frame[points[:, 1], points[:, 0]])
+    usual = _histogram(frame, torch.ones(height, width))
+    points = points[seen.colours[index] > usual[index]].float()
+    return points[(points - expected).norm(dim=1).argsort()[:POINTS]], expected, reach
+
+
+def _worth(frame: Tensor, mask: Tensor, seen: Seen, expected: Tensor, reach: float) -> float:
+    """The confidence, less the farther from the expected place."""
+    box = around(mask)
+    if box is None:
+        return 0.0
+    far = (_centre(box) - expected).norm().item() / reach
+    return _confidence(frame, mask, seen) / (1 + far**2 / 4)
 
 
 def _grown(box: Tensor, frame: Tensor, share: float = 0.05) -> Tensor:
@@ -141,28 +192,35 @@ def _grown(box: Tensor, frame: Tensor, share: float = 0.05) -> Tensor:
     return torch.cat([(box[:2] - more).clamp(min=0), torch.minimum(box[2:] + more, limit)])
 
 
-def _shifted(seen: Seen, size: tuple[int, int]) -> Tensor | None:
-    """Where a hidden object would be by its last speed; None when it left the picture."""
-    box = seen.box + seen.speed.repeat(2)
-    inside = box[2] > 0 and box[3] > 0 and box[0] < size[1] and box[1] < size[0]
-    return box if inside else None
+def _centre(box: Tensor) -> Tensor:
+    return (box[:2] + box[2:]) / 2
+
+
+def _overlap(a: Tensor, b: Tensor) -> float:
+    """IoU of two masks of 0 and 1."""
+    return ((a * b).sum() / torch.maximum(a, b).sum().clamp(min=1)).item()
 
 
 def _confidence(frame: Tensor, mask: Tensor, seen: Seen) -> float:
-    """Likeness of colours times the share of the expected area."""
+    """Likeness of colours times likeness of areas."""
     area = mask.sum().item()
-    if not area:
-        return 0.0
-    likeness = torch.minimum(_histogram(frame, mask), seen.colours).sum().item()
-    return likeness * min(1.0, area / seen.area)
+    return _likeness(frame, mask, seen) * min(area / seen.area, seen.area / area) if area else 0.0
+
+
+def _likeness(frame: Tensor, mask: Tensor, seen: Seen) -> float:
+    """The share of the colours inside a mask that are the object's, too."""
+    return torch.minimum(_histogram(frame, mask), seen.colours).sum().item()
+
+
+def _bins(pixels: Tensor) -> Tensor:
+    """The number of the colour of each pixel [n, 3], among BINS^3."""
+    bins = (pixels[:, :3].float().cpu().clamp(0, 1) * BINS).long().clamp(max=BINS - 1)
+    return (bins[:, 0] * BINS + bins[:, 1]) * BINS + bins[:, 2]
 
 
 def _histogram(frame: Tensor, mask: Tensor) -> Tensor:
     """Shares of the colours inside a mask, [BINS^3], smoothed along each channel so that light may change a little."""
-    pixels = frame[..., :3].float().cpu()[mask > 0.5]
-    bins = (pixels.clamp(0, 1) * BINS).long().clamp(max=BINS - 1)
-    index = (bins[:, 0] * BINS + bins[:, 1]) * BINS + bins[:, 2]
-    counts = torch.bincount(index, minlength=BINS**3).float().reshape(1, 1, BINS, BINS, BINS)
+    counts = torch.bincount(_bins(frame.cpu()[mask > 0.5]), minlength=BINS**3).float().reshape(1, 1, BINS, BINS, BINS)
     kernel = torch.tensor([0.25, 0.5, 0.25])
     for axis in range(3):
         shape = [1, 1, 1, 1, 1]

@@ -180,13 +180,15 @@ def iou(found: torch.Tensor, true: torch.Tensor) -> float:
 @torch.no_grad()
 def measure(segmenter, count: int = 100, clips: int = 6) -> dict:
     """Held-out IoU of every object of SMALLEST visible pixels or more: from its box and from its innermost point; of
-    the main object tracked from the first of 32 frames, over the frames in which it can be seen."""
+    the main object tracked from the first of 32 frames, over the frames in which it can be seen; and `judge_tracking`
+    on as many clips in which it is hidden for a while."""
     from scipy.ndimage import distance_transform_edt
 
     from ...vision.segmentation import Prompt, segment_frame
     from ...vision.track import track
     from ..rendering import render
     from ..scene import sample_scene
+    from ..tracking import judge_tracking
 
     by_box, by_point = [], []
     for image, masks in (render_frame(*still(i, "test")) for i in range(count)):
@@ -206,4 +208,5 @@ def measure(segmenter, count: int = 100, clips: int = 6) -> dict:
         tracked += [iou(*pair) for pair in zip(masks, clip.masks[0]) if (pair[1] > 0.5).sum() >= SMALLEST]
     mean = lambda values: round(float(np.mean(values)), 4)  # noqa: E731
     bars = {"iou_box": by_box, "iou_point": by_point, "iou_tracked": tracked}
-    return {name: mean(values) for name, values in bars.items() if values}
+    found = {name: mean(values) for name, values in bars.items() if values}
+    return {**found, **judge_tracking(segmenter, clips)} if clips else found
