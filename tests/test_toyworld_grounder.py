@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from steadyedit.toyworld import models, training
+from steadyedit.toyworld import models, render, sample_scene, training
 from steadyedit.toyworld.data import still
 from steadyedit.toyworld.grounder import Grounder, ToyDetector, kept, overlaps
 from steadyedit.toyworld.recipes import grounder as recipe
 from steadyedit.toyworld.recipes import sam
+from steadyedit.toyworld.scene import Thing, Wave
+from steadyedit.vision.boxes import around, corners
 
 
 @pytest.fixture
@@ -81,3 +85,17 @@ def test_words_count_and_their_order_does_not():
     scores = [[round(b["score"], 6) for b in detector.detect(frame, text, 0.0)[0]][:3]
               for text in ("red ball", "ball red", "blue ball")]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] != pytest.approx(scores[2], abs=1e-7)
+
+
+@pytest.mark.skipif(not models.weights_path("grounder").is_file(), reason="the toy grounding is not trained yet")
+def test_the_shipped_network_finds_the_red_ball_among_distractors():
+    detector = models.load_grounder()
+    assert recipe.measure(detector, count=16)["iou_text"] >= 0.7
+    still_at = lambda value: Wave(value, 0.0, 1.0, 0.0)  # noqa: E731
+    red = Thing("red", "ball", "plain", still_at(0.0), still_at(0.1), still_at(0.12), still_at(0.0), 0)
+    others = (replace(red, colour="blue", x=still_at(-0.3)), replace(red, shape="square", x=still_at(0.3)))
+    scene = replace(sample_scene(0, "test", frames=1, size=128), background="grass", style="none",
+                    things=(red, *others))
+    clip = render(scene)
+    (row,) = detector.detect(clip.frames, "the red ball")  # the surest first
+    assert overlaps(corners(row)[0], around(clip.masks[0][0])).item() > 0.7

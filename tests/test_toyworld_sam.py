@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from steadyedit.toyworld import models, training
+from steadyedit.toyworld import models, render, sample_scene, tracking, training
 from steadyedit.toyworld.recipes import sam as recipe
 from steadyedit.vision.segmentation import Prompt, names, segment_frame
 from steadyedit.vision.segmentation.load import load_segmenter
+from steadyedit.vision.track import track
 
 
 @pytest.fixture
@@ -73,3 +76,32 @@ def test_it_learns_and_publishes_an_official_checkpoint(folder, monkeypatch):
     masks = segment_frame(segmenter, segmenter.encode(frame)[0], Prompt(boxes=recipe.boxes_of(batch[1][:1]))).masks
     assert masks.shape == (1, 1, 128, 128) and masks.isfinite().all()
     assert models.load_sam().engine.side == 128
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The shipped network."""
+    if not models.weights_path("sam").is_file():
+        pytest.skip("the toy SAM is not trained yet")
+    return models.load_sam()
+
+
+def test_the_shipped_network_keeps_its_bars(trained):
+    """On a few of the held-out stills; all of them are measured beside the weights."""
+    bars = recipe.measure(trained, count=12, clips=0)
+    assert bars["iou_box"] >= 0.88 and bars["iou_point"] >= 0.8
+    told = json.loads(models.weights_path("sam").with_suffix(".json").read_text())["bars"]
+    assert told["iou_box"] >= 0.9 and told["iou_point"] >= 0.85 and told["iou_tracked"] >= 0.8
+
+
+def test_an_object_is_found_again_behind_what_hid_it_and_the_confidence_tells(trained):
+    scene = tracking.crossed(sample_scene(302, "test", frames=32, size=128))
+    # Every second frame of those around the crossing.
+    clip = render(scene)
+    chosen = list(range(4, 26, 2))
+    frames, true, share = clip.frames[chosen], clip.masks[0][chosen], tracking.share_seen(scene, clip.masks[0])[chosen]
+    masks, sure = track(frames, {0: true[0]}, trained)
+    hidden, whole = share < tracking.HIDDEN, share > 0.9
+    assert hidden.sum() >= 2 and sure[hidden].max() < 0.2 and sure[whole].min() > 0.6
+    assert not masks[hidden].any()
+    assert min(recipe.iou(*pair) for pair in zip(masks[whole], true[whole])) > 0.9
