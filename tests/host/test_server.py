@@ -103,13 +103,14 @@ def pictures(folder):
 
 @trained
 @pytest.mark.parametrize(("name", "most"), [
-    ("toy_ei2", 16), ("toy_dape", 16), ("toy_via_global", 2), ("toy_via_local", 2), ("toy_lora_edit", 2)])  # fmt: skip
+    ("toy_ei2", 16), ("toy_dape", 16), ("toy_via_global", 2), ("toy_via_local", 2), ("toy_lora_edit", 2),
+    ("toy_lora_edit_text", 2)])  # fmt: skip
 def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
     graph = short_graph(name)
     history = run(server, graph)
     assert history["status"]["status_str"] == "success", server.tail()
-    (video,) = server.output.rglob(f"{name}*.mp4")
+    (video,) = server.output.rglob(f"{name}_0*.mp4")
     assert video.stat().st_size > 1000
     (tmp_path / "graph.json").write_text(json.dumps(graph))
     command = [sys.executable, "-m", "steadyedit", "run", str(tmp_path / "graph.json"), "--host", "standalone",
@@ -118,7 +119,7 @@ def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, n
     (tmp_path / "steadyedit").symlink_to(ROOT, target_is_directory=True)
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
     here, there = pictures(server.output / name), pictures(tmp_path / "out")
-    assert here.shape == there.shape == (5 if name == "toy_lora_edit" else 4, 128, 128, 3)
+    assert here.shape == there.shape == (5 if name.startswith("toy_lora_edit") else 4, 128, 128, 3)
     assert here.std() > 1, "a flat picture would prove nothing"
     assert (here - there).abs().mean() < 1 and (here - there).abs().max() <= most
 
