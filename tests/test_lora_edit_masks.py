@@ -9,9 +9,11 @@ from steadyedit.methods.lora_edit import condition as c
 from steadyedit.methods.lora_edit.clips import clip_ranges
 from steadyedit.methods.lora_edit.masks import boxes, hard, silhouettes
 from steadyedit.methods.lora_edit.packing import packed, packed_single, pooled
+from steadyedit.methods.lora_edit.samples import frame_sample
 
 LENGTHS = (1, 5, 13, 49, 81)
 SIZES = {"landscape": (32, 48), "portrait": (48, 32)}
+TEXT = [[torch.zeros(1, 2, 3), {}]]
 
 
 def video_of(frames, height, width, seed=0):
@@ -202,6 +204,9 @@ def test_low_cost_clips_overlap_by_a_frame(frames, length, expected):
     (lambda v, m: c.check_mask("mask", None, v), ("mask", "missing")),
     (lambda v, m: c.check_mask("mask", m[:, :16], v), ("mask", "48x32")),
     (lambda v, m: c.condition(CountingVAE().encode, v, m, first=video_of(1, 64, 48)), ("edited_first_frame", "48x64")),
+    (lambda v, m: frame_sample(CountingVAE().encode, v[:1], video_of(1, 64, 48), m[:1], TEXT),
+     ("edited_frame", "1 of 48x64", "48x32")),
+    (lambda v, m: frame_sample(CountingVAE().encode, v, v, m, TEXT), ("original_frame", "5 frames")),
     (lambda v, m: c.condition(CountingVAE().encode, v, m, family=c.HUNYUAN_2), ("family", "no mask channel")),
     (lambda v, m: c.condition(lambda i: i[None], v, m), ("vae", "video VAE")),
     (lambda v, m: clip_ranges(48, 13), ("video", "48 frames", "45 or 49")),

@@ -194,14 +194,20 @@ def average(losses, samples, patcher):
     ("SteadyEditMaskCondition", {"edited_first_frame": video(1, 48, 48)}, "edited_first_frame: 1 of 48x48"),
     ("SteadyEditMaskCondition", {"family": HUNYUAN_2}, "family: .* no mask channel"),
     ("SteadyEditMaskSample", {"clip_length": 4}, "clip_length: 4 frames"),
+    ("SteadyEditMaskSample", {"video": video(12)}, "video: 12 frames, .* use 9 or 13"),
+    ("SteadyEditMaskSample", {"mask": mask(13) * 0 + 1}, "mask: selects every pixel"),
+    ("SteadyEditMaskSample", {"mask": mask(13) * 0}, "mask: selects nothing"),
+    ("SteadyEditMaskSample", {"family": HUNYUAN_2}, "family: .* no mask channel"),
     ("SteadyEditMaskSample", {"positive": text() + text(2)}, "positive: expected one prompt"),
+    ("SteadyEditFrameSample", {"edited_frame": video(1, 48, 48)}, "edited_frame: 1 of 48x48 .* original is 1 of 48x32"),
+    ("SteadyEditFrameSample", {"original_frame": video(5)}, "original_frame: 5 frames"),
 ])  # fmt: skip
 def test_bad_input_is_told_in_one_sentence(node, changes, words):
-    given = {"positive": text(), "vae": VideoVAE(), "video": video(13) if "Sample" in node else video(), "mask": mask()}
-    if "Sample" in node:
-        given["mask"] = mask(13)
-    else:
-        given["negative"] = text(2)
+    given = {"positive": text(), "vae": VideoVAE(), **{
+        "SteadyEditMaskCondition": {"negative": text(2), "video": video(), "mask": mask()},
+        "SteadyEditMaskSample": {"video": video(13), "mask": mask(13)},
+        "SteadyEditFrameSample": {"original_frame": video(1), "edited_frame": video(1), "mask": mask(1)},
+    }[node]}  # fmt: skip
     with pytest.raises(ValueError, match=words):
         run(node, **given | changes)
 
