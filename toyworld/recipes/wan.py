@@ -156,7 +156,7 @@ def silence() -> torch.Tensor:
     return models.load_text_encoder()(models.tokenize([""])).last_hidden_state
 
 
-def train(steps: int = 7000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 60, publish_every: int = 250,
+def train(steps: int = 14000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 60, publish_every: int = 250,
           compiled: bool = False) -> None:
     """Train, publishing the running average now and then.
 
