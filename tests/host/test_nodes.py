@@ -24,7 +24,8 @@ IDS = {
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
     "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
-    "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion", "SteadyEditClipMetrics",
+    "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
+    "SteadyEditClipMetrics",
 }  # fmt: skip
 
 
