@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from steadyedit import nodes
 from steadyedit.standalone import host_api
+from steadyedit.standalone.graph import read_graph
+from steadyedit.toyworld import render, sample_scene
+from steadyedit.toyworld.models import weights_path
 from steadyedit.vision.segmentation import load as loading
 from steadyedit.vision.segmentation import names
 from tiny_vision import TINY_SAM, clip, shaken
@@ -28,3 +34,27 @@ def test_a_click_is_carried_through_the_clip(tmp_path, monkeypatch):
         assert tracked.shape == (3, 75, 53) and torch.equal(tracked[1], mask[0]) and len(sure.split(",")) == 3
         (wide,) = found["SteadyEditMaskRefine"].execute(tracked, 0, 0, 0, 2, 0.0).result
         assert wide.sum() > tracked.sum()
+
+
+@pytest.mark.skipif(not (weights_path("sam").is_file() and weights_path("grounder").is_file()),
+                    reason="the toy SAM or grounding is not trained yet")
+def test_words_alone_become_the_masks_of_the_clip():
+    """The mask's part of the graph toy_via_local_text, on each fourth of its frames."""
+    graph = read_graph(Path(__file__).parents[1] / "workflows" / "api" / "toy_via_local_text.json")
+    inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
+    seen = render(sample_scene(inputs["SteadyEditToyClip"]["seed"], "demo", frames=24, size=128))
+    frames, true = seen.frames[::4], seen.masks[0][::4]
+    with host_api.installed():
+        found = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
+
+        def run(name, **linked):
+            return found[name].execute(**{**inputs[name], **linked}).result
+
+        (grounding,), (sam,) = run("SteadyEditGroundingModel"), run("SteadyEditSAMModel")
+        mask, boxes, _, numbers = run("SteadyEditTextMask", images=frames, grounding=grounding, sam=sam, every=3)
+        assert numbers == "0, 3" and [row[0]["label"] for row in boxes] == ["the green fish"] * 2
+        tracked, _, lowest = run("SteadyEditTrackMask", images=frames, mask=mask, frames=numbers, sam=sam)
+        (wide,) = run("SteadyEditMaskRefine", mask=tracked)
+    overlap = (tracked * true).sum((1, 2)) / torch.maximum(tracked, true).sum((1, 2))
+    assert overlap.min() > 0.8 and lowest > 0.6
+    assert (wide * true).sum() / true.sum() > 0.98, "no rim of the old colour stays outside"
