@@ -82,7 +82,7 @@ def expected(started, **texts):
     """The mask of the same points, by the node in this process."""
     from steadyedit.nodes.pictures import Loaded
     from steadyedit.nodes.point_mask import PointMask
-    from steadyedit.nodes.toy import ToyClip
+    from steadyedit.nodes.toy_clip import ToyClip
 
     segmenter = loading.load_segmenter(started.models / "sams" / "tiny.pth")
     images = ToyClip.execute(3, 2, 64, "colour", "demo")[0]
