@@ -8,7 +8,7 @@ import pytest
 import torch
 from steadyedit.toyworld import models, render, sample_scene, training
 from steadyedit.toyworld.data import still
-from steadyedit.toyworld.grounder import Grounder, ToyDetector, kept, overlaps
+from steadyedit.toyworld.grounder import ToyDetector, kept, overlaps
 from steadyedit.toyworld.recipes import grounder as recipe
 from steadyedit.toyworld.recipes import sam
 from steadyedit.toyworld.scene import Thing, Wave
@@ -57,7 +57,7 @@ def test_overlaps_and_doubles():
 
 def test_it_learns_and_publishes(folder, monkeypatch):
     torch.manual_seed(0)
-    network, chunk = Grounder(), sam.labelled(0, count=4)
+    network, chunk = models.build_grounder(), sam.labelled(0, count=4)
     rows = [recipe.sample(chunk, 0, i, torch.Generator().manual_seed(3)) for i in range(4)]
     images = torch.stack([torch.from_numpy(row[0]) for row in rows])
     cost = lambda: recipe.loss_of(network, images, [r[1] for r in rows], [r[2] for r in rows])  # noqa: E731
@@ -79,7 +79,7 @@ def test_it_learns_and_publishes(folder, monkeypatch):
 
 
 def test_words_count_and_their_order_does_not():
-    network = Grounder().eval()
+    network = models.build_grounder().eval()
     detector = ToyDetector(network)
     frame = torch.rand(1, 128, 128, 3)
     scores = [[round(b["score"], 6) for b in detector.detect(frame, text, 0.0)[0]][:3]

@@ -34,7 +34,7 @@ class Modulated(nn.Module):
 class Grounder(nn.Module):
     """Pictures [B,3,128,128] in -1..1 and token ids [B,77] -> logits [B,g,g] and boxes [B,g,g,4] in pixels."""
 
-    def __init__(self, width: int = 48, depth: int = 4):
+    def __init__(self, width: int, depth: int):
         super().__init__()
         self.words = nn.Embedding(models.VOCAB_SIZE, width)
         self.phrase = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())

@@ -50,6 +50,7 @@ CLIP_CONFIG = dict(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=64,
         patch_size=8, hidden_act="quick_gelu", projection_dim=64),
 )
+GROUNDER_CONFIG = dict(width=48, depth=4)
 SAM_CONFIG = dict(  # official architecture and key names; the fields of vision.segmentation.names.Shape
     side=128, patch=8, width=96, depth=5, heads=4, window=4, global_layers=(1, 4), mlp=192, channels=64,
     decoder_depth=2, decoder_mlp=128, masks=3, score_depth=3, score_width=64,
@@ -113,7 +114,7 @@ def build_grounder():
     """Untrained text grounding on 128x128 pictures."""
     from .grounder import Grounder
 
-    return Grounder()
+    return Grounder(**GROUNDER_CONFIG)
 
 
 def build_classifier():

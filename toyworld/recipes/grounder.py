@@ -86,7 +86,7 @@ def loss_of(network: Grounder, images: torch.Tensor, phrases: list[str], boxes: 
 def train(steps: int = 2600, batch: int = 32, peak: float = 3e-3, chunks: int = 8) -> None:
     """Train and publish from the running average; `chunks` of 1,000 stills are seen, the same as `sam`'s."""
     torch.manual_seed(SEED)
-    network = Grounder()
+    network = models.build_grounder()
     data = [labelled(number) for number in range(chunks)]
     run = Run("grounder", {"grounder": network}, steps, peak, SEED, ema=0.998, weight_decay=0.01,
               plain=("words", "stem.0", "head"))
@@ -101,12 +101,13 @@ def train(steps: int = 2600, batch: int = 32, peak: float = 3e-3, chunks: int = 
 
 def release(run: Run, batch: int, count: int) -> dict:
     """Publish the running average with its bars from held-out stills."""
-    network = Grounder()
+    network = models.build_grounder()
     network.load_state_dict(run.ema.average["grounder"])
     run.write_curve()
     publish("grounder", network.state_dict(), {
         "recipe": "toyworld/recipes/grounder.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps,
-        "batch": batch, "minutes": round(run.minutes, 1), "parameters": sum(p.numel() for p in network.parameters())})
+        "batch": batch, "minutes": round(run.minutes, 1), "architecture": models.GROUNDER_CONFIG,
+        "parameters": sum(p.numel() for p in network.parameters())})
     bars = measure(models.load_grounder(), count)
     add_bars("grounder", bars)
     return bars
