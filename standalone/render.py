@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..toyworld import Clip
 
 FPS = 8
+#: Frames on the sheet; of a longer clip every second, third ...
+MOST = 24
 
 
 def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) -> tuple[Clip, Clip, Any]:
@@ -52,6 +54,7 @@ def render_files(seed: int, kind: str, frames: int, size: int, output: Path, slo
     paths = [output / f"toy_{seed}_{kind}_{part}" for part in ("source.mp4", "truth.mp4", "sheet.png")]
     write_clip(paths[0], clip.frames, FPS)
     write_clip(paths[1], answer.frames, FPS)
-    rows = [("source", clip.caption, clip.frames), ("truth", answer.caption, answer.frames)]
-    contact_sheet(paths[2], edit.instruction, [(name, "", frames) for name, _, frames in rows])
+    stride = -(-frames // MOST)
+    shown = [("source", "", clip.frames[::stride]), ("truth", "", answer.frames[::stride])]
+    contact_sheet(paths[2], edit.instruction, shown)
     return paths

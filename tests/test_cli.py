@@ -119,6 +119,16 @@ def test_renders_a_clip(tmp_path, capsys):
     assert len(capsys.readouterr().out.split()) == 3 and len(list(tmp_path.glob("toy_3_colour_*"))) == 3
 
 
+def test_the_sheet_of_a_long_clip_stays_small(tmp_path, monkeypatch):
+    from PIL import Image
+    from steadyedit.standalone import render
+
+    monkeypatch.setattr(render, "MOST", 2)
+    (*_, sheet) = render.render_files(3, "colour", 5, 32, tmp_path)
+    with Image.open(sheet) as picture:  # frames 0 and 3 of 5
+        assert 2 * 224 < picture.width - 250 < 3 * 224
+
+
 def test_help_is_light():
     """Asking for help loads no tensor library, and works from any folder."""
     code = ("import sys, runpy; sys.argv = ['steadyedit', 'run', '--help']\n"
