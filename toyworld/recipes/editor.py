@@ -185,7 +185,7 @@ def starting_point():
 
 
 def train(steps: int = 1600, batch: int = 32, peak: float = 1.5e-3, chunks: int = 6, publish_every: int = 200,
-          settle: int = 450, settle_peak: float = 6e-4) -> None:
+          settle: int = 900, settle_peak: float = 6e-4) -> None:
     """Train both, then the U-Net alone for `settle` steps, publishing the running average now and then."""
     torch.manual_seed(SEED)
     unet, text_encoder = starting_point()
