@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._lora_edit_methods import Settings
     from ._methods import Edited
 
-#: Methods and frames on the contact sheet, and letters in a line beside a row.
+#: Methods, clips and one in so many frames on the contact sheet.
 SHOWN = ("untuned", "naive-lora", "untuned-mask", "mask-lora", "mask-lora-reference")
 MOST_CLIPS, STRIDE = 3, 2
 

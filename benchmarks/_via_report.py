@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FRAMES, SERIES = 24, (0, 3)
 #: Lengths of the series, in frames.
 LENGTHS = (8, 24, 72, 240)
-#: Methods, clips and frames on the contact sheet, and letters in a line beside a row.
+#: Methods, clips and one in so many frames on the contact sheet.
 SHOWN, MOST_CLIPS, STRIDE = ("per-frame", "cross-frame", "via"), 4, 3
 
 KEYS: dict[str, tuple[str, str, int]] = {

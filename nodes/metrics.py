@@ -19,26 +19,26 @@ OpticalFlow = io.Custom("OPTICAL_FLOW")
 ESTIMATED = "iterative Lucas-Kanade (scikit-image)"
 
 
-def pair_flow(optical_flow: Any) -> tuple[PairFlow, str]:
-    """A function of two frames, and its name: the host's loaded network, or the estimator without one.
+def check_flow(optical_flow: Any) -> None:
+    """Raise TypeError unless it is None or what the host's OpticalFlowLoader gives."""
+    network = getattr(optical_flow, "model", None)
+    if optical_flow is not None and not (callable(network) and hasattr(optical_flow, "load_device")):
+        raise TypeError(f"optical_flow: expected a loaded flow network, but got {type(optical_flow).__name__}; "
+                        "connect Load Optical Flow Model.")
 
-    Raises:
-        TypeError: not what the host's OpticalFlowLoader gives.
-    """
+
+def pair_flow(optical_flow: Any) -> tuple[PairFlow, str]:
+    """A function of two frames, and its name: the host's network, put on its device here, or the estimator."""
     import torch
 
     from ..vision.flow import estimate_flow, raft_flow
 
     if optical_flow is None:
         return lambda first, second: estimate_flow(torch.stack([first, second]))[0], ESTIMATED
-    network = getattr(optical_flow, "model", None)
-    if not callable(network) or not hasattr(optical_flow, "load_device"):
-        raise TypeError(f"optical_flow: expected a loaded flow network, but got {type(optical_flow).__name__}; "
-                        "connect Load Optical Flow Model.")
     import comfy.model_management
 
     comfy.model_management.load_model_gpu(optical_flow)
-    device = optical_flow.load_device
+    network, device = optical_flow.model, optical_flow.load_device
     return (lambda first, second: raft_flow(network, first.to(device), second.to(device))), type(network).__name__
 
 
@@ -84,9 +84,9 @@ class ClipMetrics(io.ComfyNode):
 
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
         outside = _outside(frames, source, mask)
+        check_flow(optical_flow)
         backend, values = backends.current(), {}
         text = _text(backend, clip, clip_vision, prompt)
-        pair, name = pair_flow(optical_flow)
         if clip_vision is not None:
             pictures = frames if source is None else torch.cat([frames, source])
             embeddings = backend.image_embeddings(clip_vision, pictures)
@@ -95,6 +95,8 @@ class ClipMetrics(io.ComfyNode):
                                  "load the two encoders of one CLIP.")
             own, before = embeddings[: len(frames)], embeddings[len(frames) :]
             values |= by_clip(own, text, before if source is not None else None)
+        # Only now: an image encoder that the host loads may push an earlier network off its device.
+        pair, name = pair_flow(optical_flow)
         bar = backend.progress(max(1, len(frames) - 1), "flow")
         done = iter(range(1, len(frames)))
         flow, valid = flows_of(frames if source is None else source, pair, lambda: bar.update(next(done)))

@@ -50,3 +50,22 @@ def test_flow_by_the_hosts_loader(clip, tmp_path, monkeypatch):
 
     there = pair_flow(loaded)[0](clip.frames[0], clip.frames[1])
     assert torch.allclose(there, own, atol=1e-3)
+
+
+def test_the_flow_network_is_loaded_after_the_image_encoder(clip, monkeypatch):
+    """Where memory is short, what is loaded later pushes off what was loaded before."""
+    import comfy.model_management as management
+    from comfy.model_patcher import ModelPatcher
+
+    class Still(torch.nn.Module):
+        def forward(self, first, second):
+            assert order[-1] == "Still"
+            return [torch.zeros(1, 2, *first.shape[2:])]
+
+    order, load = [], management.load_models_gpu
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, *given, **more: (
+        order.extend(type(patcher.model).__name__ for patcher in models), load(models, *given, **more))[1])
+    device = management.get_torch_device()
+    flow = ModelPatcher(Still(), load_device=device, offload_device=device)
+    found = measured(clip.frames, clip_vision=joint.load_toy_clip()[1], optical_flow=flow)
+    assert len(order) > 1 and order[-1] == "Still" and found["flow"] == "Still, of the edited clip"
