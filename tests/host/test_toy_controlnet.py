@@ -44,6 +44,7 @@ def test_the_core_loader_reads_the_file():
     patcher = toy.load_unet()
     stock = comfy.controlnet.load_controlnet(str(models.weights_path("controlnet")))
     assert isinstance(stock, comfy.controlnet.ControlLora) and type(toy.load_controlnet()) is type(stock)
+    # The host multiplies the file's factors itself, at every call: equal but for rounding.
     assert_close(controlled(patcher, stock), controlled(patcher, toy.load_controlnet()), 1e-5)
 
 
