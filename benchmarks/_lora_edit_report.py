@@ -50,7 +50,7 @@ NOTES = (
     "edit_kept: the share of clips in which the judge sees the edit, by frame; edit_accuracy is its mean.",
     "clip_score_first_frame: mean cosine of a frame's CLIP embedding and the edited first frame's; input_similarity: "
     "and that of the same frame of the input.",
-    "Frames 0 to 12 are true to a third of the toy world's speed. train_seconds are wall-clock, of all stages; "
+    "Frames 0 to 12 are true to a sixth of the toy world's speed. train_seconds are wall-clock, of all stages; "
     "infer_seconds too. Where several methods share a training, peak_mb is of what was left to do.",
 )
 

@@ -30,7 +30,7 @@ class ToyClip(io.ComfyNode):
                 io.Combo.Input("split", options=SPLITS, default="demo",
                                tooltip="Clips of different splits never coincide; the models saw only train."),
                 io.Int.Input("slower", default=1, min=1, max=16, optional=True, tooltip="How many times slower things "
-                             "move, from the same first frame. The toy video model was trained at 3."),
+                             "move, from the same first frame. The toy video model was trained at 6."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames."),

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument("--edit", default="colour", help="colour, shape, texture, background or style")
     render.add_argument("--frames", type=int, default=8)
     render.add_argument("--size", type=int, default=128)
-    render.add_argument("--slower", type=int, default=1, help="so many times slower; the toy video model wants 3")
+    render.add_argument("--slower", type=int, default=1, help="so many times slower; the toy video model wants 6")
     render.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
 
     demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")

@@ -83,3 +83,13 @@ def test_muon_leaves_vectors_to_adam():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="choose one of"):
         train.main("everything")
+
+
+def test_recipes_of_several_stages_run_in_turn(monkeypatch):
+    ran = []
+    monkeypatch.setattr(train, "import_module", lambda name, _: type(
+        "Recipe", (), {"train": staticmethod(lambda **options: ran.append((name, options)))}))
+    train.main("wan_vae", steps=3)
+    assert ran == [(".recipes.wan_vae", {}), (".recipes.wan_vae_settle", {"steps": 3})]
+    train.main("vae")
+    assert ran[2:] == [(".recipes.vae", {})]

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from . import wan
+from .low_rank import file_names, whole
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOKENIZER = Path(__file__).parent / "tokenizer"
@@ -169,7 +170,7 @@ def to_file_keys(name: str, state: dict) -> dict:
 
         return to_stock(state)
     if name == "wan":
-        return wan.to_wan(state)
+        return file_names(wan.to_wan(state))
     if not name.endswith("text_encoder"):
         return state
     return {k if k.startswith(TEXT_PREFIX) else TEXT_PREFIX + k: v for k, v in state.items()}
@@ -195,8 +196,8 @@ def without_base(name: str, state: dict, record: dict) -> tuple[dict, dict]:
 
 
 def state_of(name: str) -> dict:
-    """All tensors of `name` as stored, fp16, under the file's names (a ControlNet's under diffusers'); the files'
-    hashes are checked first.
+    """All tensors of `name`, fp16, under the file's names (a ControlNet's under diffusers'), products of low rank
+    multiplied out; the files' hashes are checked first.
 
     Raises:
         ValueError: a file is not the one that its sidecar, or that of an overlay on it, describes.
@@ -206,7 +207,7 @@ def state_of(name: str) -> dict:
     check_hash(name)
     own = load_file(weights_path(name))
     if (base := OVERLAYS.get(name)) is None:
-        return own
+        return whole(own)
     if config_of(name)["base_sha256"] != sha256_of(weights_path(base)):
         raise ValueError(f"toyworld/weights/{base}.safetensors is not the file that {name} was trained from: "
                          "restore it from the repository or train it again.")

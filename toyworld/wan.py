@@ -18,7 +18,7 @@ VAE_CONFIG = dict(
 )
 CONFIG = dict(
     patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=36, out_channels=16, text_dim=96,
-    freq_dim=256, ffn_dim=384, num_layers=6, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6,
+    freq_dim=256, ffn_dim=384, num_layers=8, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6,
 )
 #: sigmas lean to noise, s u / (1 + (s - 1) u): Wan's value for small frames
 SHIFT = 3.0
@@ -78,11 +78,11 @@ def vae_to_diffusers(state: dict) -> dict:
     return renamed
 
 
-def build():
-    """Untrained diffusers WanTransformer3DModel of images to video."""
+def build(**changes):
+    """Untrained diffusers WanTransformer3DModel of images to video; `changes` of its settings."""
     from diffusers import WanTransformer3DModel
 
-    return WanTransformer3DModel(**CONFIG)
+    return WanTransformer3DModel(**{**CONFIG, **changes})
 
 
 def build_vae():

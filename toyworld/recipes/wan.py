@@ -1,4 +1,4 @@
-"""The image-to-video transformer: flow matching on cached latents of clips, given their first frame.
+"""The image-to-video transformer's first stage: flow matching on cached latents of clips, given their first frame.
 
     z_s = (1 - s) z + s e,   loss = mean  m(x) (v(z_s, s, mask, y, text) - (e - z))^2,   s = 3 u / (1 + 2 u)
     m(x) = 1 + 4 [x near an object], normalised to mean 1  (objects fill an eighth of the frame)
@@ -23,11 +23,13 @@ from ..clips import FRAMES, SLOWER, slow_scene
 from ..data import CACHE
 from ..rendering import render_frame, render_still
 from ..scene import Scene
-from ..training import Run, publish, quiet_residuals, save_atomically
+from ..training import Run, quiet_residuals, save_atomically
 from .wan_vae import own_vae
 
 SEED = 53
 DROP = 0.1
+#: of this first stage: transformer blocks, and the part of the world's speed that its clips have
+BLOCKS, BRISK = 6, 3
 #: long clips in a chunk, their frames, and the samples that they give (see `windows`)
 SCENES, LONG = 25, 2 * (FRAMES - 1) + 1
 CHUNK = 4 * SCENES
@@ -81,11 +83,11 @@ def near_objects(scene: Scene, side: int = 16) -> np.ndarray:
 
 
 @torch.no_grad()
-def latent_chunk(number: int, stamp: str, compiled: bool = False) -> dict[str, torch.Tensor]:
+def latent_chunk(number: int, stamp: str, slower: int, compiled: bool = False) -> dict[str, torch.Tensor]:
     """Latents, conditions [CHUNK,16,4,16,16] and captions' embeddings [CHUNK,77,96], fp16, and neighbourhoods of
-    objects, bool [CHUNK,4,16,16], of SCENES long clips; cached on disk under the encoder's `stamp`, so that no other
-    encoder meets them."""
-    path = CACHE / f"window_latents_{stamp}_{SLOWER}_{number:03d}.pt"
+    objects, bool [CHUNK,4,16,16], of SCENES long clips at 1 / `slower` of the world's speed; cached on disk under the
+    encoder's `stamp`, so that no other encoder meets them."""
+    path = CACHE / f"window_latents_{stamp}_{slower}_{number:03d}.pt"
     if not path.exists():
         vae, text_encoder = own_vae(), models.load_text_encoder()
         encoder = (vae.encoder.within, vae.encoder.across)
@@ -93,7 +95,7 @@ def latent_chunk(number: int, stamp: str, compiled: bool = False) -> dict[str, t
             encoder = tuple(torch.compile(part, dynamic=False) for part in encoder)
         parts = {"latents": [], "conditions": [], "text": [], "near": []}
         for index in range(number * SCENES, (number + 1) * SCENES):
-            scene = slow_scene(index, frames=LONG)
+            scene = slow_scene(index, frames=LONG, slower=slower)
             pages = np.stack([render_still(scene, frame) for frame in range(LONG)])
             latents, conditions = encode(encoder, vae, pages)
             text = text_encoder(models.tokenize([scene.caption])).last_hidden_state
@@ -116,11 +118,11 @@ def encoder_stamp() -> str:
     return digest.hexdigest()[:12]
 
 
-def prepare(chunks: int, start: int = 0, compiled: bool = False) -> None:
+def prepare(chunks: int, start: int = 0, slower: int = SLOWER, compiled: bool = False) -> None:
     """Encode ahead of a training that runs elsewhere."""
     stamp = encoder_stamp()
     for number in tqdm(range(start, chunks), desc="latents"):
-        latent_chunk(number, stamp, compiled)
+        latent_chunk(number, stamp, slower, compiled)
 
 
 def draw_sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -137,9 +139,13 @@ def loss_of(network, batch: dict[str, torch.Tensor], generator: torch.Generator)
     mask = first_frame_mask(*z.shape[2:]).expand(len(z), -1, -1, -1, -1)
     seen = torch.cat([(1 - s) * z + s * noise, mask, batch["conditions"]], 1)
     guess = network(seen, 1000 * sigma, batch["text"]).sample
-    focus = 1 + 4 * batch["near"].float()
-    focus = focus / focus.mean((1, 2, 3), keepdim=True)
-    return ((guess - (noise - z)).square().mean(1) * focus).mean()
+    return ((guess - (noise - z)).square().mean(1) * focus_of(batch["near"])).mean()
+
+
+def focus_of(near: torch.Tensor) -> torch.Tensor:
+    """m(x) above, [B,T',h,w]."""
+    focus = 1 + 4 * near.float()
+    return focus / focus.mean((1, 2, 3), keepdim=True)
 
 
 def draw(chunks: list, count: int, empty: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -156,33 +162,28 @@ def silence() -> torch.Tensor:
     return models.load_text_encoder()(models.tokenize([""])).last_hidden_state
 
 
-def train(steps: int = 14000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 60, publish_every: int = 250,
-          compiled: bool = False) -> None:
-    """Train, publishing the running average now and then.
+def train(steps: int = 14000, batch: int = 8, peak: float = 2.5e-3, chunks: int = 60, compiled: bool = False) -> Run:
+    """Train this stage; its state stays in the cache, for the next one to begin from.
 
     compiled: blocks through TorchInductor, which needs a C++ compiler and is a sixth faster.
     """
     torch.manual_seed(SEED)
-    network = wan.build()
+    network = wan.build(num_layers=BLOCKS)
     quiet_residuals(network)
     run = Run("wan", {"wan": network}, steps, peak, SEED, ema=0.998, warmup=60, plain=PLAIN)
+    return advance(run, BRISK, batch, chunks, 3, compiled)
+
+
+def advance(run: Run, slower: int, batch: int, chunks: int, ready: int, compiled: bool = False) -> Run:
+    """Train to the run's end on clips at 1 / `slower` of the world's speed, beginning with `ready` chunks of them."""
+    network = run.modules["wan"]
     if compiled:
         for block in network.blocks:
             block.compile()
     stamp, empty, data = encoder_stamp(), silence(), []
-    for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=30):
-        while len(data) < min(chunks, 3 + run.step // GROW):
-            data.append(latent_chunk(len(data), stamp))
+    for _ in tqdm(range(run.step, run.steps), initial=run.step, total=run.steps, mininterval=30):
+        while len(data) < min(chunks, ready + run.step // GROW):
+            data.append(latent_chunk(len(data), stamp, slower))
         run.advance(loss_of(network, draw(data, batch, empty, run.generator), run.generator))
-        if run.step % publish_every == 0 or run.step == steps:
-            release(run, batch, stamp)
-
-
-def release(run: Run, batch: int, stamp: str) -> None:
-    """Publish the running average."""
     run.write_curve()
-    publish("wan", run.ema.average["wan"], {
-        "recipe": "toyworld/recipes/wan.py", "seed": SEED, "steps": run.step, "planned_steps": run.steps,
-        "batch": batch, "minutes": round(run.minutes, 1),
-        "parameters": sum(p.numel() for p in run.modules["wan"].parameters()), "architecture": wan.CONFIG,
-        "shift": wan.SHIFT, "encoder": stamp, "text_encoder_sha256": models.config_of("text_encoder")["sha256"]})
+    return run

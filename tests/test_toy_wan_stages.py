@@ -1,0 +1,66 @@
+"""The toy video model's second stage: matrices of low rank, and a deeper network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from steadyedit.toyworld import models, wan
+from steadyedit.toyworld.low_rank import LowRank, file_names, whole
+from steadyedit.toyworld.recipes import wan as first
+from steadyedit.toyworld.recipes import wan_deeper
+
+
+def seen_of(count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return (torch.randn(count, 36, 2, 4, 4, generator=generator), torch.full((count,), 500.0),
+            torch.randn(count, 77, 96, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of the first stage, every weight away from zero."""
+    torch.manual_seed(3)
+    network = wan.build(num_layers=first.BLOCKS)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    return network.eval().requires_grad_(False)
+
+
+def test_a_low_rank_layer_is_the_nearest_of_its_rank():
+    torch.manual_seed(4)
+    linear, x = torch.nn.Linear(12, 10), torch.randn(5, 12)
+    assert torch.allclose(LowRank(linear, 10)(x), linear(x), atol=1e-5)
+    thin = LowRank(linear, 3)
+    left = torch.linalg.svdvals(linear.weight.detach())[3:].square().sum().sqrt()
+    assert torch.allclose((thin.up @ thin.down - linear.weight).norm(), left, atol=1e-5)
+
+
+def test_deeper_goes_on_from_where_it_was(small):
+    import copy
+
+    thin = copy.deepcopy(small)
+    wan_deeper.thin_text(thin)
+    deeper, seen = wan_deeper.build(small.state_dict()).eval(), seen_of()
+    assert len(deeper.blocks) == wan.CONFIG["num_layers"] == first.BLOCKS + len(wan_deeper.COPIED)
+    with torch.no_grad():
+        assert torch.allclose(deeper(*seen).sample, thin(*seen).sample, atol=1e-5)
+        assert not torch.allclose(deeper(*seen).sample, small(*seen).sample, atol=1e-3), "the text's matrices are thin"
+
+
+def test_the_file_holds_factors_and_both_sides_read_products(small):
+    deeper, seen = wan_deeper.build(small.state_dict()).eval(), seen_of()
+    stored = models.to_file_keys("wan", deeper.state_dict())
+    assert {"blocks.0.cross_attn.q.weight.up", "blocks.7.cross_attn.o.weight.down", "blocks.7.cross_attn.o.bias",
+            "blocks.7.self_attn.q.weight"} <= stored.keys()
+    plain = wan.build()
+    native = whole(stored)
+    assert native.keys() == wan.to_wan(plain.state_dict()).keys(), "Wan's names and no others"
+    plain.load_state_dict(models.from_file_keys("wan", native, plain), strict=True)
+    with torch.no_grad():
+        assert torch.allclose(plain.eval()(*seen).sample, deeper(*seen).sample, atol=1e-4)
+
+
+def test_names_without_factors_stay():
+    state = {"a.weight": torch.ones(2), "proj.bias": torch.ones(1)}
+    assert file_names(state) == state and whole(state) == state
