@@ -139,13 +139,9 @@ def loss_of(network, batch: dict[str, torch.Tensor], generator: torch.Generator)
     mask = first_frame_mask(*z.shape[2:]).expand(len(z), -1, -1, -1, -1)
     seen = torch.cat([(1 - s) * z + s * noise, mask, batch["conditions"]], 1)
     guess = network(seen, 1000 * sigma, batch["text"]).sample
-    return ((guess - (noise - z)).square().mean(1) * focus_of(batch["near"])).mean()
-
-
-def focus_of(near: torch.Tensor) -> torch.Tensor:
-    """m(x) above, [B,T',h,w]."""
-    focus = 1 + 4 * near.float()
-    return focus / focus.mean((1, 2, 3), keepdim=True)
+    focus = 1 + 4 * batch["near"].float()
+    focus = focus / focus.mean((1, 2, 3), keepdim=True)
+    return ((guess - (noise - z)).square().mean(1) * focus).mean()
 
 
 def draw(chunks: list, count: int, empty: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:

@@ -73,8 +73,8 @@ def release(run: Run) -> dict:
     state, before = wan_vae.whole_kernels(run.ema.average["vae"]), models.config_of("wan_vae")
     state |= {key: value for key, value in models.state_of("wan_vae").items() if key.startswith(ENCODER)}
     publish("wan_vae", state, {
-        "recipe": "toyworld/recipes/wan_vae.py, wan_vae_settle.py", "seed": SEED, "steps": before["steps"] + run.step,
-        "minutes": round(before["minutes"] + run.minutes, 1), "parameters": before["parameters"],
+        "recipe": "toyworld/recipes/wan_vae.py, wan_vae_settle.py", "seed": SEED, "steps": run.step,
+        "planned_steps": run.steps, "minutes": round(run.minutes, 1), "parameters": before["parameters"],
         "architecture": wan.VAE_CONFIG})
     bars = measure(own_vae())
     add_bars("wan_vae", bars)
