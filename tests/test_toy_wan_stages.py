@@ -64,3 +64,31 @@ def test_the_file_holds_factors_and_both_sides_read_products(small):
 def test_names_without_factors_stay():
     state = {"a.weight": torch.ones(2), "proj.bias": torch.ones(1)}
     assert file_names(state) == state and whole(state) == state
+
+
+def test_stages_run_in_turn_each_at_its_pace_and_publish_what_loads(small, tmp_path, monkeypatch):
+    """The later two, of one step each, on clips of two latents."""
+    from steadyedit.toyworld import training
+    from steadyedit.toyworld.recipes import wan_calm
+
+    record = models.config_of("wan")
+    generator, paces = torch.Generator().manual_seed(5), []
+    latents = torch.randn(first.CHUNK, 16, 2, 4, 4, generator=generator)
+    chunk = {"latents": latents, "conditions": latents, "near": torch.zeros(first.CHUNK, 2, 4, 4, dtype=torch.bool),
+             "text": torch.randn(first.CHUNK, 77, 96, generator=generator)}
+    monkeypatch.setattr(training, "CACHE", tmp_path)
+    monkeypatch.setattr(training.Run, "write_curve", lambda run: None)
+    monkeypatch.setattr(first, "latent_chunk", lambda number, stamp, slower: paces.append(slower) or chunk)
+    started = wan_deeper.build(small.state_dict())
+    monkeypatch.setattr(wan_deeper, "build", lambda before=None: started)
+    kept = {}
+    monkeypatch.setattr(wan_calm, "publish", lambda name, state, made: kept.update(state=state, record=made))
+    monkeypatch.setattr(first, "train", lambda **_: type("Run", (), {"ema": training.Ema({"wan": small}, 0.9)})())
+    monkeypatch.setattr(wan_deeper.train, "__defaults__", (1, 2, 1e-3, 1, False))
+    wan_calm.train(steps=1, batch=2, chunks=1)
+    assert paces == [first.BRISK, wan_calm.SLOWER]
+    assert (tmp_path / "wan_deeper.pt").exists() and (tmp_path / "wan_calm.pt").exists()
+    assert kept["record"]["steps"] == 1 and kept["record"].keys() <= record.keys()
+    plain = wan.build()
+    native = whole(models.to_file_keys("wan", kept["state"]))
+    plain.load_state_dict(models.from_file_keys("wan", native, plain), strict=True)
