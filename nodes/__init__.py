@@ -32,11 +32,12 @@ def node_list() -> list[type]:
         vision_models,
         weights,
     )  # fmt: skip
+    from .schema import worded
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
                lora_edit, lora_edit_samples, lora_edit_train, metrics)
-    return [node for module in modules for node in module.NODES]
+    return [worded(node) for module in modules for node in module.NODES]
 
 
 def extension() -> Any:

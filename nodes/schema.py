@@ -1,0 +1,63 @@
+"""What only newer hosts know of a schema, given where this host knows it: the one place that decides.
+
+The oldest host (0.8.0) has neither search aliases nor advanced inputs; to pass them there is a TypeError.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from .words import BY_INPUT, BY_NODE, Words
+
+
+@cache
+def worded(node: type) -> type:
+    """The node, its schema completed by its ``Words`` each time the host asks for it."""
+    define = node.define_schema
+
+    def define_schema(cls: type) -> Any:
+        schema = define()
+        return completed(schema, BY_NODE.get(schema.node_id, Words()))
+
+    node.define_schema = classmethod(define_schema)
+    return node
+
+
+def completed(schema: Any, words: Words) -> Any:
+    """The schema with search aliases, names of its settings in plain words, and the rarely used ones folded away.
+
+    What the schema says itself stays. Ids never change, so saved graphs and API graphs stay readable.
+    """
+    fill(schema, search_aliases=list(words.aliases), essentials_category=words.essentials)
+    for given in schema.inputs or ():
+        fill(given, display_name=words.names.get(given.id, BY_INPUT.get(given.id)))
+        fill(given, advanced=given.id in words.advanced or None)
+    return schema
+
+
+def fill(part: Any, **fields: Any) -> None:
+    """Set the fields that this host's ``part`` has and nobody has set."""
+    for name, value in fields.items():
+        if value and hasattr(part, name) and not getattr(part, name):
+            setattr(part, name, value)
+
+
+def known(make: Any, *values: Any, **fields: Any) -> Any:
+    """``make(*values, **fields)``, without the fields that this host's signature lacks.
+
+    For a schema or an input, such as ``known(io.Int.Input, "steps", default=4, advanced=True)``.
+    """
+    from inspect import Parameter, signature
+
+    accepted = signature(make).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return make(*values, **fields)
+    return make(*values, **{name: value for name, value in fields.items() if name in accepted})
+
+
+def host_has(name: str) -> bool:
+    """Whether this host's ``io`` or ``ui`` has a name such as DynamicCombo, Autogrow or PreviewVideo."""
+    from comfy_api.latest import io, ui
+
+    return hasattr(io, name) or hasattr(ui, name)

@@ -1,0 +1,47 @@
+"""Words for artists: every node has some, and each names an input that is there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from steadyedit.standalone import host_api
+
+
+@pytest.fixture(scope="module")
+def words():
+    with host_api.installed():
+        from steadyedit.nodes import node_list, words
+
+        schemas = {schema.node_id: schema for schema in (node.define_schema() for node in node_list())}
+        return SimpleNamespace(module=words, schemas=schemas)
+
+
+def test_every_node_is_found_by_other_words_than_its_name(words):
+    assert {name for name in words.schemas if not words.module.BY_NODE.get(name, words.module.Words()).aliases} == set()
+    assert set(words.module.BY_NODE) <= set(words.schemas)
+
+
+def test_words_name_inputs_that_are_there(words):
+    for name, said in words.module.BY_NODE.items():
+        inputs = {given.id for given in words.schemas[name].inputs}
+        assert {*said.names, *said.advanced} <= inputs, name
+        assert len(set(said.aliases)) == len(said.aliases) and all(alias == alias.lower() for alias in said.aliases)
+        shown = [said.names.get(id, words.module.BY_INPUT.get(id, id)) for id in inputs]
+        assert len(set(shown)) == len(shown), f"{name}: two inputs are called alike"
+
+
+def test_only_fields_that_the_host_has_are_filled(words):
+    from steadyedit.nodes.schema import completed, known
+    from steadyedit.nodes.words import Words
+
+    said = Words(("phrase",), {"a": "plain words"}, ("a",), "Video Tools")
+    old = SimpleNamespace(inputs=[SimpleNamespace(id="a", display_name=None)])
+    assert vars(completed(old, said).inputs[0]) == {"id": "a", "display_name": "plain words"} and len(vars(old)) == 1
+    new = SimpleNamespace(inputs=[SimpleNamespace(id="a", display_name="own", advanced=None)], search_aliases=[],
+                          essentials_category=None)
+    completed(new, said)
+    assert vars(new.inputs[0]) == {"id": "a", "display_name": "own", "advanced": True}
+    assert new.search_aliases == ["phrase"] and new.essentials_category == "Video Tools"
+    assert known(lambda id, tooltip=None: (id, tooltip), "a", tooltip="t", advanced=True) == ("a", "t")
+    assert known(lambda id, **rest: rest, "a", advanced=True) == {"advanced": True}
