@@ -12,5 +12,6 @@ class BuildPackage(build_py):
         return [entry for entry in found if entry[:2] != ("steadyedit", "setup")]
 
 
-inner = find_packages(exclude=["tests", "tests.*"])
+# Recipes of the toy models stay in the repository.
+inner = find_packages(exclude=["tests", "tests.*", "toyworld.training", "toyworld.training.*"])
 setup(packages=["steadyedit", *(f"steadyedit.{name}" for name in inner)], cmdclass={"build_py": BuildPackage})

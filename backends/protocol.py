@@ -148,7 +148,7 @@ class Backend(Protocol):
         """MODEL and CLIP of the toy world's instruction editor (8 input channels), and its VAE."""
 
     def load_toy_controlnet(self) -> Any:
-        """CONTROL_NET of the toy world: edges (``toyworld.control.edges``)."""
+        """CONTROL_NET of the toy world: edges (``toyworld.models.control.edges``)."""
 
     def load_toy_video(self) -> tuple[Any, Any, Any]:
         """MODEL, CLIP and VAE of the toy world's image-to-video model, Wan 2.1's in small."""

@@ -46,7 +46,7 @@ class ToyClip(io.ComfyNode):
     @classmethod
     def execute(cls, seed, frames, size, edit, split, slower=1) -> io.NodeOutput:
         from ..toyworld import apply_edit, edits_of, render, sample_scene
-        from ..toyworld.scene import slowed
+        from ..toyworld.world.scene import slowed
 
         multiple_of_8("size", size)
         scene = slowed(sample_scene(seed, split, frames=frames, size=size), slower)

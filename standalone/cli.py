@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .graph import GraphError, put_video, read_graph, set_input, title_of
 
+RECIPES = Path(__file__).parents[1] / "toyworld" / "training"
 #: What the toy world has recipes for.
 NETWORKS = "vae, unet, clip, classifier, editor, controlnet, wan_vae, wan, sam or grounder"
 
@@ -102,12 +103,12 @@ def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]])
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run a module of ``benchmarks``."""
+    """Run a folder of ``benchmarks``."""
     folder = Path(__file__).parents[1] / "benchmarks"
-    names = sorted(path.stem for path in folder.glob("*.py") if path.stem[0] != "_")
+    names = sorted(path.parent.name for path in folder.glob("*/run.py"))
     if options.name not in names:
         raise GraphError(f"bench: there is no '{options.name}'; there are {', '.join(names)}.")
-    module = importlib.import_module(f"..benchmarks.{options.name}", __package__)
+    module = importlib.import_module(f"..benchmarks.{options.name}.run", __package__)
     given = {
         "clips": options.clips,
         "methods": options.methods.split(",") if options.methods else None,
@@ -120,7 +121,7 @@ def bench(options: argparse.Namespace) -> int:
     for name in sorted(given.keys() - inspect.signature(module.main).parameters.keys()):
         raise GraphError(f"bench {options.name}: --{name} is not an option of this one.")
     if options.workers is not None and "WORLD_SIZE" not in os.environ:
-        from ..benchmarks._shards import launch
+        from ..benchmarks.common.shards import launch
 
         return launch(options.workers, options.arguments)
     module.main(**given)
@@ -129,12 +130,15 @@ def bench(options: argparse.Namespace) -> int:
 
 def toyworld(options: argparse.Namespace) -> int:
     """Train, measure or render."""
+    if options.action in ("train", "measure") and not RECIPES.is_dir():
+        raise GraphError(f"toyworld {options.action} needs the recipes, which an installed SteadyEdit leaves out: "
+                         "call it in a clone of the repository.")
     if options.action == "train":
-        from ..toyworld import train
+        from ..toyworld.training import train
 
         train.main(options.name)
     elif options.action == "measure":
-        from ..toyworld import measure
+        from ..toyworld.training import measure
 
         measure.main(*options.names)
     else:

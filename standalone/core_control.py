@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..toyworld.control import edges
+from ..toyworld.models.control import edges
 from .host_api import ComfyNode, NodeOutput, schema
 
 SHARE = ("FLOAT", {"min": 0.0, "max": 1.0})

@@ -59,7 +59,7 @@ class Measured:
 
 def measure(frames: Tensor, clip: Clip, answer: Clip, edit: Any) -> Measured:
     """Judge an edited clip [F, H, W, 3] in 0..1."""
-    from ..toyworld.classifier import boxes_of, classify
+    from ..toyworld.models.classifier import boxes_of, classify
     from ..vision import metrics
 
     local = edit.kind in ("colour", "shape", "texture")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..toyworld import apply_edit, edits_of, render, sample_scene
-from ..toyworld.scene import slowed
+from ..toyworld.world.scene import slowed
 from ..video.write import write_clip
 from .sheet import contact_sheet
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from steadyedit.benchmarks import ei2
-from steadyedit.benchmarks._cases import World, quiet_backend
-from steadyedit.benchmarks._claims import CLAIMS, claims, said
-from steadyedit.benchmarks._journal import Journal
-from steadyedit.benchmarks._memory import peak_memory
-from steadyedit.benchmarks._methods import METHODS, Settings, edit
-from steadyedit.benchmarks._report import meta, rows, table, write_json
-from steadyedit.benchmarks._scores import KEYS, score
+from steadyedit.benchmarks.common.cases import World, quiet_backend
+from steadyedit.benchmarks.common.claims import CLAIMS, claims, said
+from steadyedit.benchmarks.common.journal import Journal
+from steadyedit.benchmarks.common.memory import peak_memory
+from steadyedit.benchmarks.common.report import meta, rows, table, write_json
+from steadyedit.benchmarks.common.scores import KEYS, score
+from steadyedit.benchmarks.ei2 import run as ei2
+from steadyedit.benchmarks.ei2.methods import METHODS, Settings, edit
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.vision.metrics import paired_interval
 
@@ -151,7 +151,7 @@ def test_workers_are_processes_of_torchrun(tmp_path):
     script = tmp_path / "wait.py"
     script.write_text(
         "import sys, pathlib\n"
-        "from steadyedit.benchmarks._shards import sharded\n"
+        "from steadyedit.benchmarks.common.shards import sharded\n"
         "with sharded() as (rank, size):\n"
         "    pathlib.Path(sys.argv[1], f'{rank} of {size}').touch()\n"
         "assert len(list(pathlib.Path(sys.argv[1]).glob('* of 2'))) == 2\n"

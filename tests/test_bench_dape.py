@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from steadyedit.benchmarks import dape
-from steadyedit.benchmarks._cases import World, quiet_backend
-from steadyedit.benchmarks._claims import DAPE_CLAIMS
-from steadyedit.benchmarks._dape_methods import BASES, METHODS, VARIANTS, Bench, Settings
-from steadyedit.benchmarks._methods import Settings as Common
-from steadyedit.benchmarks._peft_rivals import RIVALS, tune_rival
+from steadyedit.benchmarks.common.cases import World, quiet_backend
+from steadyedit.benchmarks.common.claims import DAPE_CLAIMS
+from steadyedit.benchmarks.dape import run as dape
+from steadyedit.benchmarks.dape.methods import BASES, METHODS, VARIANTS, Bench, Settings
+from steadyedit.benchmarks.dape.peft_rivals import RIVALS, tune_rival
+from steadyedit.benchmarks.ei2.methods import Settings as Common
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING, NORM_TUNING
 from steadyedit.methods.registry import build_on
 from steadyedit.methods.tuning import TuneRecipe
@@ -91,11 +91,11 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
 
 
 def test_stage_1_is_trained_once_for_all_that_share_it(world, monkeypatch):
-    from steadyedit.benchmarks import _dape_methods
+    from steadyedit.benchmarks.dape import methods as dape_methods
 
     case, calls = next(world.cases(1, 2, 64)), []
-    run_stage = _dape_methods.run_stage
-    monkeypatch.setattr(_dape_methods, "run_stage", lambda *a, **k: calls.append(a[4]) or run_stage(*a, **k))
+    run_stage = dape_methods.run_stage
+    monkeypatch.setattr(dape_methods, "run_stage", lambda *a, **k: calls.append(a[4]) or run_stage(*a, **k))
     bench = Bench(world, case, "per-frame", QUICK, 0)
     for method in ("norm-tune", "dape", "positions-3-5", "dape-mse"):
         bench._trained(method)
@@ -104,7 +104,7 @@ def test_stage_1_is_trained_once_for_all_that_share_it(world, monkeypatch):
 
 
 def test_rave_samples_in_grids_under_a_controlnet(world):
-    from steadyedit.benchmarks._dape_methods import _rave
+    from steadyedit.benchmarks.dape.methods import _rave
 
     case = next(world.cases(1, 4, 64))
     base = _rave(world, case, QUICK, 0)

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
-from steadyedit.benchmarks import kernels
-from steadyedit.benchmarks._contests import Size, attend, fine_coarse_flex
-from steadyedit.benchmarks._memory import allocated_peak
+from steadyedit.benchmarks.common.memory import allocated_peak
+from steadyedit.benchmarks.kernels import run as kernels
+from steadyedit.benchmarks.kernels.contests import Size, attend, fine_coarse_flex
 from steadyedit.kernels.frame_attention import frame_attention_reference
 
 

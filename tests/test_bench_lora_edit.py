@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
-from steadyedit.benchmarks import _lora_edit_methods, _lora_edit_report, lora_edit
-from steadyedit.benchmarks._cases import World, quiet_backend
-from steadyedit.benchmarks._lora_edit_cases import PLAIN, TURNING, cases, numbers_of
-from steadyedit.benchmarks._lora_edit_methods import METHODS, ON_TURNING, Settings, edit
-from steadyedit.benchmarks._lora_edit_report import KEYS, summed
+from steadyedit.benchmarks.common.cases import World, quiet_backend
+from steadyedit.benchmarks.lora_edit import methods as lora_edit_methods
+from steadyedit.benchmarks.lora_edit import report as lora_edit_report
+from steadyedit.benchmarks.lora_edit import run as lora_edit
+from steadyedit.benchmarks.lora_edit.cases import PLAIN, TURNING, cases, numbers_of
+from steadyedit.benchmarks.lora_edit.methods import METHODS, ON_TURNING, Settings, edit
+from steadyedit.benchmarks.lora_edit.report import KEYS, summed
 from steadyedit.methods.lora_edit.choices import KEEPS, TARGETS
 from steadyedit.toyworld import heldout_edits
 
@@ -24,7 +26,8 @@ def world():
     from steadyedit.backends.diffusers.parts import TextEncoder
     from steadyedit.backends.diffusers.toy_wan import VideoAutoencoder
     from steadyedit.backends.diffusers.video import DiffusersVideoBackend, DiffusersVideoModel
-    from steadyedit.toyworld import models, wan, wan_vae
+    from steadyedit.toyworld import models
+    from steadyedit.toyworld.models import wan, wan_vae
 
     torch.manual_seed(0)
     built = {name: models.BUILDERS[name]().eval() for name in ("classifier", "clip", "text_encoder")}
@@ -45,14 +48,14 @@ def found(world):
 def test_every_method_is_its_own_and_stage_two_finds_stage_one(world, found, tmp_path, monkeypatch):
     before = {name: value.clone() for name, value in world.model.transformer.state_dict().items()}
     trained = []
-    train = _lora_edit_methods.train_mask_lora
+    train = lora_edit_methods.train_mask_lora
 
     def noted(*args, **kwargs):
         tuned = train(*args, **kwargs)
         trained.append((tuned.from_cache, args[3].training.steps, [s.repeats for s in args[2]], args[3].targets))
         return tuned
 
-    monkeypatch.setattr(_lora_edit_methods, "train_mask_lora", noted)
+    monkeypatch.setattr(lora_edit_methods, "train_mask_lora", noted)
     made = {name: edit(world, found, name, QUICK, 0, tmp_path) for name in METHODS}
     assert trained == [
         (False, 2, [1], TARGETS[0]), (False, 2, [1], TARGETS[0]), (True, 2, [1], TARGETS[0]),
@@ -123,10 +126,10 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
 
 
 def test_measures_know_the_truth(world, found):
-    from steadyedit.benchmarks._methods import Edited
+    from steadyedit.benchmarks.ei2.methods import Edited
 
     measured = [
-        _lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)), QUICK)
+        lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)), QUICK)
         for frames in (found.case.truth.frames, found.case.source.frames)
     ]
     true, unedited = measured

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from steadyedit.benchmarks import lora_edit_size
-from steadyedit.benchmarks.lora_edit_size import MODELS, built, main
+from steadyedit.benchmarks.lora_edit_size import run as lora_edit_size
+from steadyedit.benchmarks.lora_edit_size.run import MODELS, built, main
 from steadyedit.standalone.cli import main as command_line
 
 

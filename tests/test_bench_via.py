@@ -8,11 +8,12 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from steadyedit.benchmarks import _via_report, via
-from steadyedit.benchmarks._cases import World, quiet_backend
-from steadyedit.benchmarks._clock import spent
-from steadyedit.benchmarks._plots import Panel, draw_panels
-from steadyedit.benchmarks._via_methods import AT_LENGTH, LOCAL_ONLY, METHODS, Settings, edit, object_mask, prepare
+from steadyedit.benchmarks.common.cases import World, quiet_backend
+from steadyedit.benchmarks.common.clock import spent
+from steadyedit.benchmarks.common.plots import Panel, draw_panels
+from steadyedit.benchmarks.via import report as via_report
+from steadyedit.benchmarks.via import run as via
+from steadyedit.benchmarks.via.methods import AT_LENGTH, LOCAL_ONLY, METHODS, Settings, edit, object_mask, prepare
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe
 from steadyedit.methods.via.gather_swap import GatherSwap
@@ -135,7 +136,7 @@ def test_a_blend_needs_the_inversion(world, case, prepared):
 
 
 def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_via_report, "FRAMES", 4)
+    monkeypatch.setattr(via_report, "FRAMES", 4)
     monkeypatch.setattr(via, "FRAMES", 4)
     monkeypatch.setattr(via, "SIZE", 64)
     chosen = ["per-frame", "via", "via-no-blend"]
@@ -147,7 +148,7 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     assert [row["method"] for row in report["rows"]] == [row["method"] for row in report["local"]] == chosen
     assert [row["method"] for row in report["global"]] == chosen[:2]
     for row in report["rows"]:
-        assert set(row) == {"method", *_via_report.KEYS, *(f"{key}_ci" for key in _via_report.KEYS)}
+        assert set(row) == {"method", *via_report.KEYS, *(f"{key}_ci" for key in via_report.KEYS)}
     # A local edit and a global one; the three ablations of the blend have no meaning there.
     assert len([row for row in report["clips"] if row["frames"] == 4]) == 2 * 2 + 1
     assert set(report["lengths"]) == {"4", "5"}

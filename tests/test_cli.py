@@ -84,10 +84,10 @@ def test_options_of_benchmarks(capsys, arguments, sentence):
 
 
 def test_workers_run_the_same_command(monkeypatch):
-    from steadyedit.benchmarks import _shards
+    from steadyedit.benchmarks.common import shards
 
     called = []
-    monkeypatch.setattr(_shards.subprocess, "call", lambda command, env: called.append((command, env)) or 3)
+    monkeypatch.setattr(shards.subprocess, "call", lambda command, env: called.append((command, env)) or 3)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     arguments = ["bench", "ei2", "--clips", "2", "--json", "x.json", "--workers", "2"]
     assert cli.main(arguments) == 3

@@ -72,7 +72,7 @@ def moving(model, rank=2):
 def test_loss_and_gradients_are_those_of_pefts_layers(model):
     """The same LoRA on the same batch, in float64 where diffusers computes in it."""
     from peft import LoraConfig, inject_adapter_in_model
-    from steadyedit.toyworld.wan import to_diffusers
+    from steadyedit.toyworld.models.wan import to_diffusers
 
     wide = DiffusersVideoModel(copy.deepcopy(model.transformer).double(), model.mean, model.std)
     found, lora, sigma = sample(), moving(model), torch.tensor(0.4)

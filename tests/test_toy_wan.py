@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from steadyedit.toyworld import animate, models, wan, wan_vae
-from steadyedit.toyworld.clips import scene_of, slow_scene
-from steadyedit.toyworld.recipes import wan as recipe
-from steadyedit.toyworld.rendering import render, render_still
-from steadyedit.toyworld.scene import sample_scene, slowed
+from steadyedit.toyworld import models
+from steadyedit.toyworld.models import wan, wan_vae
+from steadyedit.toyworld.training.judging import clips as animate
+from steadyedit.toyworld.training.recipes import wan as recipe
+from steadyedit.toyworld.world.clips import scene_of, slow_scene
+from steadyedit.toyworld.world.rendering import render, render_still
+from steadyedit.toyworld.world.scene import sample_scene, slowed
 
 
 def moved(module):
@@ -179,7 +181,7 @@ def test_the_values_of_the_diffusers_backend(own, theirs, monkeypatch):
 
 
 def test_the_tracker_finds_what_moves():
-    from steadyedit.toyworld.classifier import boxes_of
+    from steadyedit.toyworld.models.classifier import boxes_of
 
     clip = render(scene_of(0, "test", objects=1, photo=False))
     places = animate.follow(clip.frames, boxes_of(clip.masks[0, :1])[0])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.toyworld import models, wan
-from steadyedit.toyworld.low_rank import LowRank, file_names, whole
-from steadyedit.toyworld.recipes import wan as first
-from steadyedit.toyworld.recipes import wan_deeper
+from steadyedit.toyworld import models
+from steadyedit.toyworld.models import wan
+from steadyedit.toyworld.models.low_rank import LowRank, file_names, whole
+from steadyedit.toyworld.training.recipes import wan as first
+from steadyedit.toyworld.training.recipes import wan_deeper
 
 
 def seen_of(count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -68,8 +69,8 @@ def test_names_without_factors_stay():
 
 def test_stages_run_in_turn_each_at_its_pace_and_publish_what_loads(small, tmp_path, monkeypatch):
     """The later two, of one step each, on clips of two latents."""
-    from steadyedit.toyworld import training
-    from steadyedit.toyworld.recipes import wan_calm
+    from steadyedit.toyworld.training import loop as training
+    from steadyedit.toyworld.training.recipes import wan_calm
 
     record = models.config_of("wan")
     generator, paces = torch.Generator().manual_seed(5), []

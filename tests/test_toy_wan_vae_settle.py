@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from steadyedit.toyworld import wan_vae
-from steadyedit.toyworld.recipes import wan_vae_settle as settle
+from steadyedit.toyworld.models import wan_vae
+from steadyedit.toyworld.training.recipes import wan_vae_settle as settle
 
 
 def clip_with_a_moving_dot() -> torch.Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from steadyedit.toyworld import control_file, models
-from steadyedit.toyworld.control import controlled, edge_agreement, edges
-from steadyedit.toyworld.recipes import controlnet as recipe
-from steadyedit.toyworld.recipes import controlnet_slim as slimming
+from steadyedit.toyworld import models
+from steadyedit.toyworld.models import control_file
+from steadyedit.toyworld.models.control import controlled, edge_agreement, edges
+from steadyedit.toyworld.training.recipes import controlnet as recipe
+from steadyedit.toyworld.training.recipes import controlnet_slim as slimming
 
 trained = pytest.mark.skipif(not models.weights_path("controlnet").exists(), reason="the ControlNet is not trained")
 
@@ -115,7 +116,7 @@ def test_training_starts_silent_and_leaves_frozen_what_the_file_does_not_hold():
 
 @trained
 def test_pictures_follow_the_edges():
-    from steadyedit.toyworld.sample import judge_control
+    from steadyedit.toyworld.training.judging.prompts import judge_control
 
     found = judge_control(6, steps=10)
     assert found["edges"] > 0.5 > found["edges_without"] + 0.15

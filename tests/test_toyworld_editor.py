@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 from steadyedit.toyworld import apply_edit, models
-from steadyedit.toyworld.edits import KINDS, Edit
-from steadyedit.toyworld.grammar import ALL_BACKGROUNDS
-from steadyedit.toyworld.instruct import edit_stills, follow, judge
-from steadyedit.toyworld.recipes import editor
-from steadyedit.toyworld.recipes.unet import alphas_cumprod
+from steadyedit.toyworld.training.judging.instructions import edit_stills, follow, judge
+from steadyedit.toyworld.training.recipes import editor
+from steadyedit.toyworld.training.recipes.unet import alphas_cumprod
+from steadyedit.toyworld.world.edits import KINDS, Edit
+from steadyedit.toyworld.world.grammar import ALL_BACKGROUNDS
 
 trained = pytest.mark.skipif(not models.weights_path("editor").exists(), reason="the editor is not trained")
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from steadyedit.toyworld import models, render, sample_scene, training
-from steadyedit.toyworld.data import still
-from steadyedit.toyworld.grounder import ToyDetector, kept, overlaps
-from steadyedit.toyworld.recipes import grounder as recipe
-from steadyedit.toyworld.recipes import sam
-from steadyedit.toyworld.scene import Thing, Wave
+from steadyedit.toyworld import models, render, sample_scene
+from steadyedit.toyworld.models.grounder import ToyDetector, kept, overlaps
+from steadyedit.toyworld.training import loop as training
+from steadyedit.toyworld.training.data import still
+from steadyedit.toyworld.training.recipes import grounder as recipe
+from steadyedit.toyworld.training.recipes import sam
+from steadyedit.toyworld.world.scene import Thing, Wave
 from steadyedit.vision.boxes import around, corners
 
 

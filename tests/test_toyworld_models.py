@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from steadyedit.toyworld import edits_of, models, sample_scene
-from steadyedit.toyworld.classifier import HEADS, boxes_of, classify
-from steadyedit.toyworld.data import held_out
+from steadyedit.toyworld.models.classifier import HEADS, boxes_of, classify
+from steadyedit.toyworld.training.data import held_out
 
 BUDGET = 25e6
 
@@ -72,7 +72,7 @@ def test_text_keys_are_classic():
 @needs("vae")
 @pytest.mark.parametrize("photo, bar", [(False, 30), (True, 24)])
 def test_the_autoencoder_meets_its_bar(photo, bar):
-    from steadyedit.toyworld.recipes.vae import psnr
+    from steadyedit.toyworld.training.recipes.vae import psnr
 
     assert psnr(models.load_vae(), held_out(12, photo)[0]).mean() >= bar
 
@@ -89,7 +89,7 @@ def test_latents_fit_the_stock_format():
 
 @needs("classifier")
 def test_the_judge_is_right():
-    from steadyedit.toyworld.recipes.classifier import measure
+    from steadyedit.toyworld.training.recipes.classifier import measure
 
     judge = models.load_classifier()
     boxed, whole = measure(judge, 200, boxes=True), measure(judge, 200)
@@ -109,13 +109,13 @@ def test_the_judge_answers_by_name():
 
 @needs("clip")
 def test_the_scorer_knows_captions_from_others():
-    from steadyedit.toyworld.recipes.clip import measure
+    from steadyedit.toyworld.training.recipes.clip import measure
 
     assert measure(models.load_clip(), 50, 25)["caption_of_25"] >= 0.6
 
 
 @needs("vae", "unet", "text_encoder", "classifier")
 def test_prompts_make_their_pictures():
-    from steadyedit.toyworld.sample import judge_prompts
+    from steadyedit.toyworld.training.judging.prompts import judge_prompts
 
     assert judge_prompts(10, steps=20)["colour_and_shape"] >= 0.8

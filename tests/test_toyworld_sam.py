@@ -6,8 +6,10 @@ import json
 
 import pytest
 import torch
-from steadyedit.toyworld import models, render, sample_scene, tracking, training
-from steadyedit.toyworld.recipes import sam as recipe
+from steadyedit.toyworld import models, render, sample_scene
+from steadyedit.toyworld.training import loop as training
+from steadyedit.toyworld.training.judging import tracking
+from steadyedit.toyworld.training.recipes import sam as recipe
 from steadyedit.vision.segmentation import Prompt, names, segment_frame
 from steadyedit.vision.segmentation.load import load_segmenter
 from steadyedit.vision.track import track

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from steadyedit.toyworld import apply_edit, edits_of, heldout_edits, render, sample_scene
-from steadyedit.toyworld.edits import KINDS
-from steadyedit.toyworld.scene import SPLITS
+from steadyedit.toyworld.world.edits import KINDS
+from steadyedit.toyworld.world.scene import SPLITS
 from torch.nn import functional as F
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.toyworld import models, train, training
-from steadyedit.toyworld.muon import Muon, orthogonalise
+from steadyedit.toyworld import models
+from steadyedit.toyworld.training import loop as training
+from steadyedit.toyworld.training import train
+from steadyedit.toyworld.training.muon import Muon, orthogonalise
 from torch import nn
 
 

@@ -9,8 +9,8 @@ Models: `toyworld.models.load_vae()` and its neighbours; training and measuring:
 
 from __future__ import annotations
 
-from .edits import Edit, apply_edit, edits_of, heldout_edits
-from .rendering import Clip, render
-from .scene import Scene, sample_scene
+from .world.edits import Edit, apply_edit, edits_of, heldout_edits
+from .world.rendering import Clip, render
+from .world.scene import Scene, sample_scene
 
 __all__ = ["Clip", "Edit", "Scene", "apply_edit", "edits_of", "heldout_edits", "render", "sample_scene"]

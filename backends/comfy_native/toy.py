@@ -15,8 +15,8 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from ...toyworld import control_file
 from ...toyworld import models as toyworld
+from ...toyworld.models import control_file
 
 #: Layer norms of transformers' CLIP; the rest of the text encoder's settings come from the toy world.
 TEXT_DEFAULTS = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "torch_dtype": "float32"}

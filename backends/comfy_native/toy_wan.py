@@ -12,7 +12,7 @@ import comfy.supported_models
 import torch
 
 from ...toyworld import models as toyworld
-from ...toyworld import wan
+from ...toyworld.models import wan
 from . import toy
 
 

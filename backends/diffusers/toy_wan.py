@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...toyworld import models, wan_vae
+from ...toyworld import models
+from ...toyworld.models import wan_vae
 from .parts import TextEncoder
 from .video import DiffusersVideoModel
 

@@ -20,7 +20,7 @@ from ...diffusion.samplers import named_sampler
 from ...methods.lora import check_shapes, factors
 from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, wan_moments
-from ...toyworld.wan import to_wan
+from ...toyworld.models.wan import to_wan
 from .. import fingerprint
 
 if TYPE_CHECKING:

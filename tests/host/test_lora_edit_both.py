@@ -10,7 +10,7 @@ from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
 from steadyedit.methods.lora_edit.samples import Sample
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from steadyedit.methods.tuning import TuneRecipe
-from steadyedit.toyworld import wan, wan_vae
+from steadyedit.toyworld.models import wan, wan_vae
 from toys import Quiet, assert_close
 from videos import BACKEND
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.benchmarks._memory import allocated_peak
+from steadyedit.benchmarks.common.memory import allocated_peak
 from steadyedit.methods.lora import new_lora
 from steadyedit.methods.lora_edit.memory import MemoryPlan, plan
 from steadyedit.methods.lora_edit.recipe import targeted

@@ -11,7 +11,9 @@ import pytest
 import torch
 from comfy_extras import nodes_wan
 from steadyedit.backends.comfy_native import toy, toy_wan
-from steadyedit.toyworld import animate, models, wan, wan_vae
+from steadyedit.toyworld import models
+from steadyedit.toyworld.models import wan, wan_vae
+from steadyedit.toyworld.training.judging import clips as animate
 
 TOLERANCE = 1e-4
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
@@ -80,7 +82,7 @@ def test_the_autoencoder_agrees_with_the_one_that_trains(frames):
 
 
 def test_a_stock_graph_gives_the_toy_worlds_own_clip():
-    """WanImageToVideo and KSampler's Euler on the simple scheduler against `toyworld.animate`."""
+    """WanImageToVideo and KSampler's Euler on the simple scheduler against `toyworld.training.judging.clips`."""
     torch.manual_seed(4)
     encoder, steps = models.build_text_encoder().eval().requires_grad_(False), 3
     clip = toy.clip_from(models.to_file_keys("text_encoder", encoder.state_dict()))

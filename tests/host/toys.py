@@ -9,7 +9,8 @@ import comfy.samplers
 import torch
 from steadyedit.backends.comfy_native import ComfyBackend, toy
 from steadyedit.methods.registry import build
-from steadyedit.toyworld import control_file, models
+from steadyedit.toyworld import models
+from steadyedit.toyworld.models import control_file
 
 BACKEND = ComfyBackend()
 FRAMES, SIDE, WIDTH = 3, 8, models.UNET_CONFIG["cross_attention_dim"]

@@ -1,0 +1,1 @@
+"""What benchmarks share: cases, scores, records, tables, pictures and plots."""

@@ -1,0 +1,1 @@
+"""DAPE and its rivals, over every base."""

@@ -1,0 +1,181 @@
+"""DAPE's stages, its ablations and its rivals, on the methods that they are to improve."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...methods.dape.pipeline import run_stage
+from ...methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING, Stage
+from ...methods.ei2 import build_ffam, build_stam
+from ...methods.registry import build_on
+from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
+from ...methods.tuning import TuneRecipe, tune
+from ..common.memory import peak_memory
+from ..ei2.methods import Edited
+from ..ei2.methods import Settings as Common
+from .peft_rivals import RIVALS, tune_rival
+
+if TYPE_CHECKING:
+    from ...methods.attachment import Attachment
+    from ..common.cases import Case, World
+
+#: Frames of a side of RAVE's grid, and strength of its ControlNet: eight frames fill two grids.
+GRID, CONTROL = 2, 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows have in common.
+
+    Args:
+        common: tuning of the bases, and steps and guidance of every sampling.
+        scale: of the published numbers of steps. Learning rates are divided by it, so that
+            Adam, whose steps are as long as its rate, comes as far.
+    """
+
+    common: Common = field(default_factory=Common.of_the_table)
+    scale: float = 1.0
+
+    def scaled(self, published: TuneRecipe, seed: int, **change: Any) -> TuneRecipe:
+        """A published recipe at this scale."""
+        steps = max(1, round(published.steps * self.scale))
+        rate = published.learning_rate * published.steps / steps
+        return replace(published, steps=steps, learning_rate=rate, seed=seed, **change)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A method that is ready for its clip, before anything of DAPE.
+
+    Args:
+        model: tuned on the clip where the method tunes; it is inverted with this.
+        sampled: what sampling adds to a MODEL.
+        positive, negative: CONDITIONING of the sampling.
+        seconds: that its own tuning took.
+    """
+
+    model: Any
+    positive: Any
+    negative: Any
+    seconds: float = 0.0
+    sampled: Callable[[Any], Any] = field(default=lambda model: model)
+
+
+def _tuned(*builders: Callable[[list, int], Attachment]) -> Callable[..., Base]:
+    """A one-shot method, tuned by its own recipe."""
+
+    def prepare(world: World, case: Case, settings: Settings, seed: int) -> Base:
+        backend, model = world.backend, world.model
+        for build in builders:
+            model = backend.attach(model, build(backend.sites(model), seed))
+        start = time.perf_counter()
+        recipe = replace(settings.common.recipe, seed=seed)
+        tuned = tune(backend, model, case.samples, case.source_text, recipe, preview_every=0)
+        return Base(tuned.model, case.target_text, case.empty, time.perf_counter() - start)
+
+    return prepare
+
+
+def _plain(world: World, case: Case, settings: Settings, seed: int) -> Base:
+    return Base(world.model, case.target_text, case.empty)
+
+
+def _rave(world: World, case: Case, settings: Settings, seed: int) -> Base:
+    """The plain model, sampled in grids under a ControlNet on the source's edges; trained and inverted without."""
+    from ...toyworld.models.control import edges
+
+    backend = world.backend
+    control = backend.load_toy_controlnet().applied(edges(case.source.frames), CONTROL)
+    conditions = ([[text, {**extra, "control": control}] for text, extra in condition]
+                  for condition in (case.target_text, case.empty))  # fmt: skip
+
+    def sampled(model: Any) -> Any:
+        return backend.attach(model, build_on(backend, model, "rave", {"grid": GRID, "seed": seed}))
+
+    return Base(world.model, *conditions, sampled=sampled)
+
+
+BASES: dict[str, Callable[..., Base]] = {
+    "per-frame": _plain,
+    "tune-a-video": _tuned(lambda sites, seed: build_sparse_causal(sites),
+                           lambda sites, seed: build_temporal_attention(sites, seed=seed)),
+    "ei2": _tuned(lambda sites, seed: build_ffam(sites), lambda sites, seed: build_stam(sites, seed=seed)),
+    "rave": _rave,
+}  # fmt: skip
+
+
+def _stages(settings: Settings, seed: int, loss: str = "huber", norms: bool = True, adapter: bool = True,
+            joint: bool = False, **config: Any) -> list[Stage]:  # fmt: skip
+    first, second, both = (settings.scaled(recipe, seed, loss=loss)
+                           for recipe in (NORM_TUNING, ADAPTER_TUNING, JOINT_TUNING))  # fmt: skip
+    if joint:
+        return [Stage({"norm-tune": {}, "visual-adapter": {"seed": seed}}, both)]
+    found = [Stage({"norm-tune": {}}, first)] if norms else []
+    return found + ([Stage({"visual-adapter": {"seed": seed, **config}}, second)] if adapter else [])
+
+
+#: slug -> what differs from the two published stages; the rivals come after.
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "base": {"norms": False, "adapter": False},
+    "norm-tune": {"adapter": False},
+    "visual-adapter": {"norms": False},
+    "one-stage": {"joint": True},
+    "dape": {},
+    "dape-mse": {"loss": "mse"},
+    "positions-1-7": {"positions": [1, 2, 3, 4, 5, 6, 7]},
+    "positions-1267": {"positions": [1, 2, 6, 7]},
+    "positions-3-5": {"positions": [3, 4, 5]},
+    "positions-1-3": {"positions": [1, 2, 3]},
+    "positions-5-7": {"positions": [5, 6, 7]},
+}
+METHODS = (*VARIANTS, *RIVALS)
+
+
+class Bench:
+    """One clip on one base: what several variants share is trained once."""
+
+    def __init__(self, world: World, case: Case, base: str, settings: Settings, seed: int):
+        self.world, self.case, self.settings, self.seed = world, case, settings, seed
+        self.base = BASES[base](world, case, settings, seed)
+        self._known: dict[str, tuple[Any, float, int]] = {}
+
+    def edit(self, method: str) -> tuple[Edited, int]:
+        """Train a variant, invert with it, sample the edit; and how many numbers were trained for it."""
+        case, backend, common = self.case, self.world.backend, self.settings.common
+        with peak_memory() as memory:
+            model, seconds, trained = self._trained(method)
+            sigmas = backend.schedule(model).ddim_sigmas(common.steps)
+            start = time.perf_counter()
+            bar = backend.progress(common.steps, "inversion")
+            trajectory = backend.invert(model, case.empty, case.samples, sigmas.flip(0), common.refinement, bar)
+            bar = backend.progress(common.steps, "sampling")
+            samples = backend.sample(self.base.sampled(model), self.base.positive, self.base.negative,
+                                     common.guidance, trajectory[-1], sigmas, bar)  # fmt: skip
+            frames = self.world.vae.decode(samples)
+        spent = time.perf_counter() - start
+        # With the untouched model: the shifts of temporal modules are the bases' matter.
+        edited = Edited(frames, self.base.seconds + seconds, spent, memory.peak_mb, self.world.model, trajectory,
+                        sigmas.flip(0))  # fmt: skip
+        return edited, trained
+
+    def _trained(self, method: str) -> tuple[Any, float, int]:
+        """MODEL, seconds of training beyond the base's, numbers trained."""
+        world, case = self.world, self.case
+        if method in RIVALS:
+            recipe = self.settings.scaled(JOINT_TUNING, self.seed)
+            start = time.perf_counter()
+            model, trained = tune_rival(method, world.backend, self.base.model, case.samples, case.source_text, recipe)
+            return model, time.perf_counter() - start, trained
+        model, seconds, trained, done = self.base.model, 0.0, 0, []
+        for stage in _stages(self.settings, self.seed, **VARIANTS[method]):
+            done.append([stage.methods, asdict(stage.recipe)])
+            if (key := repr(done)) not in self._known:
+                start = time.perf_counter()
+                tuned = run_stage(world.backend, model, case.samples, case.source_text, stage, preview_every=0)
+                count = sum(tensor.numel() for tensor in tuned.weights.tensors.values())
+                self._known[key] = tuned.model, seconds + time.perf_counter() - start, trained + count
+            model, seconds, trained = self._known[key]
+        return model, seconds, trained

@@ -1,0 +1,1 @@
+"""EI2 and its rivals on the toy world's edits."""

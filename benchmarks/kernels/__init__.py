@@ -1,0 +1,1 @@
+"""Speed and memory of the kernels against the plain ways."""

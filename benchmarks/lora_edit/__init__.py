@@ -1,0 +1,1 @@
+"""LoRA-Edit and its rivals on the toy video model."""

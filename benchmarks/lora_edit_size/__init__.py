@@ -1,0 +1,1 @@
+"""LoRA-Edit's training at the size of real video models."""

@@ -1,0 +1,1 @@
+"""VIA and its rivals on instructions."""

@@ -1,0 +1,173 @@
+"""VIA, its rivals and its ablations, all from the same weights, noise, root pair and adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...methods.tuning import TuneRecipe
+from ...methods.via.adapt import AdaptRecipe, adapt
+from ...methods.via.candidates import score as score_candidates
+from ...methods.via.pipeline import Root, ViaRecipe, find_root, invert_clip, sample_edit
+from ...toyworld.models import EDITOR_IMAGE_GUIDANCE as IMAGE
+from ...toyworld.models import EDITOR_TEXT_GUIDANCE as TEXT
+from ...toyworld.world.edits import LOCAL
+from ..common.clock import Spent, spent
+from ..common.memory import peak_memory
+from ..ei2.methods import Edited
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...methods.tuning import Tuned
+    from ...methods.via.trajectory import Trajectory
+    from ...toyworld import Edit
+    from ..common.cases import Case, World
+
+#: Of the toy editor's adaptation.
+TUNING_STEPS, LEARNING_RATE = 150, 1e-4
+
+#: Weight of what a local edit leaves alone, in the choice of the root.
+PRESERVATION = 0.5
+
+#: slug -> the recipe without what it leaves out.
+METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
+    "per-frame": lambda via: replace(via, adaptation=None, swap=None, blend=None),
+    # Fairy's way: the group's frames keep their own keys, and so does every other.
+    "cross-frame": lambda via: replace(via, adaptation=None, swap=replace(via.swap, own_keys=True, gather=False),
+                                       blend=None),
+    "via": lambda via: via,
+    "via-no-adaptation": lambda via: replace(via, adaptation=None),
+    "via-no-gather": lambda via: replace(via, swap=replace(via.swap, gather=False)),
+    "via-no-swap": lambda via: replace(via, swap=None),
+    "via-no-blend": lambda via: replace(via, blend=None),
+    "via-no-ramp": lambda via: replace(via, blend="no ramp"),
+    "via-last-step-blend": lambda via: replace(via, blend="last step only"),
+}  # fmt: skip
+#: Those that differ from VIA where something is kept, which is so in local edits only.
+LOCAL_ONLY = ("via-no-blend", "via-no-ramp", "via-last-step-blend")
+#: Those that are run on clips of every length.
+AT_LENGTH = ("per-frame", "cross-frame", "via", "via-no-swap")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods have in common, so that nothing but the method differs."""
+
+    via: ViaRecipe = field(default_factory=lambda: ViaRecipe(
+        AdaptRecipe(TuneRecipe(steps=TUNING_STEPS, learning_rate=LEARNING_RATE, queries=False)),
+        text_guidance=TEXT, image_guidance=IMAGE,
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the methods of one clip share.
+
+    Args:
+        positive, negative: CONDITIONING of the instruction and of "".
+        mask: [F, H, W], where the object is before or after the edit; None for an edit of all.
+        root: the edited frame that the editor is adapted to.
+        tuned: the editor adapted to it.
+        adaptation_seconds: what that took.
+        trajectory: of the clip's inversion; None without a mask.
+        inversion: what that took; nothing without a mask.
+    """
+
+    positive: Any
+    negative: Any
+    mask: Tensor | None
+    root: Root
+    tuned: Tuned
+    adaptation_seconds: float
+    trajectory: Trajectory | None
+    inversion: Spent
+
+
+def is_local(edit: Edit) -> bool:
+    """Whether the edit changes the object and nothing else."""
+    return edit.kind in LOCAL
+
+
+def methods_of(edit: Edit, chosen: list[str]) -> list[str]:
+    """Those that are not another one under a second name."""
+    return [method for method in chosen if is_local(edit) or method not in LOCAL_ONLY]
+
+
+def object_mask(case: Case) -> Tensor:
+    """[F, H, W]: where the object is before or after the edit, since a new shape covers other pixels."""
+    return torch.maximum(case.source.masks[0], case.truth.masks[0])
+
+
+def prepare(
+    world: World, case: Case, settings: Settings, seed: int, cache: Path, rooted: Case | None = None
+) -> Prepared:
+    """Root pair, adaptation and inversion of a clip.
+
+    Args:
+        seed: of the root frame's number.
+        cache: of adaptations, so that each clip has one.
+        rooted: the same edit on a clip of another length, which the root pair is taken from.
+    """
+    positive = world.conditioning(case.edit.instruction)
+    mask = object_mask(case) if is_local(case.edit) else None
+    words = [world.embed(case.source.frames[:1], clip.caption)[1] for clip in (case.source, case.truth)]
+
+    def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
+        looks = [world.embed(images, "")[0] for images in (source, candidates)]
+        # As in the graphs: an edit of everything has nothing to preserve.
+        weight = 0.0 if where is None else PRESERVATION
+        return score_candidates(source, candidates, *looks, words[1] - words[0], where, weight).best
+
+    parts, via = (world.backend, world.model, world.vae), settings.via
+    # Where the lengths differ, the adaptation does not.
+    rooted = rooted or case
+    kept = object_mask(rooted) if is_local(case.edit) else None
+    root = find_root(*parts, rooted.source.frames, positive, case.empty, choose, via, kept, seed)
+    with spent() as adaptation:
+        tuned = adapt(
+            *parts, root.source, root.edited, positive, case.empty, via.adaptation, cache=cache, preview_every=0
+        )
+    trajectory, inversion = None, Spent()
+    if mask is not None:
+        with spent() as inversion:
+            trajectory = invert_clip(world.backend, world.model, case.samples, case.empty, via)
+    return Prepared(positive, case.empty, mask, root, tuned, adaptation.wall, trajectory, inversion)
+
+
+def edit(
+    world: World, case: Case, method: str, settings: Settings, prepared: Prepared, seed: int
+) -> tuple[Edited, float]:
+    """Run one method on one case.
+
+    Args:
+        seed: of the noise, the same for all methods.
+
+    Returns:
+        what it made, and by ``clock`` the seconds that a frame took to be inverted where that
+        was needed, sampled and decoded.
+    """
+    recipe = METHODS[method](settings.via)
+    adapted = recipe.adaptation is not None
+    editor = prepared.tuned.model if adapted else world.model
+    with peak_memory() as memory, spent() as seconds:
+        samples = sample_edit(
+            world.backend, editor, case.samples, prepared.positive, prepared.negative, recipe, mask=prepared.mask,
+            trajectory=prepared.trajectory, seed=seed,
+        )  # fmt: skip
+        frames = world.vae.decode(samples)
+    before = Spent() if recipe.blend is None else prepared.inversion
+    edited = Edited(
+        frames=frames,
+        train_seconds=prepared.adaptation_seconds if adapted else None,
+        infer_seconds=before.wall + seconds.wall,
+        peak_mb=memory.peak_mb,
+        model=editor,
+        trajectory=[],
+        sigmas=torch.empty(0),
+    )
+    return edited, (before.own + seconds.own) / len(frames)

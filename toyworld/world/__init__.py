@@ -1,0 +1,1 @@
+"""Scenes, their clips and captions, and edits with true answers."""
