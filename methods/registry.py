@@ -1,39 +1,81 @@
-"""All methods by their slug, so that a file of tuned weights can name what it needs."""
+"""All methods by their slug: how each is built, and what it says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .attachment import Attachment, BlockSite, NormSite
 from .dape import build_norm_tune, build_visual_adapter
 from .ei2 import build_ffam, build_stam
 from .rave import build_rave
+from .traits import Traits
 from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
 from .via import build_gather_swap
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend
 
-BUILDERS = {
-    "stam": build_stam,
-    "ffam": build_ffam,
-    "sparse-causal": build_sparse_causal,
-    "temporal-attention": build_temporal_attention,
-    "full-attention": build_full_attention,
-    "gather-swap": build_gather_swap,
-    "rave": build_rave,
-    "norm-tune": build_norm_tune,
-    "visual-adapter": build_visual_adapter,
-}
 
-#: Methods that change norm layers: their builder takes ``NormSite`` in the place of ``BlockSite``.
-ON_NORMS = frozenset({"norm-tune"})
+@dataclass(frozen=True)
+class Method:
+    """One entry of the registry.
+
+    Args:
+        build: ``build(sites, **config) -> Attachment``.
+        traits: what the method is.
+        on_norms: it changes norm layers: ``build`` takes ``NormSite`` in the place of ``BlockSite``.
+    """
+
+    build: Callable[..., Attachment]
+    traits: Traits
+    on_norms: bool = False
+
+
+#: Every frame sees the others in each block, tuned on the clip: over all blocks, a frame depends on the whole clip.
+AMONG_FRAMES = Traits(mixes_frames=True, needs_whole_clip=True, trains_on_clip=True)
+
+METHODS = {
+    "stam": Method(build_stam, AMONG_FRAMES),
+    "ffam": Method(build_ffam, AMONG_FRAMES),
+    "sparse-causal": Method(build_sparse_causal, AMONG_FRAMES),
+    "temporal-attention": Method(build_temporal_attention, AMONG_FRAMES),
+    "full-attention": Method(build_full_attention, AMONG_FRAMES),
+    "gather-swap": Method(build_gather_swap, Traits(mixes_frames=True, uses_reference_frames=True,
+                                                    changes_sampling_only=True)),
+    "rave": Method(build_rave, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True)),
+    "norm-tune": Method(build_norm_tune, Traits(trains_on_clip=True), on_norms=True),
+    "visual-adapter": Method(build_visual_adapter, Traits(trains_on_clip=True)),
+}  # fmt: skip
+
+#: Builders by slug.
+BUILDERS = {slug: method.build for slug, method in METHODS.items()}
+
+
+def traits(method: str) -> Traits:
+    """What a method is.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    return known(method).traits
+
+
+def known(method: str) -> Method:
+    """The entry of a slug.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: this version knows {', '.join(METHODS)}, but not {method!r}.")
+    return METHODS[method]
 
 
 def build_on(backend: Backend, model: Any, method: str, config: Mapping[str, Any]) -> Attachment:
     """``build`` for the layers of a MODEL."""
-    return build(method, backend.sites(model), config, backend.norms(model) if method in ON_NORMS else ())
+    return build(method, backend.sites(model), config, backend.norms(model) if known(method).on_norms else ())
 
 
 def build(
@@ -42,17 +84,16 @@ def build(
     """Build the attachment of one method.
 
     Args:
-        method: a key of ``BUILDERS``.
+        method: a key of ``METHODS``.
         sites: all transformer blocks of the U-Net.
         config: keyword arguments of the builder.
-        norms: all norm layers of the U-Net, for the methods in ``ON_NORMS``.
+        norms: all norm layers of the U-Net, for the methods that change them.
 
     Raises:
         ValueError: an unknown method or setting.
     """
-    if method not in BUILDERS:
-        raise ValueError(f"method: this version knows {', '.join(BUILDERS)}, but not {method!r}.")
+    entry = known(method)
     try:
-        return BUILDERS[method](norms if method in ON_NORMS else sites, **config)
+        return entry.build(norms if entry.on_norms else sites, **config)
     except TypeError as error:
         raise ValueError(f"method {method}: settings {dict(config)} do not fit ({error}).") from error

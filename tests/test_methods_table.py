@@ -9,7 +9,7 @@ import torch
 from doubles import METHODS, clip, condition, predict, randomised, with_methods
 from steadyedit.backends.double import DoubleModel
 from steadyedit.methods.attachment import named_tensors
-from steadyedit.methods.registry import BUILDERS, build
+from steadyedit.methods.registry import BUILDERS, build, traits
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, load_tuned, save_tuned, tune
 from tolerances import assert_close
 
@@ -132,3 +132,18 @@ def test_saved_names_carry_method_and_place():
     _, _, attached = with_methods("stam")
     names = set(named_tensors(attached.attached.attachments[0]))
     assert "stam.middle_block.1.transformer_blocks.0.query" in names and len(names) == 4 * 5
+
+
+@pytest.mark.parametrize("method", BUILDERS)
+def test_what_a_method_says_of_itself_is_so(method):
+    said, attachment = traits(method), with_methods(method)[2].attached.attachments[-1]
+    assert said.mixes_frames or not attachment.mixes_frames
+    assert said.changes_sampling_only == (method in SAMPLING_ONLY)
+    assert said.trains_on_clip == (method in METHODS)
+    assert said.mixes_frames == (method not in ("norm-tune", "visual-adapter"))
+    assert said.exact_in_windows == (method in ("gather-swap", "norm-tune", "visual-adapter"))
+
+
+def test_traits_of_an_unknown_method():
+    with pytest.raises(ValueError, match="knows stam, .* but not 'other'"):
+        traits("other")
