@@ -132,7 +132,8 @@ class ComfyTraining:
         comfy.sampler_helpers.prepare_model_patcher(patcher, conditions, options)
         comfy.samplers.filter_registered_hooks_on_conds(conditions, options)
         shape = [noisy.shape[0] * self.memory, *noisy.shape[1:]]
-        base, conditions, others = comfy.sampler_helpers.prepare_sampling(patcher, shape, conditions, options)
+        with mode_of_weights(patcher):
+            base, conditions, others = comfy.sampler_helpers.prepare_sampling(patcher, shape, conditions, options)
         # ControlNets keep the picture of their last size until they are told that the run is over.
         self.armed.callback(comfy.sampler_helpers.cleanup_models, conditions, others)
         comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
@@ -181,6 +182,17 @@ def query_deltas(unet: Any, attachments: Iterable[Attachment], device: torch.dev
 def low_rank(unet: Any, lora: Mapping[str, Tensor]) -> dict[torch.nn.Module, tuple[Tensor, Tensor]]:
     """(A, B) by the projection that they go beside."""
     return {unet.get_submodule(name): pair for name, pair in factors(lora).items()}
+
+
+@contextmanager
+def mode_of_weights(patcher: ModelPatcher) -> Iterator[None]:
+    """Inside the ``with``, the mode in which the MODEL's weights were made: a host's prompts run in inference mode.
+
+    A MODEL is loaded in it. Loaded outside, the host's quantised weights would become ordinary tensors around inference
+    tensors, which the next load with another patch cannot take ("Cannot set version_counter for inference tensor").
+    """
+    with torch.inference_mode(any(p.is_inference() for p in patcher.model.parameters())):
+        yield
 
 
 @contextmanager

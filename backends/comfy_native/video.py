@@ -18,7 +18,7 @@ import torch
 
 from ...methods.lora import check_shapes, factors
 from . import video_network
-from .training import attribute_set, own_tensors, plain_attention, processed, training_dtype
+from .training import attribute_set, mode_of_weights, own_tensors, plain_attention, processed, training_dtype
 from .video_blocks import frozen_transformer
 from .video_network import check_narrow_weights, layer_shapes, network_of
 
@@ -120,7 +120,8 @@ def opened(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(attribute_set(comfy.model_management, "in_training", True))
         stack.callback(patcher.cleanup)
-        load(patcher, plan)
+        with mode_of_weights(patcher):
+            load(patcher, plan)
         options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
         comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
         patcher.pre_run()

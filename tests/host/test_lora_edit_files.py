@@ -180,3 +180,27 @@ def test_the_lora_of_save_lora_works_in_a_host_without_the_pack(host, tmp_path, 
     out = torch.load(tmp_path / "out.pt")
     assert torch.allclose(out, samples[0], atol=1e-4)
     assert (out - samples[1]).abs().max() > 1e-2, "the LoRA does something"
+
+
+@pytest.mark.parametrize("form", ["scaled fp8", "bf16"])
+def test_what_was_trained_samples_at_once_in_a_fresh_host(form, tmp_path):
+    """As the low-memory graph does it: load, train, sample with the LoRA on the weights; then without it again."""
+    import nodes as core
+
+    state = weights()
+    stored = in_fp8(state)[0] if form == "scaled fp8" else {k: v.bfloat16() for k, v in state.items()}
+    patcher, found = loaded(stored, tmp_path / "wan.safetensors"), sample("plain", text=TEXT)
+
+    def sampled(model):
+        with torch.inference_mode():
+            latent = {"samples": torch.zeros_like(found.latent)}
+            return core.KSampler().sample(model, 1, 2, 1.0, "euler", "simple", found.conditioning, found.conditioning,
+                                          latent)[0]["samples"]  # fmt: skip
+
+    with torch.inference_mode():
+        tuned = train_mask_lora(BACKEND, patcher, [found], recipe(2),
+                                VideoSettings("float32", preview_every=0), progress=Quiet())  # fmt: skip
+    edited = sampled(tuned.model)
+    plain = sampled(patcher)
+    assert edited.isfinite().all() and not torch.equal(edited, plain)
+    assert torch.equal(sampled(tuned.model), edited)
