@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .checks import tuned_weights
 from .tuning import Weights
 
 CATEGORY = "SteadyEdit/tune"
@@ -26,16 +27,6 @@ def inside(folder: Path, name: str, label: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{label}: '{name}' leaves the folder of tuned weights; use a name inside it.")
-    return path
-
-
-def free_path(folder: Path, prefix: str) -> Path:
-    """The first unused ``<prefix>_00001.safetensors`` and so on."""
-    stem = inside(folder, prefix, "filename_prefix")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := stem.with_name(f"{stem.name}_{number:05}.safetensors")).exists():
-        number += 1
     return path
 
 
@@ -61,12 +52,13 @@ class SaveTuned(io.ComfyNode):
         from comfy_api.latest import ui
 
         from .. import backends
+        from ..files.names import free_path
         from ..methods.tuning import save_tuned
 
         folder = backends.current().weights_folder()
-        path = free_path(folder, filename_prefix)
-        save_tuned(path, weights)
-        return io.NodeOutput(ui=ui.PreviewText(path.relative_to(folder.resolve()).as_posix()))
+        path = free_path(folder, filename_prefix, ".safetensors")
+        save_tuned(path, tuned_weights(weights))
+        return io.NodeOutput(ui=ui.PreviewText(path.relative_to(folder).as_posix()))
 
 
 class LoadTuned(io.ComfyNode):

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.names import safe_name
 from .comfy_process import Host, running
 from .graph import Graph, GraphError, label, title_of
 from .websocket import connect, messages
@@ -21,7 +22,7 @@ FILE_INPUTS = {"LoadVideo": "file", "LoadImage": "image", "LoadAudio": "audio"}
 
 def bring_files(graph: Graph, host: Host) -> None:
     """Copy the files that loaders name into the host's input folder and name the copies."""
-    for key, node in graph.items():
+    for number, (key, node) in enumerate(graph.items()):
         field = FILE_INPUTS.get(node["class_type"])
         value = node["inputs"].get(field)
         if not isinstance(value, str):
@@ -30,7 +31,8 @@ def bring_files(graph: Graph, host: Host) -> None:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise GraphError(f"{label(graph, key)}: input '{field}': there is no file '{value}'.")
-        name = f"{key.replace(':', '_')}_{found.name}"
+        # Not by the node's id, which may be any text.
+        name = f"{number}_{safe_name(found.name)}"
         shutil.copyfile(found, host.input / name)
         node["inputs"][field] = name
 

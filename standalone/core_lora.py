@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import backends
 from ..diffusion.samplers import SAMPLERS
+from ..files.writing import write_bytes
 from ..methods.lora import UP
 from .core_sampling import SCALE, SCHEDULERS, SEED, Guider, Noise, sigmas_of
 from .folders import current
@@ -55,10 +56,11 @@ class SaveLoRA(ComfyNode):
 
     @classmethod
     def execute(cls, lora, prefix, steps=None):
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        path = current().free_path(prefix if steps is None else f"{prefix}_{steps}_steps", ".safetensors")
-        save_file({key: value.contiguous().cpu() for key, value in lora.items()}, path)
+        prefix = prefix if steps is None or not prefix else f"{prefix}_{steps}_steps"
+        path = current().free_path(prefix, ".safetensors", label="prefix")
+        write_bytes(path, save({key: value.contiguous().cpu() for key, value in lora.items()}))
         return NodeOutput()
 
 

@@ -6,10 +6,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..files.writing import whole
 from ..video.clip import as_rate
 from .folders import current
 from .host_api import ComfyNode, NodeOutput, schema
 from .video_values import Video, VideoComponents
+
+
+def save_picture(picture: Image.Image, prefix: str) -> None:
+    """A PNG in the output folder; raises as ``files`` does."""
+    with whole(current().free_path(prefix, ".png", size=picture.size)) as temporary:
+        picture.save(temporary, "PNG")
 
 
 class CLIPTextEncode(ComfyNode):
@@ -88,7 +95,9 @@ class SaveVideo(ComfyNode):
 
     @classmethod
     def execute(cls, video, filename_prefix, format, codec="auto"):
-        video.save_to(current().free_path(filename_prefix, ".mp4"))
+        # The size costs decoding the video.
+        size = video.get_dimensions() if "%" in filename_prefix else (0, 0)
+        video.save_to(current().free_path(filename_prefix, ".mp4", size))
         return NodeOutput(video)
 
 
@@ -101,7 +110,7 @@ class SaveImage(ComfyNode):
     def execute(cls, images, filename_prefix="preview"):
         for image in images:
             pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-            Image.fromarray(np.ascontiguousarray(pixels)).save(current().free_path(filename_prefix, ".png"))
+            save_picture(Image.fromarray(np.ascontiguousarray(pixels)), filename_prefix)
         return NodeOutput()
 
 
@@ -149,7 +158,7 @@ class LossGraphNode(ComfyNode):
         draw.line([(40, 10), (40, 480), (830, 480)], fill="black", width=2)
         draw.line(points * 2 if len(points) == 1 else points, fill="blue", width=2)
         draw.text((44, 490), f"loss {max(values):.4g} down to {low:.4g} in {len(values)} steps", fill="black")
-        picture.save(current().free_path(filename_prefix, ".png"))
+        save_picture(picture, filename_prefix)
         return NodeOutput()
 
 

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files.names import free_path
+
 
 @dataclass
 class Folders:
@@ -17,19 +19,14 @@ class Folders:
     output: Path
     saved: list[Path] = field(default_factory=list)
 
-    def free_path(self, prefix: str, suffix: str) -> Path:
+    def free_path(self, prefix: str, suffix: str, size: tuple[int, int] = (0, 0),
+                  label: str = "filename_prefix") -> Path:
         """The next unused ``<output>/<prefix>_00001_<suffix>``, as the host counts; noted as saved.
 
         Raises:
-            ValueError: the prefix leaves the output folder.
+            ValueError: as ``files.names.free_path``.
         """
-        stem = (self.output / prefix).resolve()
-        if not stem.is_relative_to(self.output.resolve()):
-            raise ValueError(f"filename_prefix: '{prefix}' leaves the output folder.")
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while (path := stem.with_name(f"{stem.name}_{number:05}_{suffix}")).exists():
-            number += 1
+        path = free_path(self.output, prefix, f"_{suffix}", size=size, label=label)
         self.saved.append(path)
         return path
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files.writing import whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,5 +49,5 @@ def contact_sheet(path: Path, title: str, rows: Sequence[tuple[str, str, Tensor]
             page.paste(picture, (x, y))
             x += picture.width + GAP
         y += max(p.height for p in strip) + GAP
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)
+    with whole(path) as temporary:
+        page.save(temporary, "PNG")

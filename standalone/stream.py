@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..files.writing import whole
 from ..methods.via.gather_swap import GatherSwap
 from ..nodes.checks import whole_numbers
 from ..video.write import write_clip
@@ -103,11 +103,8 @@ def as_frames(images: list[np.ndarray]) -> torch.Tensor:
 
 def keep(path: Path, frames: torch.Tensor) -> None:
     """Write a finished window, whole or not at all, as it will go into the video: 8 bits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    with beside.open("wb") as file:
+    with whole(path) as temporary, temporary.open("wb") as file:
         np.save(file, (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-    os.replace(beside, path)
 
 
 def finished(paths: list[Path]) -> Iterator[torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files.names import safe_name
 from ..video.audio import read_audio
 from ..video.geometry import for_a_model
 from ..video.probe import probe
@@ -84,7 +85,7 @@ def inversion_node(node: type, key: str, place: Place) -> type:
     class Inversion(node):
         @classmethod
         def execute(cls, **inputs: Any) -> NodeOutput:
-            name = f"trajectory_{key.replace(':', '_')}"
+            name = f"trajectory_{safe_name(key)}"
             cls.FOLDER = place.folder and place.folder / name
             return super().execute(**inputs)
 

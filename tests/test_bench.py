@@ -241,7 +241,7 @@ def test_numbers_are_saved_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError):
         write_json(path, {"rows": [{"psnr": float("nan")}]})
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="numbers.json: the numbers could not be saved"):
+    with pytest.raises(OSError, match="numbers.json: could not be saved"):
         write_json(tmp_path / "file" / "numbers.json", {})
     assert path.read_text() == old
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "numbers.json"]

@@ -24,24 +24,25 @@ DIFFUSERS = {"accelerate", "diffusers", "peft", "transformers"}
 
 # What each part may import of the pack. A part is the longest of these names that a module's path starts with.
 INNER = {
+    "files": {"files"},
     "kernels": {"kernels"},
     "diffusion": {"diffusion"},
-    "methods": {"methods", "kernels", "diffusion"},
+    "methods": {"methods", "kernels", "diffusion", "files"},
     "backends": {"backends", "backends/comfy_native", "backends/diffusers", "methods", "diffusion"},
     "backends/comfy_native": {"backends/comfy_native", "backends", "methods", "diffusion", "toyworld"},
     "backends/diffusers": {"backends/diffusers", "backends", "methods", "diffusion", "toyworld"},
     "backends/double": {"backends/double", "backends", "methods", "diffusion"},
-    "vision": {"vision"},
-    "video": {"video"},
+    "vision": {"vision", "files"},
+    "video": {"video", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
-    "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld"},
+    "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld", "files"},
     "standalone": {
         "standalone", "nodes", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision", "video",
-        "toyworld", "benchmarks",
+        "toyworld", "benchmarks", "files",
     },
     "benchmarks": {
         "benchmarks", "standalone", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
-        "video", "toyworld",
+        "video", "toyworld", "files",
     },
     "": {"nodes", "standalone"},
 }  # fmt: skip
@@ -49,6 +50,7 @@ INNER = {
 # What the lower parts may import from outside, beside the standard library. Parts not named here: anything but
 # the host (only nodes and backends/comfy_native name it).
 OUTER = {
+    "files": set(),
     "kernels": {"torch"},
     "diffusion": {"torch", "numpy"},
     "methods": {"torch", "numpy", "safetensors", "PIL", "kornia", "scipy"},

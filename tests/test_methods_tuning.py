@@ -10,7 +10,7 @@ import pytest
 import torch
 from doubles import clip, condition, predict, with_methods
 from steadyedit.backends.double import RecordedProgress, double_model
-from steadyedit.methods import atomic
+from steadyedit.files import writing
 from steadyedit.methods.tuning import Tuned, TunedWeights, TuneRecipe, apply_tuned, load_tuned, save_tuned, tune
 
 RECIPE = TuneRecipe(steps=6, learning_rate=1e-3, checkpoint_every=2)
@@ -208,7 +208,7 @@ def full_disk(monkeypatch):
     def no_space(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", no_space)
+    monkeypatch.setattr(writing.os, "fsync", no_space)
 
 
 def test_a_full_disk_leaves_no_partial_file(tmp_path, full_disk):

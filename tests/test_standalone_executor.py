@@ -184,9 +184,10 @@ def test_output_files_are_counted_and_stay_inside(tmp_path):
     place = folders.Folders(tmp_path, tmp_path / "out")
     first = place.free_path("a/clip", ".mp4")
     assert first == tmp_path / "out" / "a" / "clip_00001_.mp4"
+    first.parent.mkdir(parents=True)
     first.touch()
     assert place.free_path("a/clip", ".mp4").name == "clip_00002_.mp4"
-    with pytest.raises(ValueError, match="leaves the output folder"):
+    with pytest.raises(ValueError, match="leaves the folder"):
         place.free_path("../clip", ".mp4")
     with pytest.raises(FileNotFoundError, match="'no.mp4' is not here"):
         place.find("no.mp4")

@@ -136,13 +136,13 @@ except OSError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "c.mp4: the video could not be saved" in said and "nothing was left behind" in said
+    assert "c.mp4: could not be saved" in said and "nothing was left behind" in said
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="c.mp4: the video could not be saved"):
+    with pytest.raises(OSError, match="c.mp4: could not be saved"):
         write_clip(tmp_path / "file" / "c.mp4", smooth(2, 8, 8), 10)
 
 

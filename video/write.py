@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files.writing import whole
 from .audio import AudioTrack
 from .clip import Audio, as_rate
 
@@ -64,22 +64,8 @@ def write_clip(
     """
     path = Path(path)
     rate = as_rate(fps)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
         _encode(temporary, frames, rate, audio, count, crf)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(
-            error.errno, f"{path.name}: the video could not be saved ({reason}); nothing was left behind."
-        ) from error
-    finally:
-        # Also after a cancel. Where it was moved into place there is nothing to remove.
-        if temporary.exists():
-            temporary.unlink()
     return path
 
 

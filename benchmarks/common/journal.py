@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files.writing import whole
 from .report import commit, write_json
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class Journal:
             frames: [F, H, W, 3] in 0..1.
         """
         path = self._path(clip, method)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # The picture first: a row that is there has its picture.
         _write_strip(path.with_suffix(".png"), frames)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -97,4 +97,5 @@ def _write_strip(path: Path, frames: Tensor) -> None:
     from PIL import Image
 
     strip = (frames.clamp(0, 1) * 255).round().byte().cpu().transpose(0, 1).flatten(1, 2)
-    Image.fromarray(strip.numpy()).save(path)
+    with whole(path) as temporary:
+        Image.fromarray(strip.numpy()).save(temporary, "PNG")

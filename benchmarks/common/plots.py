@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files.writing import whole
+
 #: Colours of the curves, in turn; told apart by those who see no red or green, too.
 COLOURS = ((0, 90, 180), (220, 120, 0), (0, 140, 100), (180, 60, 140), (110, 110, 110), (90, 180, 230), (200, 170, 0))
 LEFT, TOP, RIGHT, BOTTOM = 64, 40, 16, 44
@@ -54,8 +56,8 @@ def draw_panels(panels: Sequence[Panel], path: Path, width: int = 460, height: i
     for name, (x, y) in places.items():
         draw.line([(x, y + 13), (x + 24, y + 13)], fill=colours[name], width=3)
         draw.text((x + 30, y + 4), name, fill=INK, font=font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path, optimize=True)
+    with whole(path) as temporary:
+        page.save(temporary, "PNG", optimize=True)
 
 
 def _draw(

@@ -10,13 +10,13 @@ than chance. null: has no meaning (the first method's own interval, a single cli
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...files.writing import write_bytes
 from ...vision.metrics import paired_interval
 
 Clip = dict[str, Any]
@@ -101,14 +101,4 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
         OSError: one sentence; an older file is still there.
         ValueError: a number is not finite: the benchmark is wrong, not the reader.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{path.name}: the numbers could not be saved ({error.strerror}).") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    write_bytes(Path(path), (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
