@@ -20,6 +20,7 @@ def node_list() -> list[type]:
         lora_edit_samples,
         lora_edit_train,
         metrics,
+        plate,
         point_mask,
         rave,
         root,
@@ -36,7 +37,7 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
-               lora_edit, lora_edit_samples, lora_edit_train, metrics)
+               lora_edit, lora_edit_samples, lora_edit_train, plate, metrics)
     return [worded(node) for module in modules for node in module.NODES]
 
 

@@ -145,6 +145,15 @@ BY_NODE = {
     "SteadyEditComposite": words("paste back", "blend edit", "keep background", "preserve background",
                                  "overlay edit", "masked composite", "comp", "inpaint video",
                                  feather="feather in pixels", grow="grow by pixels", match_colour="match colours"),
+    # Plate.
+    "SteadyEditCropToMask": words("crop and stitch", "inpaint crop", "crop to object", "crop around mask", "mask crop",
+                                  "stabilized crop", "zoom to mask", "edit 4k video", "high resolution video edit",
+                                  "crop video", aspect="shape of the box", padding="padding (part of the object)",
+                                  motion="box", smooth="smoothed over frames", multiple="sides are multiples of",
+                                  advanced="multiple", essentials="Video Tools"),
+    "SteadyEditStitch": words("crop and stitch", "inpaint stitch", "uncrop", "paste back", "paste crop", "put back",
+                              "stitch crop", "edit 4k video", feather="feather in pixels",
+                              match_colour="match colours", essentials="Video Tools"),
     # LoRA-Edit.
     "SteadyEditBoxMask": words("mask to box", "bounding box mask", "box around object", shape="boxes or silhouettes",
                                growth="boxes: grow by (part)", smallest="boxes: smallest area in pixels",

@@ -42,16 +42,30 @@ def composite(
     mask = _checked(edited, original, mask)
     out = original.clone()
     for i in range(len(original)):
-        before, after = (images[i].movedim(-1, 0)[None].to(out.device).float() for images in (original, edited))
-        region = morphed(mask[min(i, len(mask) - 1)].to(out.device)[None, None], grow)
-        if not region.any():
-            continue  # what was edited is hidden in this frame
-        if match_colour:
-            after = (after + colour_offset(after, before, region, feather)).clamp(0, 1)
-        alpha = feathered(region, feather)
-        mixed = torch.lerp(before, after, alpha)[0].movedim(0, -1).to(original.dtype)
-        out[i] = torch.where(alpha[0, 0, :, :, None] > 0, mixed, original[i])
+        region = morphed(mask[min(i, len(mask) - 1)].to(out.device)[None, None], grow)[0, 0]
+        if region.any():  # else what was edited is hidden in this frame
+            out[i] = blended(edited[i].to(out.device), original[i], region, feather, match_colour)
     return out
+
+
+def blended(edited: Tensor, original: Tensor, region: Tensor, feather: int, match_colour: bool) -> Tensor:
+    """``composite`` of one frame.
+
+    Args:
+        edited, original: [height, width, channels] on one device.
+        region: [height, width] in 0 .. 1, with a pixel that is not 0.
+        feather, match_colour: as there.
+
+    Returns:
+        Like ``original``; its own bits beyond the feather.
+    """
+    before, after = (image.movedim(-1, 0)[None].float() for image in (original, edited))
+    region = region[None, None]
+    if match_colour:
+        after = (after + colour_offset(after, before, region, feather)).clamp(0, 1)
+    alpha = feathered(region, feather)
+    mixed = torch.lerp(before, after, alpha)[0].movedim(0, -1).to(original.dtype)
+    return torch.where(alpha[0, 0, :, :, None] > 0, mixed, original)
 
 
 def feathered(mask: Tensor, feather: int) -> Tensor:

@@ -26,6 +26,7 @@ IDS = {
     "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
     "SteadyEditClipMetrics",
+    "SteadyEditCropToMask", "SteadyEditStitch",
 }  # fmt: skip
 
 
