@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .keeping import Keeper
+from .model_manager import ModelManager
 from .protocol import Backend, VideoBackend
 
 
@@ -43,12 +43,12 @@ def current() -> Backend:
     return DiffusersBackend()
 
 
-def keeper() -> Keeper:
-    """What the running program does for networks beside the U-Net."""
+def manager() -> ModelManager:
+    """The host's care for networks beside the U-Net: their memory, precision and folders."""
     if "comfy.model_management" in sys.modules:
-        from .comfy_native.kept import ComfyKeeper
+        from .comfy_native.model_manager import ComfyManager
 
-        return ComfyKeeper()
-    from .diffusers.kept import PlainKeeper
+        return ComfyManager()
+    from .diffusers.model_manager import PlainManager
 
-    return PlainKeeper()
+    return PlainManager()

@@ -1,1 +1,1 @@
-"""Pure tensor functions. Every operation has a readable reference beside its fused form."""
+"""Pure tensor functions. Every operation has a readable reference beside its fast form."""

@@ -42,7 +42,7 @@ class BoundaryBlend(io.ComfyNode):
     def execute(cls, sampler, inverted, mask, blend, reading, ramp_steps, soft_mask) -> io.NodeOutput:
         from .. import backends
         from ..methods.via import blend as boundary
-        from ..methods.via.keep import keep_of
+        from ..methods.via.latent_mask import keep_mask
         from ..methods.via.trajectory import Trajectory
 
         if "noise_mask" in inverted:
@@ -50,7 +50,7 @@ class BoundaryBlend(io.ComfyNode):
                              "Set Latent Noise Mask, since this node has the mask.")
         trajectory = Trajectory.of_latent(inverted)
         frames, _, height, width = trajectory.shape
-        keep = keep_of(mask, frames, height, width, soft_mask)
+        keep = keep_mask(mask, frames, height, width, soft_mask)
         settings = boundary.BoundaryBlend(trajectory, keep, blend, reading, ramp_steps)
         return io.NodeOutput(backends.current().blend_sampler(sampler, settings))
 

@@ -23,7 +23,7 @@ def opened(model: str, precision: str) -> Loaded:
     from ..vision.captions import EXPECTED, load_captioner
 
     captioner = load_captioner(chosen(FOLDER, model, EXPECTED), dtype_of(precision))
-    return Loaded(captioner, backends.keeper().keep(captioner.module), model)
+    return Loaded(captioner, backends.manager().manage(captioner.module), model)
 
 
 class Caption(io.ComfyNode):

@@ -23,7 +23,7 @@ def dtype_of(precision: str) -> Any:
 
     from .. import backends
 
-    return backends.keeper().precision() if precision == "auto" else getattr(torch, precision)
+    return backends.manager().precision() if precision == "auto" else getattr(torch, precision)
 
 
 def names(folder: str, kinds: Iterable[str] | None = None, files: bool = True) -> list[str]:
@@ -31,7 +31,7 @@ def names(folder: str, kinds: Iterable[str] | None = None, files: bool = True) -
     from .. import backends
     from ..vision.checkpoint import listed
 
-    return listed(backends.keeper().folders(folder), kinds, files)
+    return listed(backends.manager().folders(folder), kinds, files)
 
 
 def chosen(folder: str, name: str, expected: str) -> Path:
@@ -43,7 +43,7 @@ def chosen(folder: str, name: str, expected: str) -> Path:
     from .. import backends
     from ..vision.checkpoint import located
 
-    folders = backends.keeper().folders(folder)
+    folders = backends.manager().folders(folder)
     try:
         return located(folders, name)
     except FileNotFoundError as error:
@@ -55,7 +55,7 @@ def stamp(folder: str, name: str) -> Any:
     """A value that changes when the file does."""
     from .. import backends
 
-    paths = [root / name for root in backends.keeper().folders(folder)]
+    paths = [root / name for root in backends.manager().folders(folder)]
     return (name, *(path.stat().st_mtime_ns for path in paths if path.exists()))
 
 

@@ -14,7 +14,7 @@ from .checks import whole_numbers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backends.keeping import Kept
+    from ..backends.model_manager import ManagedModel
 
 CATEGORY = "SteadyEdit/masks"
 Grounding = io.Custom("STEADYEDIT_GROUNDING")
@@ -29,12 +29,12 @@ class Loaded:
     """A network for pictures in the host's care. ``model`` is a ``Segmenter`` or a ``Detector``."""
 
     model: Any
-    kept: Kept
+    network: ManagedModel
     name: str
 
     def ready(self, frames: int) -> Any:
         """The network on its device, with room for so many frames at once."""
-        self.kept.load(self.model.frame_bytes * frames)
+        self.network.load(self.model.frame_bytes * frames)
         return self.model
 
 

@@ -29,14 +29,14 @@ def completed(schema: Any, words: Words) -> Any:
 
     What the schema says itself stays. Ids never change, so saved graphs and API graphs stay readable.
     """
-    fill(schema, search_aliases=list(words.aliases), essentials_category=words.essentials)
+    set_missing(schema, search_aliases=list(words.aliases), essentials_category=words.essentials)
     for given in schema.inputs or ():
-        fill(given, display_name=words.names.get(given.id, BY_INPUT.get(given.id)))
-        fill(given, advanced=given.id in words.advanced or None)
+        set_missing(given, display_name=words.names.get(given.id, BY_INPUT.get(given.id)))
+        set_missing(given, advanced=given.id in words.advanced or None)
     return schema
 
 
-def fill(part: Any, **fields: Any) -> None:
+def set_missing(part: Any, **fields: Any) -> None:
     """Set the fields that this host's ``part`` has and nobody has set."""
     for name, value in fields.items():
         if value and hasattr(part, name) and not getattr(part, name):

@@ -57,7 +57,7 @@ class SAMModel(io.ComfyNode):
 
         path = toy_file("sam") if model == TOY else chosen("sams", model, EXPECTED)
         segmenter = load_segmenter(path, dtype_of(precision))
-        return io.NodeOutput(Loaded(segmenter, backends.keeper().keep(segmenter.module), model))
+        return io.NodeOutput(Loaded(segmenter, backends.manager().manage(segmenter.module), model))
 
 
 class GroundingModel(io.ComfyNode):
@@ -84,15 +84,15 @@ class GroundingModel(io.ComfyNode):
         from .. import backends
         from ..vision.grounding.load import EXPECTED, load_detector
 
-        keeper = backends.keeper()
+        manager = backends.manager()
         if model == TOY:
             from ..toyworld.models import load_grounder
 
             detector = load_grounder()
         else:
             path = chosen("grounding-dino", model, EXPECTED)
-            detector = load_detector(path, keeper.folders("grounding-dino"), dtype_of(precision))
-        return io.NodeOutput(Loaded(detector, keeper.keep(detector.module), model))
+            detector = load_detector(path, manager.folders("grounding-dino"), dtype_of(precision))
+        return io.NodeOutput(Loaded(detector, manager.manage(detector.module), model))
 
 
 NODES = [GroundingModel, SAMModel]

@@ -40,7 +40,7 @@ def lora_file(name: str) -> Path:
     Raises:
         FileNotFoundError: it is at none of these places.
     """
-    folders = backends.keeper().folders("loras")
+    folders = backends.manager().folders("loras")
     for path in (Path(name).expanduser(), current().input / name, *(folder / name for folder in folders)):
         if path.is_file():
             return path

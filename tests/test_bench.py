@@ -32,7 +32,7 @@ QUICK = Settings(recipe=TuneRecipe(steps=2, learning_rate=1e-4), steps=3, guidan
 def world():
     """Random weights, true shapes."""
     from steadyedit.backends.diffusers import DiffusersModel
-    from steadyedit.backends.diffusers.parts import Autoencoder, TextEncoder
+    from steadyedit.backends.diffusers.encoders import Autoencoder, TextEncoder
     from steadyedit.toyworld import models
 
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ QUICK = Settings(Common(recipe=TuneRecipe(steps=1, learning_rate=1e-4), steps=2,
 def world():
     """Random weights, true shapes."""
     from steadyedit.backends.diffusers import DiffusersModel
-    from steadyedit.backends.diffusers.parts import Autoencoder, TextEncoder
+    from steadyedit.backends.diffusers.encoders import Autoencoder, TextEncoder
     from steadyedit.toyworld import models
 
     torch.manual_seed(0)

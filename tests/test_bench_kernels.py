@@ -27,13 +27,13 @@ def test_kernels_are_checked_then_measured(tmp_path, monkeypatch, capsys):
         assert (row["error"] is None) == (row["rival"] in ("sdpa", "norm"))
         assert (row["ratio"] == row["train_ratio"] == 1) or row["rival"] not in ("sdpa", "norm")
     assert set(report["meta"]["memory"]) == {f"{name}, 16 tokens" for name in kernels.OPERATIONS}
-    assert "| ffam-2 4x16 fused |" in capsys.readouterr().out
+    assert "| ffam-2 4x16 ours |" in capsys.readouterr().out
 
 
 def test_no_number_without_a_green_check(monkeypatch, tmp_path):
     wrong = lambda q, k, v, *rest: frame_attention_reference(q, k, v, *rest) * 1.001  # noqa: E731
     monkeypatch.setattr("steadyedit.kernels.frame_attention.frame_attention", wrong)
-    with pytest.raises(RuntimeError, match="ffam-2 fused differs from its reference by 1.0e-03 at 4x16"):
+    with pytest.raises(RuntimeError, match="ffam-2 ours differs from its reference by 1.0e-03 at 4x16"):
         kernels.main(["ffam-2"], tmp_path / "kernels.json", ["4x16"])
     assert not list(tmp_path.iterdir())
 

@@ -23,7 +23,7 @@ FRAMES, SIZE = 9, 32
 @pytest.fixture(scope="module")
 def world():
     """Random weights, true shapes."""
-    from steadyedit.backends.diffusers.parts import TextEncoder
+    from steadyedit.backends.diffusers.encoders import TextEncoder
     from steadyedit.backends.diffusers.toy_wan import VideoAutoencoder
     from steadyedit.backends.diffusers.video import DiffusersVideoBackend, DiffusersVideoModel
     from steadyedit.toyworld import models

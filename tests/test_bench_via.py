@@ -30,7 +30,7 @@ QUICK = Settings(ViaRecipe(
 def world():
     """Random weights, true shapes; the editor reads an image beside the noise."""
     from steadyedit.backends.diffusers import DiffusersModel
-    from steadyedit.backends.diffusers.parts import Autoencoder, TextEncoder
+    from steadyedit.backends.diffusers.encoders import Autoencoder, TextEncoder
     from steadyedit.toyworld import models
 
     torch.manual_seed(0)

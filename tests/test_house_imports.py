@@ -163,8 +163,7 @@ def test_what_the_lower_parts_need_from_outside(part):
         found
         for found in every_import()
         if not found.inside and found.part == part and found.name not in allowed
-        and not (part == "kernels" and found.name == "triton" and found.file.endswith("/fused.py"))
-    ]  # fmt: skip
+    ]
     assert not broken, report(broken, f"'{part or 'root'}' may import the standard library and {sorted(OUTER[part])}")
 
 
@@ -198,9 +197,9 @@ def test_a_broken_rule_is_seen(tmp_path, monkeypatch):
     (tmp_path / "kernels" / "op").mkdir(parents=True)
     code = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ...methods import ei2\n"
     code += "def late():\n    from ..norm import reference\n    import comfy.utils\n"
-    (tmp_path / "kernels" / "op" / "fused.py").write_text(code)
+    (tmp_path / "kernels" / "op" / "sdpa.py").write_text(code)
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    found = [(i.name, i.inside, i.typing_only) for i in imports_of(tmp_path / "kernels" / "op" / "fused.py")]
+    found = [(i.name, i.inside, i.typing_only) for i in imports_of(tmp_path / "kernels" / "op" / "sdpa.py")]
     assert found == [
         ("typing", False, False),
         ("methods/ei2", True, True),

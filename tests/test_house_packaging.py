@@ -26,7 +26,7 @@ ONLY_EXTRAS = {"groundingdino-py", "groundingdino"}
 # Where a distribution is not imported under its own name.
 MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
 # Asked of the host or, outside of it, of `make`; imported only by the module named beside it.
-NOT_OURS_TO_REQUIRE = {"torch", "triton"}
+NOT_OURS_TO_REQUIRE = {"torch"}
 # Used where it is installed: an extra, since it builds from source or serves a benchmark alone.
 OPTIONAL = {"groundingdino", "peft"}
 

@@ -10,7 +10,7 @@ from tolerances import assert_close
 # rows, channels, height, width; one mask for all rows or one each
 SIZES = [((1, 1, 1, 1), 1), ((3, 4, 5, 7), 3), ((5, 2, 6, 3), 1)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-FORMS = [kernels.boundary_blend_reference, kernels.boundary_blend_fused]
+FORMS = [kernels.boundary_blend_reference, kernels.boundary_blend_lerp]
 
 
 def inputs(size, masks, binary=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from steadyedit.kernels import frame_attention as kernels
-from steadyedit.kernels.frame_attention import parts
+from steadyedit.kernels.frame_attention import log_sum_exp as parts
 from tolerances import assert_close
 
 # branches, frames, height, width, heads, head_dim, ratio: ones, odd numbers, no powers of two,
@@ -22,7 +22,7 @@ SIZES = [
     (2, 5, 3, 3, 1, 4, 3),
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-FORMS = ["", "_fused", "_portable", "_reference"]
+FORMS = ["", "_sdpa", "_portable", "_reference"]
 FORMS_WITHOUT_RATIO = [("sparse_causal_attention", form) for form in FORMS] + [
     ("full_attention", form) for form in FORMS if form != "_portable"
 ]
@@ -141,11 +141,11 @@ def test_branches_in_one_call_or_two(operation):
 
 def test_long_clips_pass_backward_in_rounds():
     """More frames than one round of the backward pass holds."""
-    from steadyedit.kernels.frame_attention.fused import FRAMES_AT_ONCE
+    from steadyedit.kernels.frame_attention.sdpa import FRAMES_AT_ONCE
 
     frames = 2 * FRAMES_AT_ONCE + 1
     *tensors, slope = random_tensors(6, frames, 4, 2)
-    compare(kernels.frame_attention_fused, fine_coarse, (1, frames, 2, 2, 2), tensors, slope, torch.float64)
+    compare(kernels.frame_attention_sdpa, fine_coarse, (1, frames, 2, 2, 2), tensors, slope, torch.float64)
 
 
 @pytest.mark.parametrize("operation", TRUTHS)
@@ -185,7 +185,7 @@ def test_misfits_are_named(arguments, message):
 
 def test_the_first_call_of_a_program_may_be_inside_a_checkpoint():
     """The operators are tried out once; backward, which computes the block again, must not miss that trial."""
-    from steadyedit.kernels.frame_attention.parts import available
+    from steadyedit.kernels.frame_attention.log_sum_exp import available
 
     q, k, v = (torch.randn(3, 4, 8, requires_grad=True) for _ in range(3))
     available.cache_clear()

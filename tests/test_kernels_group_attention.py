@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from steadyedit.kernels import group_attention as kernels
-from steadyedit.kernels.frame_attention import parts
+from steadyedit.kernels.frame_attention import log_sum_exp as parts
 from tolerances import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,7 +80,7 @@ def inputs(operation, size, seed=0):
 
 
 TRUTHS = {"gather": gather, "swap": swap, "cross_frame": cross_frame}
-FORMS = [(operation, form) for operation in TRUTHS for form in ("", "_fused", "_reference")]
+FORMS = [(operation, form) for operation in TRUTHS for form in ("", "_sdpa", "_reference")]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

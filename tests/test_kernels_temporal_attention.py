@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from steadyedit.kernels import temporal_attention as kernels
-from steadyedit.kernels.temporal_attention import fused
+from steadyedit.kernels.temporal_attention import sdpa
 from tolerances import assert_close
 
 # branches, frames, tokens, heads, head_dim
 SIZES = [(1, 1, 1, 1, 1), (2, 3, 5, 3, 5), (1, 9, 7, 2, 4), (3, 2, 1, 1, 6)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-FORMS = [kernels.temporal_attention, kernels.temporal_attention_fused, kernels.temporal_attention_reference]
+FORMS = [kernels.temporal_attention, kernels.temporal_attention_sdpa, kernels.temporal_attention_reference]
 
 
 def truth(z, wq, wk, wv, heads, frames):
@@ -64,9 +64,9 @@ def test_matches_the_formula(poisoned, form, dtype, size):
 
 
 def test_many_places_go_in_rounds(monkeypatch):
-    monkeypatch.setattr(fused, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(sdpa, "ROWS_AT_ONCE", 4)
     tensors, _ = inputs((2, 3, 5, 3, 5))
-    assert_close(kernels.temporal_attention_fused(*tensors, 3, 3), truth(*tensors, 3, 3))
+    assert_close(kernels.temporal_attention_sdpa(*tensors, 3, 3), truth(*tensors, 3, 3))
 
 
 def test_branches_in_one_call_or_two():

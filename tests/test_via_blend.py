@@ -16,7 +16,7 @@ from steadyedit.diffusion.samplers import (
 )
 from steadyedit.kernels.boundary_blend import boundary_blend_reference, ramp_weight
 from steadyedit.methods.via.blend import MODES, BoundaryBlend, blended
-from steadyedit.methods.via.keep import keep_of
+from steadyedit.methods.via.latent_mask import keep_mask
 from steadyedit.methods.via.lock_step import sample_in_lock_step
 from steadyedit.methods.via.response import measure
 from steadyedit.methods.via.trajectory import Trajectory
@@ -191,7 +191,7 @@ def test_lanes_follow_their_own_frames(name):
         def group_of(self, frames):
             return (0, 2)
 
-    keep = keep_of(torch.eye(3)[:, :, None].repeat_interleave(16, 1).repeat(1, 1, 40), FRAMES, 6, 5)
+    keep = keep_mask(torch.eye(3)[:, :, None].repeat_interleave(16, 1).repeat(1, 1, 40), FRAMES, 6, 5)
     blend, sigmas = prepared(keep=keep)
     alone = with_blend(SAMPLERS[name], blend, name == "euler")(model, 6 * drawn(2), sigmas, {"seed": 4})
     rows = []
@@ -271,15 +271,15 @@ def test_bad_input_is_told():
 def test_masks_become_cells():
     mask = torch.zeros(2, 16, 24)
     mask[0, :8, :12] = 1
-    keep = keep_of(mask, 2, 2, 3)
+    keep = keep_mask(mask, 2, 2, 3)
     assert keep[:, 0].tolist() == [[[0, 0.5, 1], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]]
-    assert keep_of(mask, 2, 2, 3, soft=False)[0, 0, 0].tolist() == [0, 0, 1]
+    assert keep_mask(mask, 2, 2, 3, soft=False)[0, 0, 0].tolist() == [0, 0, 1]
     # Another size, by area; pictures that a VAE cut to whole cells.
-    assert torch.equal(keep_of(mask.repeat_interleave(3, 1).repeat_interleave(3, 2), 2, 2, 3), keep)
-    assert keep_of(torch.ones(1, 19, 26), 5, 2, 3).shape == (1, 1, 2, 3)
+    assert torch.equal(keep_mask(mask.repeat_interleave(3, 1).repeat_interleave(3, 2), 2, 2, 3), keep)
+    assert keep_mask(torch.ones(1, 19, 26), 5, 2, 3).shape == (1, 1, 2, 3)
     for wrong, said in [
         (mask, "nor one for each of the 3 frames"), (torch.zeros(3, 16, 24), "is empty"),
         (torch.full((3, 16, 24), torch.nan), "NaN"), (torch.ones(3, 24, 16), "other proportions"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=said):
-            keep_of(wrong, 3, 2, 3)
+            keep_mask(wrong, 3, 2, 3)

@@ -10,7 +10,7 @@ from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.diffusion.samplers import SAMPLERS
 from steadyedit.methods.registry import build
 from steadyedit.methods.via.blend import BoundaryBlend
-from steadyedit.methods.via.keep import keep_of
+from steadyedit.methods.via.latent_mask import keep_mask
 from steadyedit.methods.via.trajectory import Trajectory
 from steadyedit.standalone import host_api
 from steadyedit.toyworld import models
@@ -63,7 +63,7 @@ def edit(model, path, sampler, blend=None, samples=None):
 def test_the_kept_region_is_the_source_to_the_bit(model, path, name, lanes):
     if lanes:
         model = BACKEND.attach(model, build("gather-swap", BACKEND.sites(model), {"group": 2}))
-    keep = keep_of(moving(), FRAMES, SIDE, SIDE)
+    keep = keep_mask(moving(), FRAMES, SIDE, SIDE)
     out = edit(model, path, name, BoundaryBlend(path, keep))
     kept = (keep == 1).expand_as(out)
     assert torch.equal(out[kept], clip()[kept]) and out.isfinite().all()
@@ -99,7 +99,7 @@ def test_the_nodes_without_a_host(model):
         latent, sigmas = DDIMInversion.execute(model, text(2), {"samples": clip()}, STEPS, 0).args
         (sampler,) = BlendNode.execute("dpmpp_2m", latent, moving(), "ramp", "A", 0, True).args
         out = BACKEND.sample(model, text(1), text(2), 4.0, latent["samples"], sigmas, Quiet(), sampler=sampler)
-        kept = (keep_of(moving(), FRAMES, SIDE, SIDE) == 1).expand_as(out)
+        kept = (keep_mask(moving(), FRAMES, SIDE, SIDE) == 1).expand_as(out)
         assert torch.equal(out[kept], clip()[kept])
         edited, original = torch.rand(2, FRAMES, 64, 64, 3)
         (images,) = Composite.execute(edited, original, moving(), 0, 0, False).args

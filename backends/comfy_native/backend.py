@@ -131,19 +131,19 @@ class ComfyBackend:
 
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer."""
-        from . import joint
+        from . import clip_models
 
-        return joint.load_toy_clip()
+        return clip_models.load_toy_clip()
 
     def text_embedding(self, clip: Any, text: str) -> Tensor:
-        from . import joint
+        from . import clip_models
 
-        return joint.text_embedding(clip, text)
+        return clip_models.text_embedding(clip, text)
 
     def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
-        from . import joint
+        from . import clip_models
 
-        return joint.image_embeddings(clip_vision, images)
+        return clip_models.image_embeddings(clip_vision, images)
 
     def weights_folder(self) -> Path:
         if FOLDER not in folder_paths.folder_names_and_paths:

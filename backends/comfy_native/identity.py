@@ -11,7 +11,7 @@ import torch
 
 from .. import fingerprint
 from .blocks import unet_of
-from .frozen import plain_weight
+from .frozen_layers import plain_weight
 from .video_network import is_video
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from ...methods.attachment import NormSite
 from .blocks import PARTS, unet_of
 from .forwards import forward_replaced, on_device_of
-from .frozen import borrowed_weights
+from .frozen_layers import borrowed_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

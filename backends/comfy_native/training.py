@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ...methods.attachment import Attachment, module_parameters
 from ...methods.lora import factors
 from .blocks import located, unet_of
-from .frozen import frozen
+from .frozen_layers import frozen_layers
 from .norms import adjusted
 from .patcher import state_of, with_state
 from .runtime import check_fit
@@ -70,7 +70,7 @@ class ComfyTraining:
     Args:
         patcher: the clone that is open.
         parameters: see ``TrainingView``.
-        deltas: trained differences by the layer that they go beside, see ``frozen``.
+        deltas: trained differences by the layer that they go beside, see ``frozen_layers``.
         conditions: the CONDITIONING in the host's inner form.
         memory: see ``MEMORY_KEPT``.
         armed: what is set on the model after it is loaded; closed by the owner.
@@ -119,7 +119,7 @@ class ComfyTraining:
             unet, state = base.diffusion_model, state_of(self.patcher)
             replaced = {unet.get_submodule(path): module for path, module in state.norms.items()}
             instead = {layer: adjusted(layer, module, training=True) for layer, module in replaced.items()}
-            self.armed.enter_context(frozen(unet, self.deltas, instead))
+            self.armed.enter_context(frozen_layers(unet, self.deltas, instead))
             self._shape = noisy.shape
         return self._ready
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...methods.lora_edit.choices import HUNYUAN
 from .forwards import forward_replaced
-from .frozen import casting, frozen_forward
+from .frozen_layers import casting, frozen_forward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

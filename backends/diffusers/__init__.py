@@ -2,8 +2,8 @@
 
 from .backend import DiffusersBackend
 from .denoiser import Denoiser
+from .encoders import Autoencoder, TextEncoder
 from .model import DiffusersModel
-from .parts import Autoencoder, TextEncoder
 from .toy import load_toy_models
 
 __all__ = ["Autoencoder", "Denoiser", "DiffusersBackend", "DiffusersModel", "TextEncoder", "load_toy_models"]

@@ -20,9 +20,9 @@ from .. import fingerprint
 from .blend import BlendedSampler
 from .control import ControlNet
 from .denoiser import Denoiser
+from .encoders import Autoencoder, ImageEncoder, TextEncoder
 from .model import DiffusersModel
 from .norms import located_norms
-from .parts import Autoencoder, ImageEncoder, TextEncoder
 from .paths import locate
 from .sampling import sample
 from .toy import load_toy_clip, load_toy_controlnet, load_toy_editor, load_toy_models

@@ -9,8 +9,8 @@ from torch import nn
 
 from ...toyworld import models
 from .control import ControlNet
+from .encoders import Autoencoder, ImageEncoder, TextEncoder
 from .model import DiffusersModel
-from .parts import Autoencoder, ImageEncoder, TextEncoder
 
 
 def load_toy_models() -> tuple[DiffusersModel, TextEncoder, Autoencoder]:

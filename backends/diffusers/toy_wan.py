@@ -8,7 +8,7 @@ import torch
 
 from ...toyworld import models
 from ...toyworld.models import wan_vae
-from .parts import TextEncoder
+from .encoders import TextEncoder
 from .video import DiffusersVideoModel
 
 if TYPE_CHECKING:

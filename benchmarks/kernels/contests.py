@@ -49,11 +49,11 @@ class Contest:
         flops: of its two products, forward: what says whether a size can be waited for.
         inputs: of ``runs`` and of ``reference``; gradients are taken by those that ask.
         runs: by slug. "sdpa" is plain attention over an equal number of query-key pairs,
-            on keys that lie ready; "fused" is this pack's; "literal" makes the keys of every
+            on keys that lie ready; "ours" is this pack's; "literal" makes the keys of every
             frame, as the paper writes it, and calls SDPA. "flex", on a GPU, is FlexAttention
             over fine and coarse keys in a row, compiled.
         ready: inputs of "sdpa", made outside of the measured time.
-        reference: what "fused" and "literal" must equal.
+        reference: what "ours" and "literal" must equal.
         baseline: the rival that ratios are to.
     """
 
@@ -101,7 +101,7 @@ def _flops(size: Size, keys: int) -> float:
 
 
 def _frame_contest(
-    size: Size, tokens: Run, name: str, literal: Run, fused: Run, reference: Run, more: tuple[int, ...], keys: int
+    size: Size, tokens: Run, name: str, literal: Run, ours: Run, reference: Run, more: tuple[int, ...], keys: int
 ) -> Contest:
     q, k, v = (tokens(size.frames, size.tokens) for _ in range(3))
     arguments = (size.heads, size.frames, *more)
@@ -109,7 +109,7 @@ def _frame_contest(
         name, _flops(size, keys), (q, k, v),
         {
             "sdpa": partial(attend, heads=size.heads),
-            "fused": lambda q, k, v: fused(q, k, v, *arguments),
+            "ours": lambda q, k, v: ours(q, k, v, *arguments),
             "literal": lambda q, k, v: attend(q, literal(k, *arguments), literal(v, *arguments), size.heads),
         },
         (q, tokens(size.frames, keys), tokens(size.frames, keys)),
@@ -166,11 +166,11 @@ def _group_contests(size: Size, tokens: Run) -> Iterator[Contest]:
     """VIA's gather and swap, and Fairy's cross-frame attention, with a group of four frames."""
     heads, length = size.heads, size.tokens
 
-    def contest(name: str, keys: int, inputs: tuple[Tensor, ...], fused: Run, literal: Run, reference: Run) -> Contest:
+    def contest(name: str, keys: int, inputs: tuple[Tensor, ...], ours: Run, literal: Run, reference: Run) -> Contest:
         rows = inputs[0].shape[0]
         return Contest(
             name, 4.0 * rows * length * keys * heads * size.dim, inputs,
-            {"sdpa": partial(attend, heads=heads), "fused": fused, "literal": literal},
+            {"sdpa": partial(attend, heads=heads), "ours": ours, "literal": literal},
             (inputs[0], tokens(rows, keys), tokens(rows, keys)), reference,
         )  # fmt: skip
 
@@ -217,7 +217,7 @@ def _temporal_contest(size: Size, tokens: Run) -> Contest:
         (z, *weights),
         {
             "sdpa": place_major,
-            "fused": lambda z, *w: temporal_attention(z, *w, heads, frames),
+            "ours": lambda z, *w: temporal_attention(z, *w, heads, frames),
             "literal": lambda z, *w: place_major(z.transpose(0, 1).contiguous(), *w).transpose(0, 1).contiguous(),
         },
         (z.detach().transpose(0, 1).contiguous().requires_grad_(), *weights),

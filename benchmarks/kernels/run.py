@@ -117,7 +117,7 @@ def _size(text: str, heads: int) -> Size:
 
 
 def _checked(contest: Contest, size: Size, device: torch.device, dtype: torch.dtype) -> float:
-    """The largest relative error of "fused" and "literal" on a small map, results and gradients.
+    """The largest relative error of "ours" and "literal" on a small map, results and gradients.
 
     Raises:
         RuntimeError: it is beyond ``TOLERANCE``.
@@ -212,8 +212,8 @@ def _peaks(contest: Contest, inputs: dict[str, tuple[Tensor, ...]]) -> dict[str,
     results, peaks = {}, {}
     for name, run in contest.runs.items():
         results[name], peaks[name] = allocated_peak(lambda r=run, n=name: r(*inputs[n]))
-    error = _difference(results["fused"], results["literal"])
-    if not error <= TOLERANCE[results["fused"].dtype]:
+    error = _difference(results["ours"], results["literal"])
+    if not error <= TOLERANCE[results["ours"].dtype]:
         raise RuntimeError(f"kernels: {contest.name} differs from its literal form by {error:.1e} at full size.")
     return peaks
 
@@ -237,10 +237,10 @@ def _turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
 
 
 def _memory_fits(measured: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Lines through peak memory over frames, of "fused", where three lengths of clip are known."""
+    """Lines through peak memory over frames, of "ours", where three lengths of clip are known."""
     points: dict[tuple[str, int], list[tuple[int, float]]] = {}
     for row in measured:
-        if row["rival"] == "fused" and row["peak_mb"] is not None:
+        if row["rival"] == "ours" and row["peak_mb"] is not None:
             frames, tokens = map(int, row["size"].split("x"))
             points.setdefault((row["operation"], tokens), []).append((frames, row["peak_mb"]))
     fits = {}

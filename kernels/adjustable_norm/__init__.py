@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .fused import adjustable_norm_fused
+from .native import adjustable_norm_native
 from .reference import adjustable_norm_reference
 
-__all__ = ["adjustable_norm", "adjustable_norm_fused", "adjustable_norm_reference"]
+__all__ = ["adjustable_norm", "adjustable_norm_native", "adjustable_norm_reference"]
 
 
 def adjustable_norm(
@@ -45,4 +45,4 @@ def adjustable_norm(
                                ("gamma0", gamma0, (channels, 1))):  # fmt: skip
         if value is not None and (value.ndim != 1 or value.shape[0] not in sizes):
             raise ValueError(f"adjustable norm: {name} {tuple(value.shape)} does not fit {channels} channels.")
-    return adjustable_norm_fused(z, weight, bias, gamma0, groups, eps)
+    return adjustable_norm_native(z, weight, bias, gamma0, groups, eps)

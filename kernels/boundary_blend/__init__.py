@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .fused import boundary_blend_fused
+from .lerp import boundary_blend_lerp
 from .reference import boundary_blend_reference
 
-__all__ = ["boundary_blend", "boundary_blend_fused", "boundary_blend_reference", "ramp_weight", "source_weight"]
+__all__ = ["boundary_blend", "boundary_blend_lerp", "boundary_blend_reference", "ramp_weight", "source_weight"]
 
 READINGS = ("A", "B")
 
@@ -68,4 +68,4 @@ def boundary_blend(generated: Tensor, source: Tensor, keep: Tensor, weight: floa
     if keep.ndim != generated.ndim or keep.shape[1] != 1 or keep.shape[2:] != generated.shape[2:] or (
             keep.shape[0] not in (1, len(generated))):
         raise ValueError(f"boundary blend: a mask {tuple(keep.shape)} does not fit latents {tuple(generated.shape)}.")
-    return boundary_blend_fused(generated, source, source_weight(keep, weight, reading))
+    return boundary_blend_lerp(generated, source, source_weight(keep, weight, reading))

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .fused import frame_attention_fused, full_attention_fused, sparse_causal_attention_fused
-from .parts import available
+from .log_sum_exp import available
 from .portable import frame_attention_portable, sparse_causal_attention_portable
 from .reference import (
     frame_attention_reference,
     full_attention_reference,
     sparse_causal_attention_reference,
 )
+from .sdpa import frame_attention_sdpa, full_attention_sdpa, sparse_causal_attention_sdpa
 
 __all__ = [
     "frame_attention",
-    "frame_attention_fused",
+    "frame_attention_sdpa",
     "frame_attention_portable",
     "frame_attention_reference",
     "full_attention",
-    "full_attention_fused",
+    "full_attention_sdpa",
     "full_attention_reference",
     "sparse_causal_attention",
-    "sparse_causal_attention_fused",
+    "sparse_causal_attention_sdpa",
     "sparse_causal_attention_portable",
     "sparse_causal_attention_reference",
 ]
@@ -57,8 +57,8 @@ def frame_attention(
             f"ratio: {ratio} is larger than the feature map ({height} x {width}); "
             f"the largest allowed there is {max(height, width)}."
         )
-    if frames == 1 or ratio == 1 or _fusible(q, heads):
-        return frame_attention_fused(q, k, v, heads, frames, height, width, ratio)
+    if frames == 1 or ratio == 1 or _log_sum_exp_available(q, heads):
+        return frame_attention_sdpa(q, k, v, heads, frames, height, width, ratio)
     return frame_attention_portable(q, k, v, heads, frames, height, width, ratio)
 
 
@@ -69,8 +69,8 @@ def sparse_causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames:
         ValueError: shapes do not fit.
     """
     _check(q, k, v, heads, frames)
-    if _fusible(q, heads):
-        return sparse_causal_attention_fused(q, k, v, heads, frames)
+    if _log_sum_exp_available(q, heads):
+        return sparse_causal_attention_sdpa(q, k, v, heads, frames)
     return sparse_causal_attention_portable(q, k, v, heads, frames)
 
 
@@ -81,10 +81,10 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> 
         ValueError: shapes do not fit.
     """
     _check(q, k, v, heads, frames)
-    return full_attention_fused(q, k, v, heads, frames)
+    return full_attention_sdpa(q, k, v, heads, frames)
 
 
-def _fusible(q: Tensor, heads: int) -> bool:
+def _log_sum_exp_available(q: Tensor, heads: int) -> bool:
     return available(q.device.type, q.dtype, q.shape[2] // heads)
 
 

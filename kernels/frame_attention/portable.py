@@ -1,6 +1,6 @@
 """Attention across frames by public operations only, one frame's keys at a time.
 
-For devices on which the fused form's operators do not exist. In training each frame is
+For devices on which the operators under SDPA do not exist. In training each frame is
 computed again in backward, so that no more than one frame's keys are ever gathered.
 """
 

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..frame_attention.parts import available
-from .fused import cross_frame_attention_fused, gather_attention_fused, swap_attention_fused
+from ..frame_attention.log_sum_exp import available
 from .portable import cross_frame_attention_portable
 from .reference import cross_frame_attention_reference, gather_attention_reference, swap_attention_reference
+from .sdpa import cross_frame_attention_sdpa, gather_attention_sdpa, swap_attention_sdpa
 
 __all__ = [
     "cross_frame_attention",
-    "cross_frame_attention_fused",
+    "cross_frame_attention_sdpa",
     "cross_frame_attention_portable",
     "cross_frame_attention_reference",
     "gather_attention",
-    "gather_attention_fused",
+    "gather_attention_sdpa",
     "gather_attention_reference",
     "swap_attention",
-    "swap_attention_fused",
+    "swap_attention_sdpa",
     "swap_attention_reference",
 ]
 
@@ -42,7 +42,7 @@ def gather_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int)
     """
     _check(q, k, v, heads, branches)
     _check_own(q, k)
-    return gather_attention_fused(q, k, v, heads, branches)
+    return gather_attention_sdpa(q, k, v, heads, branches)
 
 
 def swap_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
@@ -56,7 +56,7 @@ def swap_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -
         ValueError: shapes do not fit.
     """
     _check(q, k, v, heads, branches)
-    return swap_attention_fused(q, k, v, heads, branches)
+    return swap_attention_sdpa(q, k, v, heads, branches)
 
 
 def cross_frame_attention(
@@ -76,7 +76,7 @@ def cross_frame_attention(
     _check_own(q, k_own)
     _check(q, k, v, heads, branches)
     if available(q.device.type, q.dtype, q.shape[2] // heads):
-        return cross_frame_attention_fused(q, k_own, v_own, k, v, heads, branches)
+        return cross_frame_attention_sdpa(q, k_own, v_own, k, v, heads, branches)
     return cross_frame_attention_portable(q, k_own, v_own, k, v, heads, branches)
 
 

@@ -1,6 +1,6 @@
 """Cross-frame attention by public operations only, one frame's keys at a time.
 
-For devices on which the fused form's operators do not exist. In training each frame is
+For devices on which the operators under SDPA do not exist. In training each frame is
 computed again in backward, so that no more than one frame's keys are ever gathered.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .fused import swap_attention_fused
+from .sdpa import swap_attention_sdpa
 
 
 def cross_frame_attention_portable(
@@ -23,7 +23,7 @@ def cross_frame_attention_portable(
     def frame(i: int) -> Tensor:
         keys = torch.cat([k_own[i], k_[i // frames]])[None]
         values = torch.cat([v_own[i], v_[i // frames]])[None]
-        return swap_attention_fused(q[i : i + 1], keys, values, heads, 1)
+        return swap_attention_sdpa(q[i : i + 1], keys, values, heads, 1)
 
     training = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k_own, v_own, k, v))
     return torch.cat([checkpoint(frame, i, use_reentrant=False) if training else frame(i) for i in range(len(q))])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .fused import temporal_attention_fused
 from .reference import temporal_attention_reference
+from .sdpa import temporal_attention_sdpa
 
-__all__ = ["temporal_attention", "temporal_attention_fused", "temporal_attention_reference"]
+__all__ = ["temporal_attention", "temporal_attention_sdpa", "temporal_attention_reference"]
 
 
 def temporal_attention(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int) -> Tensor:
@@ -31,4 +31,4 @@ def temporal_attention(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int
         )
     if heads < 1 or wq.shape[0] % heads:
         raise ValueError(f"temporal attention: {wq.shape[0]} channels do not split into {heads} heads.")
-    return temporal_attention_fused(z, wq, wk, wv, heads, frames)
+    return temporal_attention_sdpa(z, wq, wk, wv, heads, frames)

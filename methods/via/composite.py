@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from .keep import check_mask
+from .latent_mask import check_mask
 
 #: A drift of colour is smaller than this; a larger difference is content, such as an edit that left its mask.
 LARGEST = 0.1

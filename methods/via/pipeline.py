@@ -14,7 +14,7 @@ from .adapt import AdaptRecipe, adapt
 from .blend import BoundaryBlend
 from .candidates import chosen_frame, root_candidates, with_picture
 from .gather_swap import GatherSwap, build_gather_swap
-from .keep import keep_of
+from .latent_mask import keep_mask
 from .root import check_editor
 from .trajectory import Trajectory
 
@@ -151,7 +151,7 @@ def sample_edit(
     if mask is not None and recipe.blend is not None:
         if trajectory is None:
             raise ValueError("trajectory: the blend follows the clip's inversion; give that of invert_clip.")
-        keep = keep_of(mask, len(samples), *samples.shape[2:])
+        keep = keep_mask(mask, len(samples), *samples.shape[2:])
         sampler = backend.blend_sampler(sampler, BoundaryBlend(trajectory, keep, recipe.blend, recipe.reading))
     if recipe.swap is not None:
         editor = backend.attach(editor, build_gather_swap(backend.sites(editor), **asdict(recipe.swap)))

@@ -9,7 +9,7 @@ from functools import lru_cache
 import pytest
 import torch
 from steadyedit import nodes as pack
-from steadyedit.backends.comfy_native import joint, toy
+from steadyedit.backends.comfy_native import clip_models, toy
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.methods.lora import new_lora
 from steadyedit.methods.tuning import TuneRecipe
@@ -211,7 +211,7 @@ def test_a_model_without_an_image_input_is_refused():
 
 
 def test_the_toy_clip_says_the_same_in_both_hosts():
-    clip, vision = joint.load_toy_clip()
+    clip, vision = clip_models.load_toy_clip()
     other, eye = DiffusersBackend().load_toy_clip()
     pictures = image(3, size=48, count=2)
     with torch.inference_mode():
@@ -239,7 +239,7 @@ def test_the_right_candidate_is_picked():
     run = node("SteadyEditPickRoot")
     captions = {"source_caption": clip.caption, "edited_caption": answer.caption}
     with torch.inference_mode():
-        encoders = dict(zip(("clip", "clip_vision"), joint.load_toy_clip(), strict=True))
+        encoders = dict(zip(("clip", "clip_vision"), clip_models.load_toy_clip(), strict=True))
         for mask in (clip.masks[0], None):
             picked = run.execute(candidates, clip.frames, 0, 0.5, mask=mask, **captions, **encoders).result
             assert picked[2] == 4 and picked[1].equal(answer.frames) and picked[3].count("\n") == 3

@@ -7,8 +7,8 @@ import pytest
 import torch
 from comfy_extras import nodes_ip2p
 from steadyedit.backends.comfy_native import toy
+from steadyedit.backends.diffusers.encoders import Autoencoder
 from steadyedit.backends.diffusers.model import DiffusersModel
-from steadyedit.backends.diffusers.parts import Autoencoder
 from steadyedit.standalone import core_nodes, core_sampling
 from steadyedit.toyworld import models
 from toys import diffusers_unet, model, text

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from steadyedit import nodes as pack
-from steadyedit.backends.comfy_native import joint
+from steadyedit.backends.comfy_native import clip_models
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.vision.flow import raft_flow
 
@@ -24,7 +24,7 @@ def measured(*given, **more):
 
 
 def test_clip_of_the_host(clip):
-    text, vision = joint.load_toy_clip()
+    text, vision = clip_models.load_toy_clip()
     found = measured(clip.frames, source=clip.frames, prompt=clip.caption, clip=text, clip_vision=vision)
     assert found["Input Similarity"] == pytest.approx(1, abs=1e-5) and 0.9 < found["CLIP-Frame"] <= 1
     assert found["CLIP-Text"] > 0.7 and found["Warping Error"] is not None
@@ -67,5 +67,5 @@ def test_the_flow_network_is_loaded_after_the_image_encoder(clip, monkeypatch):
         order.extend(type(patcher.model).__name__ for patcher in models), load(models, *given, **more))[1])
     device = management.get_torch_device()
     flow = ModelPatcher(Still(), load_device=device, offload_device=device)
-    found = measured(clip.frames, clip_vision=joint.load_toy_clip()[1], optical_flow=flow)
+    found = measured(clip.frames, clip_vision=clip_models.load_toy_clip()[1], optical_flow=flow)
     assert len(order) > 1 and order[-1] == "Still" and found["flow"] == "Still, of the edited clip"

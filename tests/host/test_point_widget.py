@@ -86,7 +86,7 @@ def expected(started, **texts):
 
     segmenter = loading.load_segmenter(started.models / "sams" / "tiny.pth")
     images = ToyClip.execute(3, 2, 64, "colour", "demo")[0]
-    sam = Loaded(segmenter, type("Kept", (), {"load": lambda self, memory=0: None})(), "tiny")
+    sam = Loaded(segmenter, type("ManagedModel", (), {"load": lambda self, memory=0: None})(), "tiny")
     return PointMask.execute(images, sam, 1, **texts, on_nothing="empty mask")[0][0] > 0.5
 
 

@@ -105,8 +105,8 @@ def test_an_official_file_runs_through_segment_anything(networks, tmp_path):
 
 def test_the_host_counts_loads_and_frees_it(networks):
     """Among the host's loaded models while somebody holds it, gone when nobody does."""
-    keeper = backends.keeper()
-    kept = keeper.keep(networks[0])
+    manager = backends.manager()
+    kept = manager.manage(networks[0])
     kept.load(10**6)
     loaded = lambda: [m for m in comfy.model_management.current_loaded_models if m.model is kept.patcher]  # noqa: E731
     assert len(loaded()) == 1

@@ -1,4 +1,4 @@
-"""``backends.keeping`` without a host: networks stay on the device that there is."""
+"""``backends.model_manager`` without a host: networks stay on the device that there is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 
-class PlainKept:
-    """See ``backends.keeping.Kept``."""
+class PlainManaged:
+    """See ``backends.model_manager.ManagedModel``."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -19,11 +19,11 @@ class PlainKept:
         self.module.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class PlainKeeper:
-    """See ``backends.keeping.Keeper``."""
+class PlainManager:
+    """See ``backends.model_manager.ModelManager``."""
 
-    def keep(self, module: nn.Module) -> PlainKept:
-        return PlainKept(module)
+    def manage(self, module: nn.Module) -> PlainManaged:
+        return PlainManaged(module)
 
     def precision(self) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32

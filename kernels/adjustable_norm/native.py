@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
-def adjustable_norm_fused(
+def adjustable_norm_native(
     z: Tensor, weight: Tensor | None, bias: Tensor | None, gamma0: Tensor | None, groups: int, eps: float
 ) -> Tensor:
     """See ``adjustable_norm``; keeps z and the statistics for backward, nothing else of z's size."""

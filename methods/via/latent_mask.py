@@ -29,7 +29,7 @@ def check_mask(mask: Tensor, frames: int, name: str = "mask") -> Tensor:
     return mask.float().clamp(0, 1)
 
 
-def keep_of(mask: Tensor, frames: int, height: int, width: int, soft: bool = True, name: str = "mask") -> Tensor:
+def keep_mask(mask: Tensor, frames: int, height: int, width: int, soft: bool = True, name: str = "mask") -> Tensor:
     """M_keep at the latent's size: 1 - the mask's mean over each cell.
 
     A cell without a masked pixel is exactly 1, a wholly masked one exactly 0. A mask of another

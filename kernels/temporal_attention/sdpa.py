@@ -10,7 +10,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 ROWS_AT_ONCE = 32768
 
 
-def temporal_attention_fused(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int) -> Tensor:
+def temporal_attention_sdpa(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int, frames: int) -> Tensor:
     """softmax(Q K^T / sqrt d) V over the frames of each place; see ``temporal_attention``.
 
     Places and heads together take the role of the heads in [branches, places * heads,

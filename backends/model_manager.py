@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Kept(Protocol):
+class ManagedModel(Protocol):
     """A network that the host moves to its device before it works, and away when others need the memory."""
 
     module: nn.Module
@@ -19,10 +19,10 @@ class Kept(Protocol):
         """Put the whole network on the device, with ``memory`` bytes free beside it."""
 
 
-class Keeper(Protocol):
-    """What a host does for such networks."""
+class ModelManager(Protocol):
+    """A host's memory management for such networks."""
 
-    def keep(self, module: nn.Module) -> Kept:
+    def manage(self, module: nn.Module) -> ManagedModel:
         """Hand a network over; it is freed when nobody holds the result any more."""
 
     def precision(self) -> torch.dtype:

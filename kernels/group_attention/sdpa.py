@@ -2,7 +2,7 @@
 
 Keys that serve many frames are read once: softmax rows do not know of each other, so that
 frames are folded into the length of the queries. Own and group keys of the cross-frame form
-are two sets, attended apart and joined by their log-sum-exp (``frame_attention.parts``).
+are two sets, attended apart and joined by their log-sum-exp (``frame_attention.log_sum_exp``).
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..frame_attention.parts import attend, attend_backward, folded, join, split_heads, wide_copy
+from ..frame_attention.log_sum_exp import attend, attend_backward, folded, join, split_heads, wide_copy
 
 
-def swap_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
+def swap_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
     """All group keys for every frame; see ``swap_attention``."""
     return _attend(*(x.reshape(branches, -1, x.shape[2]) for x in (q, k, v)), heads).reshape(q.shape)
 
 
-def gather_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
+def gather_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
     """The preceding frame's keys; see ``gather_attention``. Frames 0 and 1 share those of frame 0."""
     rows = []
     for q_, k_, v_ in zip(*(x.chunk(branches) for x in (q, k, v)), strict=True):
-        rows.append(swap_attention_fused(q_[:2], k_[:1], v_[:1], heads, 1))
+        rows.append(swap_attention_sdpa(q_[:2], k_[:1], v_[:1], heads, 1))
         if len(q_) > 2:
             rows.append(_attend(q_[2:], k_[1:-1], v_[1:-1], heads))
     return torch.cat(rows)
 
 
-def cross_frame_attention_fused(
+def cross_frame_attention_sdpa(
     q: Tensor, k_own: Tensor, v_own: Tensor, k: Tensor, v: Tensor, heads: int, branches: int
 ) -> Tensor:
     """Own keys joined with the group's; see ``cross_frame_attention``."""

@@ -1,4 +1,4 @@
-"""``backends.keeping`` on ComfyUI: its memory management loads, counts and frees these networks like its own."""
+"""``backends.model_manager`` on ComfyUI: its memory management loads, counts and frees these networks like its own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Shell(nn.Module):
         self.network = network
 
 
-class ComfyKept:
-    """See ``backends.keeping.Kept``."""
+class ComfyManaged:
+    """See ``backends.model_manager.ManagedModel``."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -37,11 +37,11 @@ class ComfyKept:
         self.module.to(self.patcher.load_device)
 
 
-class ComfyKeeper:
-    """See ``backends.keeping.Keeper``."""
+class ComfyManager:
+    """See ``backends.model_manager.ModelManager``."""
 
-    def keep(self, module: nn.Module) -> ComfyKept:
-        return ComfyKept(module)
+    def manage(self, module: nn.Module) -> ComfyManaged:
+        return ComfyManaged(module)
 
     def precision(self) -> torch.dtype:
         device = comfy.model_management.get_torch_device()

@@ -15,29 +15,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from .parts import attend, attend_backward, folded, join, split_heads, wide_copy
+from .log_sum_exp import attend, attend_backward, folded, join, split_heads, wide_copy
 from .reference import pool_tokens
 
 # The gradient of windows is made per frame before it is folded into the ring: so many frames at a time.
 FRAMES_AT_ONCE = 8
 
 
-def frame_attention_fused(
+def frame_attention_sdpa(
     q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, ratio: int
 ) -> Tensor:
     """Fine-coarse frame attention; see ``frame_attention``. Ratio 1 or one frame needs no joining."""
     if frames == 1 or ratio == 1:
-        return full_attention_fused(q, k, v, heads, frames)
+        return full_attention_sdpa(q, k, v, heads, frames)
     coarse_k, coarse_v = (pool_tokens(x, height, width, ratio).contiguous() for x in (k, v))
     return _FineCoarse.apply(q.contiguous(), k.contiguous(), v.contiguous(), coarse_k, coarse_v, heads, frames)
 
 
-def sparse_causal_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
+def sparse_causal_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Sparse-causal attention; see ``sparse_causal_attention``."""
     return _SparseCausal.apply(q.contiguous(), k.contiguous(), v.contiguous(), heads, frames)
 
 
-def full_attention_fused(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
+def full_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: the frames are folded into the length, no key is repeated."""
     q_, k_, v_ = (split_heads(x.reshape(-1, frames * x.shape[1], x.shape[2]), heads) for x in (q, k, v))
     return scaled_dot_product_attention(q_, k_, v_).transpose(1, 2).reshape(q.shape)

@@ -152,7 +152,7 @@ def casting(layer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(
+def frozen_layers(
     unet: nn.Module, deltas: Mapping[nn.Module, Sequence[Tensor]], instead: Mapping[nn.Module, Callable] | None = None
 ) -> Iterator[None]:
     """All layers of a U-Net frozen and differentiable, inside the ``with``.
