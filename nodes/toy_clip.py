@@ -26,7 +26,8 @@ class ToyClip(io.ComfyNode):
                 io.Int.Input("size", default=128, min=32, max=1024, step=8,
                              tooltip="Side in pixels, a multiple of 8. The toy model was trained at 128."),
                 io.Combo.Input("edit", options=["colour", "shape", "texture", "background", "style"], default="colour",
-                               tooltip="What the edit changes."),
+                               tooltip="What the edit changes. A clip whose style leaves no such edit (a colour in "
+                               "black and white) comes without its style."),
                 io.Combo.Input("split", options=SPLITS, default="demo",
                                tooltip="Clips of different splits never coincide; the models saw only train."),
                 io.Int.Input("slower", default=1, min=1, max=16, optional=True, tooltip="How many times slower things "
@@ -45,14 +46,13 @@ class ToyClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, frames, size, edit, split, slower=1) -> io.NodeOutput:
-        from ..toyworld import apply_edit, edits_of, render, sample_scene
+        from ..toyworld import apply_edit, render
+        from ..toyworld.world.edits import editable_scene
         from ..toyworld.world.scene import slowed
 
         multiple_of_8("size", size)
-        scene = slowed(sample_scene(seed, split, frames=frames, size=size), slower)
-        edits = [candidate for candidate in edits_of(scene) if candidate.kind == edit]
-        if not edits:
-            raise ValueError(f"edit: clip {seed} of {split} has no {edit} to edit; choose another edit or seed.")
+        scene, edits = editable_scene(seed, split, frames, size, edit)
+        scene = slowed(scene, slower)
         # By the seed, so that neighbouring clips do not all turn the same colour.
         chosen = edits[seed % len(edits)]
         clip, answer = render(scene), render(apply_edit(scene, chosen))

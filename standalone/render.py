@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..toyworld import apply_edit, edits_of, render, sample_scene
+from ..toyworld import apply_edit, render
+from ..toyworld.world.edits import editable_scene
 from ..toyworld.world.scene import slowed
 from ..video.write import write_clip
 from .sheet import contact_sheet
@@ -29,11 +30,11 @@ def clip_and_answer(clip_settings: dict[str, Any], prompt: str | None = None) ->
         ValueError: the clip has no such edit.
     """
     kind, size = clip_settings["edit"], clip_settings["size"]
-    scene = sample_scene(clip_settings["seed"], clip_settings.get("split", "demo"), clip_settings["frames"], size)
+    scene, edits = editable_scene(clip_settings["seed"], clip_settings.get("split", "demo"), clip_settings["frames"],
+                                  size, kind)
     scene = slowed(scene, clip_settings.get("slower", 1))
-    edits = [edit for edit in edits_of(scene) if edit.kind == kind]
     # Without a prompt the same edit as the node's, which picks by the seed.
-    first = clip_settings["seed"] % max(len(edits), 1)
+    first = clip_settings["seed"] % len(edits)
     for edit in edits[first:] + edits[:first]:
         answer = apply_edit(scene, edit)
         if prompt in (None, answer.caption):

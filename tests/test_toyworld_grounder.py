@@ -88,6 +88,14 @@ def test_words_count_and_their_order_does_not():
     assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] != pytest.approx(scores[2], abs=1e-7)
 
 
+@pytest.mark.parametrize("text", ["an elephant", "a green elephant", "person. car", "background", "grass"])
+def test_what_the_toy_world_does_not_have_is_not_found(text):
+    detector = ToyDetector(models.build_grounder())
+    frame = torch.rand(1, 128, 128, 3)
+    assert detector.detect(frame, text, 0.0) == [[]]
+    assert {box["label"] for box in detector.detect(frame, f"{text}. the green fish", 0.0)[0]} == {"the green fish"}
+
+
 @pytest.mark.skipif(not models.weights_path("grounder").is_file(), reason="the toy grounding is not trained yet")
 def test_the_shipped_network_finds_the_red_ball_among_distractors():
     detector = models.load_grounder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from steadyedit.toyworld import apply_edit, edits_of, heldout_edits, render, sample_scene
-from steadyedit.toyworld.world.edits import KINDS
+from steadyedit.toyworld.world.edits import KINDS, editable_scene
 from steadyedit.toyworld.world.scene import SPLITS
 from torch.nn import functional as F
 
@@ -92,6 +92,21 @@ def test_edits_change_only_what_they_name():
     inside = clip.masks.sum(0) == 1
     assert torch.equal(answer.frames[inside], clip.frames[inside])
     assert torch.equal(answer.masks, clip.masks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_clip_has_an_edit_of_every_kind(kind):
+    plain = 0
+    for seed in range(120):
+        scene, edits = editable_scene(seed, "demo", 2, 64, kind)
+        drawn = sample_scene(seed, "demo", 2, 64)
+        assert edits and {edit.kind for edit in edits} == {kind}
+        # Only a style that hides the edit is left out.
+        plain += scene != drawn
+        assert scene in (drawn, sample_scene(seed, "demo", 2, 64, style="none"))
+    assert (plain > 0) == (kind in ("colour", "style"))
+    assert "black and white" in render(sample_scene(81, "demo", 1, 64)).caption
+    assert "black and white" not in render(editable_scene(81, "demo", 1, 64, "colour")[0]).caption
 
 
 def test_instructions_read_as_english():

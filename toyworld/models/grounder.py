@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import models
+from ..world.grammar import COLOURS, SHAPES, TEXTURES, vocabulary
 
 SIDE, CELL = 128, 8
 
@@ -96,6 +97,8 @@ class ToyDetector:
         scale = torch.tensor([width, height, width, height]) / SIDE
         found: list[list[dict]] = [[] for _ in frames]
         for phrase in filter(None, (part.strip() for part in prepared_text(text).split("."))):
+            if not understood(phrase):
+                continue
             ids = models.tokenize([phrase]).to(device).expand(len(frames), -1)
             logits, boxes = self.module(pixels, ids)
             for row, chances, places in zip(found, logits.sigmoid().flatten(1).cpu(), boxes.flatten(1, 2).cpu()):
@@ -103,6 +106,12 @@ class ToyDetector:
                     box = from_corners(places[index] * scale, label=phrase, score=chances[index].item())
                     row += [part] if (part := inside(box, height, width)) else []
         return [sorted(row, key=lambda box: -box["score"]) for row in found]
+
+
+def understood(phrase: str) -> bool:
+    """Whether a phrase names a thing in words of the toy world; others have vectors that nothing was learned for."""
+    words = set(phrase.split())
+    return words <= set(vocabulary()) and bool(words & {*COLOURS, *SHAPES, *TEXTURES, "thing"})
 
 
 def kept(chances: torch.Tensor, boxes: torch.Tensor, threshold: float, same: float = 0.5) -> list[int]:

@@ -84,6 +84,20 @@ def apply_edit(scene: Scene, edit: Edit) -> Scene:
     raise ValueError(f"The toy world has no edits of kind {edit.kind!r}: choose one of {', '.join(KINDS)}.")
 
 
+def editable_scene(seed: int, split: str, frames: int, size: int | tuple[int, int], kind: str) -> tuple[Scene,
+                                                                                                        list[Edit]]:
+    """A scene and its edits of a kind, at least one.
+
+    Black and white leaves no colour to edit, and a styled scene no style: such a scene is drawn without its style,
+    and else the same.
+    """
+    for style in ({}, {"style": "none"}):
+        scene = sample_scene(seed, split, frames, size, **style)
+        if edits := [edit for edit in edits_of(scene) if edit.kind == kind]:
+            return scene, edits
+    raise ValueError(f"edit: clip {seed} of {split} has no {kind} to edit; choose another edit or seed.")
+
+
 def heldout_edits(n: int = 48, frames: int = 8, size: int | tuple[int, int] = 128) -> list[tuple[Scene, Edit]]:
     """The fixed benchmark: `n` held-out scenes, each with one edit, kinds in turn; from the test split.
 
