@@ -41,7 +41,7 @@ def chosen(folder: str, name: str, expected: str) -> Path:
         FileNotFoundError: there is none, with the folder and the names that were looked for.
     """
     from .. import backends
-    from ..vision.checkpoint import located
+    from ..files.found import located
 
     folders = backends.manager().folders(folder)
     try:
@@ -54,9 +54,13 @@ def chosen(folder: str, name: str, expected: str) -> Path:
 def stamp(folder: str, name: str) -> Any:
     """A value that changes when the file does."""
     from .. import backends
+    from ..files.found import located
+    from ..files.found import stamp as stamped
 
-    paths = [root / name for root in backends.manager().folders(folder)]
-    return (name, *(path.stat().st_mtime_ns for path in paths if path.exists()))
+    try:
+        return name, stamped(located(backends.manager().folders(folder), name))
+    except (OSError, ValueError):
+        return name
 
 
 def checked_when_it_runs(cls, model: Any = None) -> bool | str:

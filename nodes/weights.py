@@ -13,21 +13,18 @@ from .tuning import Weights
 CATEGORY = "SteadyEdit/tune"
 
 
-def weight_files() -> list[str]:
-    """Names of the files in the folder, without the cache of running tunings."""
+def folders() -> list[Path]:
+    """Where tuned weights lie: the folder that they are saved in, then the host's others of that kind."""
     from .. import backends
 
-    folder = backends.current().weights_folder()
-    names = (path.relative_to(folder) for path in folder.rglob("*.safetensors"))
-    return sorted(name.as_posix() for name in names if name.parts[0] != "cache")
+    return list(dict.fromkeys([backends.current().weights_folder(), *backends.manager().folders("steadyedit")]))
 
 
-def inside(folder: Path, name: str, label: str) -> Path:
-    """``folder / name``. Raises ValueError where it leaves the folder."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{label}: '{name}' leaves the folder of tuned weights; use a name inside it.")
-    return path
+def weight_files() -> list[str]:
+    """Names of the files in the folders, without the cache of running tunings."""
+    from ..files.found import listed_files
+
+    return listed_files(folders(), [".safetensors"], without=["cache"])
 
 
 class SaveTuned(io.ComfyNode):
@@ -83,22 +80,25 @@ class LoadTuned(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: Any = None, name: str = "") -> Any:
-        from .. import backends
+        from ..files.found import located, stamp
 
-        path = inside(backends.current().weights_folder(), name, "name")
-        return (name, path.stat().st_mtime_ns) if path.exists() else name
+        try:
+            return name, stamp(located(folders(), name, "name"))
+        except (OSError, ValueError):
+            return name
 
     @classmethod
     def execute(cls, model, name) -> io.NodeOutput:
         import torch
 
         from .. import backends
+        from ..files.found import located
         from ..methods.tuning import apply_tuned, load_tuned
 
         backend = backends.of(model)
         # The weights may be trained further, which tensors of inference mode never can.
         with torch.inference_mode(False):
-            weights = load_tuned(inside(backend.weights_folder(), name, "name"))
+            weights = load_tuned(located(folders(), name, "name"))
             return io.NodeOutput(apply_tuned(backend, model, weights), weights)
 
 

@@ -118,6 +118,35 @@ def test_folders_that_are_no_captioner_are_told(tmp_path, blip):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("loader", ["captions.load_captioner", "segmentation.load.load_segmenter",
+                                    "grounding.load.load_detector"])
+@pytest.mark.parametrize("kind", ["pickle", "code", "damaged"])
+def test_folders_are_never_opened_by_advice_to_trust_them(tmp_path, blip, loader, kind):
+    """torch and transformers say how to load a pickle, or code, anyway; a user reads that it is not done."""
+    import importlib
+
+    module, _, name = loader.rpartition(".")
+    load = getattr(importlib.import_module(f"steadyedit.vision.{module}"), name)
+    config = {"captions": json.loads((blip / "config.json").read_text()), "segmentation": {"model_type": "sam"},
+              "grounding": {"model_type": "grounding-dino"}}[module.split(".")[0]]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sentence = "cannot be loaded"
+    if kind == "pickle":
+        (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+        sentence = "holds its weights as a pickle .'pytorch_model.bin'., which is not opened; put model.safetensors"
+    elif kind == "damaged":
+        (tmp_path / "model.safetensors").write_bytes(b"\x10" * 99)
+    else:
+        (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
+        (tmp_path / "model.safetensors").write_bytes(b"\x10" * 99)
+        sentence = "needs code of its own, which is not run"
+    arguments = ([tmp_path],) if module.startswith("grounding") else ()
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load(tmp_path, *arguments)
+    said = str(caught.value)
+    assert "\n" not in said and "trust_remote_code" not in said and "weights_only" not in said and len(said) < 500
+
+
 def test_a_folder_that_lacks_weights_is_told(tmp_path, blip):
     """transformers would fill them in with random ones."""
     import shutil

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import opening_folder
 from .segmentation.geometry import as_pixels
 
 #: What Florence-2 is asked by; other captioners need no words.
@@ -80,17 +81,13 @@ def load_captioner(path: Path, dtype: torch.dtype = torch.float32) -> Captioner:
 
     path = Path(path)
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"model: '{path.name}' has no readable config.json; expected {EXPECTED}.") from error
-    try:
+    with opening_folder(path, EXPECTED):
         module, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+            path, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError, AttributeError) as error:
-        why = ("it needs code of its own, which is not run" if "auto_map" in config
-               else str(error).strip().splitlines()[0][:160])
-        raise ValueError(f"model: the folder '{path.name}' cannot be loaded ({why}); expected {EXPECTED}.") from error
     if missing := sorted(map(str, report["missing_keys"])):
         raise ValueError(f"model: the folder '{path.name}' lacks {len(missing)} weights, such as {missing[0]}; it is "
                          f"damaged, or not in transformers' own format; expected {EXPECTED}.")

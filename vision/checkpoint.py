@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files.found import walk
+
 #: What weight files are called.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Under which key training codes wrap the weights.
 WRAPPERS = ("model", "state_dict")
 
@@ -24,31 +28,18 @@ def listed(folders: Iterable[Path], kinds: Iterable[str] | None = None, files: b
     """
     found = set()
     for root in map(Path, folders):
-        configs = sorted(root.rglob("config.json"))
-        inside = {path.parent for path in configs}
-        found |= {path.parent.relative_to(root).as_posix() for path in configs
-                  if path.parent != root and (kinds is None or kind_of(path.parent) in kinds)}
-        found |= {path.relative_to(root).as_posix() for path in root.rglob("*")
-                  if files and path.suffix in SUFFIXES and not inside & set(path.parents)}
+        inside = []
+        for folder, names in walk(root):
+            if any(outer in folder.parents for outer in inside):
+                continue
+            inner = folder.relative_to(root)
+            if folder != root and "config.json" in names:
+                inside.append(folder)
+                if kinds is None or kind_of(folder) in kinds:
+                    found.add(inner.as_posix())
+            elif files:
+                found |= {(inner / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES}
     return sorted(found)
-
-
-def located(folders: Iterable[Path], name: str, label: str = "model") -> Path:
-    """The file or folder ``name`` in one of ``folders``.
-
-    Raises:
-        FileNotFoundError: it is in none of them.
-        ValueError: the name leads out of them.
-    """
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"{label}: '{name}' leaves the models folder; use a name inside it.")
-        if name and path.exists():
-            return path
-    looked = " or ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(f"{label}: '{name}' is not in {looked}; put it there and reload the page.")
 
 
 def kind_of(folder: Path) -> str:
@@ -57,6 +48,44 @@ def kind_of(folder: Path) -> str:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     except (OSError, ValueError, AttributeError):
         return ""
+
+
+@contextmanager
+def opening_folder(path: Path, expected: str, label: str = "model") -> Iterator[None]:
+    """Load a folder in transformers' format inside the ``with``, from safetensors and without running its code.
+
+    Raises:
+        ValueError: its weights are a pickle, it needs code of its own, or it cannot be loaded; one
+            sentence. Neither library's advice to load it anyway is passed on.
+    """
+    from safetensors import SafetensorError
+
+    path = Path(path)
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    pickles = sorted(name for name in names if Path(name).suffix in PICKLES)
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{label}: the folder '{path.name}' holds its weights as a pickle ('{pickles[0]}'), which is "
+                         "not opened; put model.safetensors of the same model there.")
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError, AttributeError,
+            SafetensorError) as error:
+        said = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
+        own = "trust_remote_code" in str(error) or _brings_code(path)
+        why = "it needs code of its own, which is not run" if own else said.rstrip(".")
+        raise ValueError(f"{label}: the folder '{path.name}' cannot be loaded ({why}); expected {expected}.") from error
+
+
+def _brings_code(folder: Path) -> bool:
+    """Whether a configuration in the folder names Python files of its own."""
+    for path in folder.glob("*.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, Mapping) and "auto_map" in content:
+            return True
+    return False
 
 
 def read_weights(path: Path, label: str = "model") -> dict[str, Tensor]:

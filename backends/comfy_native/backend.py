@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.model_management
 import comfy.model_sampling
-import folder_paths
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
 from . import identity, lora, patcher, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
+from .model_manager import model_folders
 from .norms import norms_of
 from .progress import ComfyProgress
 
@@ -146,9 +145,7 @@ class ComfyBackend:
         return clip_models.image_embeddings(clip_vision, images)
 
     def weights_folder(self) -> Path:
-        if FOLDER not in folder_paths.folder_names_and_paths:
-            folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-        return Path(folder_paths.get_folder_paths(FOLDER)[0])
+        return model_folders(FOLDER)[0]
 
     def video_family(self, model: ModelPatcher) -> str:
         return video_network.network_of(model).family

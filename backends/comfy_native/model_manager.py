@@ -12,6 +12,16 @@ import torch
 from torch import nn
 
 
+def model_folders(name: str) -> list[Path]:
+    """Every folder of one kind of models: those that ``extra_model_paths`` names, and ``models/<name>``.
+
+    The host knows of its own folder only for kinds that it has itself; a folder that a user
+    names for one of ours must not hide it.
+    """
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+    return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
+
+
 class Shell(nn.Module):
     """Holds a network for ModelPatcher, which writes ``device`` and counters on what it is given: networks of
     transformers and of segment-anything have a ``device`` that cannot be written."""
@@ -52,6 +62,4 @@ class ComfyManager:
         return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
 
     def folders(self, name: str) -> list[Path]:
-        if name not in folder_paths.folder_names_and_paths:
-            folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
-        return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
+        return model_folders(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import kind_of, load_strictly, read_weights
+from ..checkpoint import kind_of, load_strictly, opening_folder, read_weights
 from . import names, official_network
 from .detector import Detector
 from .official_network import OfficialNetwork
@@ -112,10 +112,7 @@ def _folder(path: Path) -> TransformersNetwork:
     if kind not in KINDS:
         raise ValueError(f"model: the folder '{path.name}' is no Grounding DINO in transformers' format (model_type "
                          f"'{kind or 'missing'}' in its config.json); expected {EXPECTED}.")
-    try:
+    with opening_folder(path, EXPECTED):
         return TransformersNetwork(
-            GroundingDinoForObjectDetection.from_pretrained(path, local_files_only=True).float(),
-            AutoTokenizer.from_pretrained(path, local_files_only=True))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"model: the folder '{path.name}' cannot be loaded "
-                         f"({str(error).strip().splitlines()[0]}).") from error
+            GroundingDinoForObjectDetection.from_pretrained(path, local_files_only=True, use_safetensors=True).float(),
+            AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))

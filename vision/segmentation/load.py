@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint import kind_of, load_strictly, read_weights
+from ..checkpoint import kind_of, load_strictly, opening_folder, read_weights
 from . import names
 from .prompt import Segmenter
 from .sam import OfficialEngine, Sam, TransformersEngine
@@ -118,9 +118,6 @@ def _pretrained(name: str, path: Path) -> Any:
     if not hasattr(transformers, name):
         raise ValueError(f"model: transformers {transformers.__version__} has no {name}, which '{path.name}' needs; "
                          "update transformers.")
-    try:
+    with opening_folder(path, EXPECTED):
         # .float(): versions differ in the name of the type's argument, and in whether the file's type is kept.
-        return getattr(transformers, name).from_pretrained(path, local_files_only=True).float()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"model: the folder '{path.name}' cannot be loaded "
-                         f"({str(error).strip().splitlines()[0]}).") from error
+        return getattr(transformers, name).from_pretrained(path, local_files_only=True, use_safetensors=True).float()
