@@ -9,6 +9,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 READY := $(VENV)/.steadyedit-ready
+# A worker a core, four at the most: each has models of its own in memory. A file's tests stay together.
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test host-test lint
 
@@ -16,7 +18,7 @@ demo: $(READY)
 	@$(RUN) -m steadyedit demo
 
 test: $(READY)
-	@$(RUN) -m pytest -q tests
+	@$(RUN) -m pytest -q $(WORKERS) tests
 
 host-test: $(READY)
 	@$(RUN) tests/host/run.py

@@ -13,6 +13,8 @@ from pathlib import Path
 from steadyedit.standalone.comfy_process import find_comfy, find_python
 
 NO_HOST = 3
+#: As `make test` runs; a host's Python need not have pytest-xdist.
+WORKERS = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
 
 
 def main() -> int:
@@ -28,7 +30,8 @@ def main() -> int:
         )
         return 1
     print(f"ComfyUI in {comfy}, run by {python}", flush=True)
-    command = [python, "-m", "pytest", "-q", *sys.argv[1:], str(Path(__file__).parent)]
+    beside = subprocess.run([python, "-c", "import xdist"], capture_output=True).returncode == 0
+    command = [python, "-m", "pytest", "-q", *(WORKERS if beside else ()), *sys.argv[1:], str(Path(__file__).parent)]
     return subprocess.run(command, env={**os.environ, "COMFYUI_PATH": str(comfy)}).returncode
 
 
