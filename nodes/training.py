@@ -41,5 +41,11 @@ def lora_output() -> io.LoraModel.Output:
 
 
 def cache_of(backend: Backend, reuse: bool) -> Path | None:
-    """Folder of finished and interrupted runs; None where nothing is to be kept."""
-    return backend.weights_folder() / "cache" if reuse else None
+    """Folder of finished and interrupted runs, made small enough first; None where nothing is to be kept."""
+    from ..files.cache import FOLDER, limit_bytes, trim
+
+    if not reuse:
+        return None
+    folder = backend.weights_folder() / FOLDER
+    trim(folder, limit_bytes())
+    return folder

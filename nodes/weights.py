@@ -22,9 +22,10 @@ def folders() -> list[Path]:
 
 def weight_files() -> list[str]:
     """Names of the files in the folders, without the cache of running tunings."""
+    from ..files.cache import FOLDER
     from ..files.found import listed_files
 
-    return listed_files(folders(), [".safetensors"], without=["cache"])
+    return listed_files(folders(), [".safetensors"], without=[FOLDER])
 
 
 class SaveTuned(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""The command line: ``python -m steadyedit run | bench | toyworld | demo``."""
+"""The command line: ``python -m steadyedit run | bench | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument("--size", type=int, default=128)
     render.add_argument("--slower", type=int, default=1, help="so many times slower; the toy video model wants 6")
     render.add_argument("--output", type=Path, default=Path("output"), metavar="DIR")
+
+    cache = commands.add_parser("cache", help="show what is kept of finished and interrupted trainings, or make room")
+    cache.add_argument("--empty", action="store_true", help="remove all of it; saved weights stay")
+    cache.add_argument("--limit", type=float, metavar="GB", help="remove what is unused for longest until it fits")
+    cache.add_argument("--folder", type=Path, metavar="DIR", help="default: those of this machine")
 
     demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
@@ -150,6 +155,14 @@ def toyworld(options: argparse.Namespace) -> int:
     return 0
 
 
+def cache(options: argparse.Namespace) -> int:
+    """Show the caches, or make room; see ``standalone.cache``."""
+    from .cache import main as show
+
+    show(options.folder, options.limit, options.empty)
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     """The demo; see ``standalone.demo``."""
     from .demo import main as run_demo
@@ -167,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo}[options.command]
+    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo, "cache": cache}[options.command]
     try:
         return command(options)
     except (ValueError, OSError, MemoryError) as error:
