@@ -27,7 +27,7 @@ def test_a_click_is_carried_through_the_clip(tmp_path, monkeypatch):
         assert "tiny.pth" in options
         (loaded,) = found["SteadyEditSAMModel"].execute("tiny.pth").result
         frames = clip(3)
-        mask, *_, numbers = found["SteadyEditPointMask"].execute(
+        mask, *_, numbers, _, _ = found["SteadyEditPointMask"].execute(
             frames, loaded, 1, "20,30", "", "10,12,30,40", "error").result
         assert mask.shape == (1, 75, 53) and mask.any() and numbers == "1"
         tracked, sure, _ = found["SteadyEditTrackMask"].execute(frames, mask, numbers, "auto", 0.0, loaded).result

@@ -121,6 +121,12 @@ def page(url: str, width: int = 2400, height: int = 1200) -> Iterator[Any]:
             browser.close()
 
 
+def choose_renderer(opened: Any, nodes_2: bool) -> None:
+    """Draw nodes on the canvas, or as Nodes 2.0 does."""
+    opened.evaluate("async (on) => { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on) }", nodes_2)
+    opened.wait_for_timeout(500)
+
+
 def saved(opened: Any) -> dict[str, Any]:
     """The graph on the canvas, as the frontend's Save writes it."""
     graph = json.loads(opened.evaluate("() => JSON.stringify(app.graph.serialize())"))

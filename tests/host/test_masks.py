@@ -81,7 +81,7 @@ def test_the_pickers_list_files_and_folders():
 def test_clicks_give_the_mask_of_the_network(sam):
     """Points of both kinds and a box on one frame of a clip; the outputs are in the host's forms."""
     frames = clip(3)
-    mask, score, positive, negative, boxes, numbers = run(
+    mask, score, positive, negative, boxes, numbers, each, own = run(
         "SteadyEditPointMask", images=frames, sam=sam, frame=2, positive="20, 30", on_nothing="error",
         negative='[{"x": 5, "y": 6}]', boxes="10,12,30,40").args
     prompt = Prompt(torch.tensor([[10.0, 12, 40, 52]]), torch.tensor([[[20.0, 30], [5, 6]]]), torch.tensor([[1, 0]]))
@@ -89,6 +89,7 @@ def test_clicks_give_the_mask_of_the_network(sam):
     assert torch.equal(mask, (wanted.masks[:, 0] > 0).float()) and score == pytest.approx(wanted.scores.item())
     assert json.loads(positive) == [{"x": 20.0, "y": 30.0}] and json.loads(negative) == [{"x": 5.0, "y": 6.0}]
     assert boxes == [[{"x": 10.0, "y": 12.0, "width": 30.0, "height": 40.0}]] and numbers == "2"
+    assert torch.equal(each[0], mask) and own == ["2"]
 
 
 def test_boxes_of_the_hosts_nodes_are_taken(sam):
@@ -104,6 +105,38 @@ def test_several_boxes_are_joined(sam):
     masks = [run("SteadyEditPointMask", images=clip(1), sam=sam, boxes=text)[0] for text in (one, other)]
     joint = run("SteadyEditPointMask", images=clip(1), sam=sam, boxes=f"{one}; {other}")[0]
     assert torch.equal(joint, torch.maximum(*masks))
+
+
+def test_several_frames_and_objects(sam):
+    """Parts of the text are the same as nodes of their own; the network is asked for only where something is marked."""
+    frames = clip(3)
+    alone = lambda frame, positive, boxes="": run(  # noqa: E731
+        "SteadyEditPointMask", images=frames, sam=sam, frame=frame, positive=positive, boxes=boxes)[0][0]
+    one, later, other = alone(0, "20,30", "10,12,30,40"), alone(2, "22,31"), alone(2, "40,60")
+    mask, score, positive, *_, boxes, numbers, each, own = run(
+        "SteadyEditPointMask", images=frames, sam=sam, frame=0, positive="20,30 | 2: 22,31 | 2#2: 40,60",
+        negative="1: 3,3", boxes="10,12,30,40").args
+    assert numbers == "0, 2" and own == ["0, 2", "2"] and [len(row) for row in boxes] == [1, 0]
+    assert torch.equal(mask, torch.stack([one, torch.maximum(later, other)]))
+    assert torch.equal(each[0], torch.stack([one, later])) and torch.equal(each[1], other[None])
+    assert json.loads(positive) == [{"x": 20.0, "y": 30.0}] and 0 < score <= 1
+    rows = '[{"x": 20, "y": 30}, {"x": 22, "y": 31, "frame": 2}, {"x": 40, "y": 60, "frame": 2, "object": 2}]'
+    again = run("SteadyEditPointMask", images=frames, sam=sam, frame=0, positive=rows, boxes="10,12,30,40")[0]
+    assert torch.equal(again, mask)
+
+
+def test_an_object_that_the_joined_mask_lacks_is_told(sam, caplog):
+    run("SteadyEditPointMask", images=clip(2), sam=sam, positive="20,30 | 1#2: 22,31")
+    assert "object 2 has no mark in frame 0, so the joined mask lacks it there" in caplog.text
+
+
+def test_without_marks_no_network_is_opened():
+    node = NODES["SteadyEditPointMask"]
+    assert node.check_lazy_status(positive=" ", negative="1,2", boxes="", sam=None) == []
+    assert node.check_lazy_status(positive="1,2", sam=None) == ["sam"]
+    assert node.check_lazy_status(positive="1,2", sam="loaded") == []
+    mask, *_ = run("SteadyEditPointMask", images=clip(2), sam=None).args
+    assert mask.shape == (1, 75, 53) and not mask.any()
 
 
 def test_words_give_boxes_and_masks(sam, grounding):
@@ -193,6 +226,10 @@ REFUSED = {
                     "boxes: the box 60,10,5,5 .* no pixel of the frame of 53x75"),
     "no points": ("SteadyEditPointMask", {"images": clip(1), "sam": Fake, "positive": "here"}, ValueError,
                   "positive: expected points such as 10,20"),
+    "no such marked frame": ("SteadyEditPointMask", {"images": clip(2), "sam": Fake, "positive": "5: 1,2"}, ValueError,
+                             "positive: there is no frame 5 in a clip of 2"),
+    "no such object": ("SteadyEditPointMask", {"images": clip(2), "sam": Fake, "positive": "#0: 1,2"}, ValueError,
+                       "positive: objects are counted from 1, but got #0"),
     "nothing clicked": ("SteadyEditPointMask", {"images": clip(1), "sam": Fake, "on_nothing": "error"}, ValueError,
                         "positive: the mask is empty; click"),
     "no such frame": ("SteadyEditPointMask", {"images": clip(2), "sam": Fake, "frame": 2}, ValueError,

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.request
 from io import BytesIO
+from uuid import uuid4
 
 import frontend
 import numpy as np
@@ -31,8 +32,11 @@ GRAPH = {
     "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "mask"}},
 }  # fmt: skip
 NODE = "app.graph.nodes.find((n) => n.type === 'SteadyEditPointMask')"
+WIDGET = f"{NODE}.widgets.find((w) => w.name === name)"
 TEXTS = f"""() => Object.fromEntries({NODE}.widgets.filter((w) => ['positive', 'negative', 'boxes'].includes(w.name))
             .map((w) => [w.name, w.value]))"""
+TYPE = f"([name, text]) => {{ const w = {WIDGET}; w.value = text; w.callback?.(text) }}"
+CANVAS = "canvas.steadyedit-points"
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +54,57 @@ def started(host, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def editor(started):
+def opened(started):
     with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
         opened.keyboard.press("Escape")
         yield opened
+
+
+@pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
+def editor(opened, started, request):
+    """The graph after a run, in each of the frontend's renderers, all of the node on the screen."""
+    frontend.choose_renderer(opened, request.param == "nodes 2.0")
+    frontend.load_api(opened, {key: {**node, "_meta": {"title": key}} for key, node in GRAPH.items()})
+    assert frontend.missing(opened) == []
+    in_view(opened)
+    queued(opened, started)
+    shown(opened)
+    return opened
+
+
+def in_view(editor):
+    """At a scale at which pixels of the frame can be hit."""
+    editor.evaluate(f"""() => {{ const node = {NODE}; node.pos = [0, 0]; node.setSize([420, 720]);
+        app.canvas.ds.scale = 1; app.canvas.ds.offset = [400, 80]; app.canvas.setDirty(true, true) }}""")
+    editor.wait_for_timeout(300)
+
+
+def shown(editor, frame=None):
+    """Wait until the picture is there."""
+    editor.wait_for_function(f"""(frame) => {{ const data = document.querySelector('{CANVAS}')?.dataset;
+        return data?.ready === '64x64' && (frame === null ? data.frame !== '' : data.frame === frame) }}""", arg=frame)
+
+
+def data(editor, name):
+    return editor.locator(CANVAS).first.get_attribute(f"data-{name}")
+
+
+def put(editor, positive="", negative="", boxes=""):
+    """Begin a test with these marks."""
+    for name, text in (("positive", positive), ("negative", negative), ("boxes", boxes)):
+        editor.evaluate(TYPE, [name, text])
+
+
+def click(editor, x, y, **how):
+    editor.mouse.click(*canvas_at(editor, x, y), **how)
+
+
+def drag(editor, start, end):
+    editor.mouse.move(*canvas_at(editor, *start))
+    editor.mouse.down()
+    editor.mouse.move(*canvas_at(editor, *((a + b) / 2 for a, b in zip(start, end))))
+    editor.mouse.move(*canvas_at(editor, *end))
+    editor.mouse.up()
 
 
 def queued(editor, started):
@@ -92,7 +143,7 @@ def expected(started, **texts):
 
 def canvas_at(editor, x, y):
     """Screen place of a pixel of the frame."""
-    box = editor.locator("canvas.steadyedit-points").first.bounding_box()
+    box = editor.locator(CANVAS).first.bounding_box()
     scale = min(box["width"], box["height"]) / 64
     left, top = box["x"] + (box["width"] - 64 * scale) / 2, box["y"] + (box["height"] - 64 * scale) / 2
     return left + x * scale, top + y * scale
@@ -103,62 +154,121 @@ def points(text):
 
 
 def test_clicks_become_points_and_their_mask(editor, started):
-    frontend.load_api(editor, {key: {**node, "_meta": {"title": key}} for key, node in GRAPH.items()})
-    assert frontend.missing(editor) == []
-    # All of the node on the screen, at a scale at which pixels of the frame can be hit.
-    editor.evaluate(f"""() => {{ const node = {NODE}; node.pos = [0, 0]; node.setSize([420, 640]);
-        app.canvas.ds.scale = 1; app.canvas.ds.offset = [400, 80]; app.canvas.setDirty(true, true) }}""")
-    queued(editor, started)
-    editor.wait_for_function("() => document.querySelector('canvas.steadyedit-points')?.dataset.ready === '64x64'")
-
-    editor.mouse.click(*canvas_at(editor, 20, 30))
+    put(editor)
+    click(editor, 20, 30)
     editor.keyboard.down("Shift")
-    editor.mouse.click(*canvas_at(editor, 50, 12))
+    click(editor, 50, 12)
     editor.keyboard.up("Shift")
-    editor.mouse.move(*canvas_at(editor, 8, 10))
-    editor.mouse.down()
-    editor.mouse.move(*canvas_at(editor, 30, 40))
-    editor.mouse.move(*canvas_at(editor, 40, 50))
-    editor.mouse.up()
+    drag(editor, (8, 10), (40, 50))
     texts = editor.evaluate(TEXTS)
     assert points(texts["positive"])[0] == pytest.approx((20, 30), abs=0.5)
     assert points(texts["negative"])[0] == pytest.approx((50, 12), abs=0.5)
     assert points(texts["boxes"])[0] == pytest.approx((8, 10, 32, 40), abs=0.5)
-    assert editor.locator("canvas.steadyedit-points").first.get_attribute("data-marks") == "1,1,1"
-
-    outputs = queued(editor, started)
-    mask = saved_mask(started, outputs)
+    assert data(editor, "marks") == "1,1,1"
+    mask = saved_mask(started, queued(editor, started))
     assert mask.any() and not mask.all()
     assert torch.equal(mask, expected(started, **texts))
+    editor.wait_for_function(f"() => document.querySelector('{CANVAS}').dataset.masks === '1'")
 
 
-def test_a_click_on_a_mark_takes_it_away(editor):
-    texts = editor.evaluate(TEXTS)
-    editor.mouse.click(*canvas_at(editor, *points(texts["negative"])[0]))
-    assert editor.evaluate(TEXTS) == {**texts, "negative": ""}
-    editor.keyboard.down("Shift")
-    editor.mouse.click(*canvas_at(editor, 50, 12))
-    editor.keyboard.up("Shift")
-    assert points(editor.evaluate(TEXTS)["negative"])
+def test_a_right_click_places_and_takes_away_and_opens_no_menu(editor):
+    put(editor, "20,30")
+    menus = """() => [...document.querySelectorAll('.litecontextmenu, [role=menu], .p-contextmenu')]
+        .filter((e) => e.offsetParent).length"""
+    before = editor.evaluate(menus)
+    click(editor, 50, 12, button="right")
+    assert points(editor.evaluate(TEXTS)["negative"])[0] == pytest.approx((50, 12), abs=0.5)
+    click(editor, 20, 30, button="right")
+    assert editor.evaluate(TEXTS)["positive"] == "" and data(editor, "marks") == "0,1,0"
+    assert editor.evaluate(menus) == before
+
+
+def test_marks_are_moved_boxes_too(editor):
+    put(editor, "20,30", "", "30,30,20,20")
+    drag(editor, (20, 30), (14, 10))
+    assert points(editor.evaluate(TEXTS)["positive"])[0] == pytest.approx((14, 10), abs=0.5)
+    drag(editor, (50, 50), (60, 56))
+    assert points(editor.evaluate(TEXTS)["boxes"])[0] == pytest.approx((30, 30, 30, 26), abs=0.5)
+    drag(editor, (45, 30), (42, 34))
+    assert points(editor.evaluate(TEXTS)["boxes"])[0] == pytest.approx((27, 34, 30, 26), abs=0.5)
+
+
+def test_frames_and_objects_by_the_keyboard(editor):
+    """The node's own frame is 1: marks of another frame, and of another object, say so in the text."""
+    put(editor, "20,30")
+    editor.locator(CANVAS).first.focus()
+    editor.keyboard.press("ArrowLeft")
+    shown(editor, "0")
+    editor.keyboard.press("2")
+    editor.keyboard.press("p")
+    for key in ("ArrowRight", "Shift+ArrowDown"):
+        editor.keyboard.press(key)
+    assert editor.evaluate(TEXTS)["positive"] == "20,30 | 0#2: 33,42"
+    editor.keyboard.press("b")
+    assert editor.evaluate(TEXTS)["boxes"] == "0#2: 24,24,16,16"
+    editor.keyboard.press("Delete")
+    assert editor.evaluate(TEXTS)["boxes"] == "" and editor.evaluate(f"() => !!{NODE}")
+    editor.keyboard.press("Tab")
+    editor.keyboard.press("Delete")
+    assert editor.evaluate(TEXTS)["positive"] == "20,30"
+    editor.keyboard.press("1")
+    editor.keyboard.press("End")
+    shown(editor, "1")
+
+
+def test_each_edit_is_one_step_of_undo(editor):
+    """By the buttons, and by the host's own undo, which loads the graph anew: the picture is there again."""
+    put(editor)
+    states = [editor.evaluate(TEXTS)]
+    for x in (10, 30, 50):
+        click(editor, x, 20)
+        states.append(editor.evaluate(TEXTS))
+    editor.get_by_role("button", name="Take all marks away").first.click()
+    assert editor.evaluate(TEXTS) == states[0]
+    for state in (states[3], states[2]):
+        editor.get_by_role("button", name="Undo", exact=True).first.click()
+        assert editor.evaluate(TEXTS) == state
+    editor.get_by_role("button", name="Redo", exact=True).first.click()
+    assert editor.evaluate(TEXTS) == states[3]
+    editor.mouse.click(1200, 900)
+    for state in (states[2], states[3], states[0], states[3]):
+        editor.keyboard.press("Control+z")
+        editor.wait_for_function(f"(state) => JSON.stringify(({TEXTS})()) === state",
+                                 arg=json.dumps(state, separators=(",", ":")), timeout=10_000)
+    shown(editor)
+    in_view(editor)
+
+
+def test_zoomed_in_a_click_hits_the_pixel_under_it(editor):
+    put(editor)
+    editor.locator(CANVAS).first.focus()
+    place = canvas_at(editor, 16, 24)
+    editor.mouse.move(*place)
+    for _ in range(4):
+        editor.mouse.wheel(0, -100)
+    editor.wait_for_timeout(100)
+    editor.mouse.click(*place)
+    assert points(editor.evaluate(TEXTS)["positive"])[0] == pytest.approx((16, 24), abs=0.3)
+    # 10 screen pixels are fewer of the frame's now: 2.44 times.
+    editor.mouse.click(place[0] + 40, place[1])
+    scale = (canvas_at(editor, 1, 0)[0] - canvas_at(editor, 0, 0)[0]) * 1.25**4
+    assert points(editor.evaluate(TEXTS)["positive"])[1] == pytest.approx((16 + 40 / scale, 24), abs=0.3)
+    editor.keyboard.press("0")
 
 
 def test_typed_points_are_shown_and_kept(editor):
-    before = editor.evaluate(TEXTS)["positive"]
-    typed = '[{"x": 5, "y": 6}, {"x": 7.5, "y": 60}]'
-    editor.evaluate(f"""(text) => {{ const w = {NODE}.widgets.find((w) => w.name === 'positive');
-        w.value = text; w.callback?.(text) }}""", typed)
-    assert editor.locator("canvas.steadyedit-points").first.get_attribute("data-marks") == "2,1,1"
+    put(editor, '[{"x": 5, "y": 6}, {"x": 7.5, "y": 60}]', "50,12")
+    assert data(editor, "marks") == "2,1,0"
     # A click adds to what is typed; text that is being typed is not overwritten.
-    editor.mouse.click(*canvas_at(editor, 33, 58))
+    click(editor, 33, 58)
     assert len(points(editor.evaluate(TEXTS)["positive"])) == 3
-    editor.evaluate(f"() => {{ {NODE}.widgets.find((w) => w.name === 'positive').value = '5,' }}")
-    editor.mouse.click(*canvas_at(editor, 60, 30))
+    editor.evaluate(TYPE, ["positive", "5,"])
+    click(editor, 60, 30)
     assert editor.evaluate(TEXTS)["positive"] == "5,"
-    editor.evaluate(f"""(text) => {{ const w = {NODE}.widgets.find((w) => w.name === 'positive');
-        w.value = text; w.callback?.(text) }}""", before)
 
 
-def test_points_survive_copy_and_paste(editor):
+def test_marks_survive_copy_and_paste(editor):
+    put(editor, "20,30 | 0#2: 5,6")
     texts = editor.evaluate(TEXTS)
     pasted = editor.evaluate(f"""() => {{
         const node = {NODE};
@@ -167,14 +277,29 @@ def test_points_survive_copy_and_paste(editor):
         app.canvas.pasteFromClipboard();
         const copy = app.graph.nodes.filter((n) => n.type === 'SteadyEditPointMask').find((n) => n.id !== node.id);
         const values = Object.fromEntries(copy.widgets.map((w) => [w.name, w.value]));
-        const shown = copy.widgets.find((w) => w.name === 'picture').element?.className;
+        const shown = copy.widgets.find((w) => w.name === 'picture').element?.querySelector('canvas').className;
         app.graph.remove(copy);
         return {{ values, shown }};
     }}""")
     assert {name: pasted["values"][name] for name in texts} == texts and pasted["shown"] == "steadyedit-points"
 
 
-def test_points_survive_save_and_reload(editor, started):
+def test_a_cached_run_of_a_fresh_graph_shows_the_clip(editor, started):
+    """Nothing is left of what was shown, and the host computes nothing anew."""
+    put(editor, "20,30")
+    queued(editor, started)
+    graph = frontend.saved(editor)
+    graph["id"] = str(uuid4())
+    (node,) = [n for n in graph["nodes"] if n["type"] == "SteadyEditPointMask"]
+    del node["properties"]["steadyedit_last"]
+    frontend.load_ui(editor, graph)
+    assert data(editor, "ready") is None
+    queued(editor, started)
+    shown(editor)
+
+
+def test_marks_and_picture_survive_save_and_reload(editor, started):
+    put(editor, "20,30 | 0#2: 5,6", "50,12", "8,10,32,40")
     texts, graph = editor.evaluate(TEXTS), frontend.saved(editor)
     (node,) = [n for n in graph["nodes"] if n["type"] == "SteadyEditPointMask"]
     # The picture itself is no value: the saved ones are those of the node's schema, in its order.
@@ -185,7 +310,28 @@ def test_points_survive_save_and_reload(editor, started):
     editor.keyboard.press("Escape")
     frontend.load_ui(editor, json.loads(json.dumps(graph)))
     assert editor.evaluate(TEXTS) == texts
-    editor.wait_for_function("() => document.querySelector('canvas.steadyedit-points')?.dataset.ready === '64x64'")
-    assert editor.locator("canvas.steadyedit-points").first.get_attribute("data-marks") == "1,1,1"
+    shown(editor)
+    assert data(editor, "marks") == "2,1,1"
     (api,) = [n for n in frontend.exported(editor).values() if n["class_type"] == "SteadyEditPointMask"]
     assert {name: api["inputs"][name] for name in texts} == texts and "picture" not in api["inputs"]
+
+
+TABLE = ["", "1,2", "1,2; 3.5,4", "1,2 | 3: 5,6", "1,2 | 3#2: 5,6; 7,8 | #2: 1,1", " 12 # 3 : 4,5 ", "5,", "x", "1,2,3",
+         '[{"x": 1, "y": 2}, {"x": 3, "y": 4, "frame": 2, "object": 3}]', '[{"x": 1}]', "3:"]
+
+
+def test_the_widget_reads_what_the_node_reads(opened):
+    from steadyedit.vision.marks import marks_of
+
+    read = opened.evaluate("""async (table) => { const { parse } = await import(
+        '/extensions/steadyedit/js/point_marks.js'); return table.map((text) => parse(text, 'positive')) }""", TABLE)
+    for text, rows in zip(TABLE, read):
+        try:
+            found = marks_of(text, "", "", 7, 99, 64, 64)
+        except ValueError:
+            assert rows is None, text
+            continue
+        seen = {}
+        for row in rows:
+            seen.setdefault((7 if row["frame"] is None else row["frame"], row["object"]), []).append(tuple(row["at"]))
+        assert seen == {place: marks.positive for place, marks in found.items()}, text
