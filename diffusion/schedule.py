@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,3 +128,31 @@ class DiscreteSchedule:
             raise ValueError(f"steps: expected 1 to {len(self) - 1}, but got {steps}.")
         ascending = self.sigmas[1 :: len(self) // steps]
         return torch.cat([ascending.flip(0), ascending.new_zeros(1)]).float()
+
+
+#: the host's schedulers that ``named_sigmas`` knows
+SCHEDULERS = ("simple", "sgm_uniform", "ddim_uniform", "normal")
+
+
+def named_sigmas(schedule: Any, scheduler: str, steps: int, denoise: float = 1.0) -> Tensor:
+    """The host's sigmas: float32, descending to 0; the last part of them where ``denoise`` is below 1.
+
+    Args:
+        schedule: a ``DiscreteSchedule``, or a ``flow.FlowSchedule``.
+        scheduler: one of ``SCHEDULERS``.
+        steps: of the sampling.
+        denoise: 1 begins at the largest sigma.
+    """
+    if denoise <= 0:
+        return torch.zeros(0)
+    total = steps if denoise >= 1 else int(steps / denoise)
+    if scheduler == "ddim_uniform":
+        return schedule.ddim_sigmas(total)[-(steps + 1) :]
+    last = len(schedule) - 1
+    if scheduler == "simple":
+        times = torch.tensor([last - int(i * len(schedule) / total) for i in range(total)])
+    elif scheduler == "sgm_uniform":
+        times = torch.linspace(last, 0, total + 1)[:-1]
+    else:
+        times = torch.linspace(last, 0, total)
+    return torch.cat([schedule.sigma(times), torch.zeros(1)]).float()[-(steps + 1) :]

@@ -12,11 +12,11 @@ import torch
 
 from .. import backends
 from ..diffusion.samplers import SAMPLERS
+from ..diffusion.schedule import SCHEDULERS, named_sigmas
 from .host_api import ComfyNode, NodeOutput, schema
 
 SEED = ("INT", {"min": 0, "max": 2**64 - 1})
 SCALE = ("FLOAT", {"min": 0.0, "max": 100.0})
-SCHEDULERS = ("simple", "sgm_uniform", "ddim_uniform", "normal")
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,8 @@ class Guider:
 
 
 def sigmas_of(model: Any, scheduler: str, steps: int, denoise: float) -> torch.Tensor:
-    """The host's sigmas: float32, descending to 0; the last part of them where ``denoise`` is below 1."""
-    if denoise <= 0:
-        return torch.zeros(0)
-    schedule, total = backends.of(model).schedule(model), steps if denoise >= 1 else int(steps / denoise)
-    if scheduler == "ddim_uniform":
-        return schedule.ddim_sigmas(total)[-(steps + 1) :]
-    last = len(schedule) - 1
-    if scheduler == "simple":
-        times = torch.tensor([last - int(i * len(schedule) / total) for i in range(total)])
-    elif scheduler == "sgm_uniform":
-        times = torch.linspace(last, 0, total + 1)[:-1]
-    else:
-        times = torch.linspace(last, 0, total)
-    return torch.cat([schedule.sigma(times), torch.zeros(1)]).float()[-(steps + 1) :]
+    """The host's sigmas of a MODEL; see ``diffusion.schedule.named_sigmas``."""
+    return named_sigmas(backends.of(model).schedule(model), scheduler, steps, denoise)
 
 
 class InstructPixToPixConditioning(ComfyNode):

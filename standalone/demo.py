@@ -59,7 +59,8 @@ class Measured:
 
 def measure(frames: Tensor, clip: Clip, answer: Clip, edit: Any) -> Measured:
     """Judge an edited clip [F, H, W, 3] in 0..1."""
-    from ..toyworld.models.classifier import boxes_of, classify
+    from ..toyworld.models.classifier import boxes_of
+    from ..toyworld.models.judge import classify
     from ..vision import metrics
 
     local = edit.kind in ("colour", "shape", "texture")
@@ -126,9 +127,9 @@ def main(output: Path) -> None:
     """Render, edit, measure; writes source.mp4, edited.mp4 and contact_sheet.png into ``output``."""
     start = time.perf_counter()
     from ..video.read import read_clip
+    from ..video.sheet import contact_sheet
     from ..video.write import write_clip
     from .render import FPS, clip_and_answer
-    from .sheet import contact_sheet
 
     graph = read_graph(GRAPH)
     settings = next(node["inputs"] for node in graph.values() if node["class_type"] == CLIP)

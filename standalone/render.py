@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..toyworld import apply_edit, render
 from ..toyworld.world.edits import editable_scene
 from ..toyworld.world.scene import slowed
+from ..video.sheet import contact_sheet
 from ..video.write import write_clip
-from .sheet import contact_sheet
 
 if TYPE_CHECKING:
     from ..toyworld import Clip

@@ -16,12 +16,13 @@ import pytest
 import torch
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.claims import CLAIMS, claims, said
+from steadyedit.benchmarks.common.edited import Settings
 from steadyedit.benchmarks.common.journal import Journal
 from steadyedit.benchmarks.common.memory import peak_memory
 from steadyedit.benchmarks.common.report import meta, rows, table, write_json
 from steadyedit.benchmarks.common.scores import KEYS, score
 from steadyedit.benchmarks.ei2 import run as ei2
-from steadyedit.benchmarks.ei2.methods import METHODS, Settings, edit
+from steadyedit.benchmarks.ei2.methods import METHODS, edit
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.vision.metrics import paired_interval
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.claims import DAPE_CLAIMS
+from steadyedit.benchmarks.common.edited import Settings as Common
 from steadyedit.benchmarks.dape import run as dape
 from steadyedit.benchmarks.dape.methods import BASES, METHODS, VARIANTS, Bench, Settings
 from steadyedit.benchmarks.dape.peft_rivals import RIVALS, tune_rival
-from steadyedit.benchmarks.ei2.methods import Settings as Common
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING, NORM_TUNING
 from steadyedit.methods.registry import build_on
 from steadyedit.methods.tuning import TuneRecipe

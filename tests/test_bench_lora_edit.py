@@ -126,7 +126,7 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
 
 
 def test_measures_know_the_truth(world, found):
-    from steadyedit.benchmarks.ei2.methods import Edited
+    from steadyedit.benchmarks.common.edited import Edited
 
     measured = [
         lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)), QUICK)

@@ -41,7 +41,7 @@ INNER = {
         "toyworld", "benchmarks", "files",
     },
     "benchmarks": {
-        "benchmarks", "standalone", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
+        "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
         "video", "toyworld", "files",
     },
     "": {"nodes", "standalone"},
@@ -61,6 +61,9 @@ NAMES_THE_HOST = {"nodes", "backends/comfy_native"}
 NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks"}
 # Networks that look at pictures come from transformers; vision has no use for the rest.
 NAMES_TRANSFORMERS = NAMES_DIFFUSERS | {"vision"}
+
+
+CHOOSES_THE_HOST = "backends/__init__.py"
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,36 @@ def every_import() -> tuple[Import, ...]:
     return tuple(found for path in sources() for found in imports_of(path))
 
 
+def module_of(path: str) -> str:
+    """``a/b.py`` -> ``a/b``, ``a/__init__.py`` -> ``a``."""
+    return path.removesuffix(".py").removesuffix("/__init__")
+
+
+def modules_graph() -> dict[str, set[str]]:
+    """Module -> the pack's modules that it imports; a name of a module counts as that module."""
+    graph: dict[str, set[str]] = {module_of(path.relative_to(ROOT).as_posix()): set() for path in sources()}
+    for found in every_import():
+        if found.inside:
+            target = found.name if found.name in graph else found.name.rpartition("/")[0]
+            graph[module_of(found.file)] |= {target} & graph.keys()
+    return graph
+
+
+def circles_of(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of two or more nodes that all reach each other, in the order of their first names."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        ahead = list(graph[start])
+        while ahead:
+            if (node := ahead.pop()) not in seen:
+                seen.add(node)
+                ahead += graph[node]
+        reach[start] = seen
+    circles = {frozenset(other for other in reach[node] if node in reach[other]) for node in graph}
+    return sorted((set(circle) for circle in circles if len(circle) > 1), key=min)
+
+
 def report(broken: list[Import], rule: str) -> str:
     return rule + ":\n" + "\n".join(f"  {found}" for found in broken)
 
@@ -184,6 +217,36 @@ def test_only_its_backend_and_the_toy_world_name_diffusers():
         and found.part not in (NAMES_TRANSFORMERS if found.name == "transformers" else NAMES_DIFFUSERS)
     ]  # fmt: skip
     assert not broken, report(broken, f"only {sorted(NAMES_DIFFUSERS)} may import diffusers and its kin")
+
+
+#: Circles that are known and on their way out; nothing may be added.
+KNOWN_CIRCLES = (
+    {"methods/attachment", "methods/rave/shuffling", "methods/via/gather_swap"},
+    {"methods/tuning", "methods/tuning_run"},
+)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports for types and those inside functions count: a circle is a design that cannot be read in any order."""
+    circles = [circle for circle in circles_of(modules_graph()) if not any(circle <= known for known in KNOWN_CIRCLES)]
+    assert not circles, f"modules that import each other in a circle: {[sorted(circle) for circle in circles]}"
+
+
+def test_no_part_imports_itself_by_way_of_others():
+    """The same of the parts in the picture; the protocol's types do not count, as above."""
+    graph: dict[str, set[str]] = {part: set() for part in INNER}
+    for found in every_import():
+        other = part_of(found.name) if found.inside else found.part
+        # backends/__init__.py asks a host's folder for its backend when it is needed: the one way down.
+        if other != found.part and not found.name.startswith("backends/protocol") and found.file != CHOOSES_THE_HOST:
+            graph[found.part].add(other)
+    circles = circles_of(graph)
+    assert not circles, f"parts that import each other in a circle: {[sorted(circle) for circle in circles]}"
+
+
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"f", "a"}}
+    assert circles_of(graph) == [{"a", "b", "c"}]
 
 
 def test_the_rules_see_the_pack():

@@ -116,7 +116,7 @@ def test_demo_measures(tmp_path):
 
 def test_contact_sheet_is_a_picture_of_all_rows(tmp_path):
     from PIL import Image
-    from steadyedit.standalone.sheet import contact_sheet
+    from steadyedit.video.sheet import contact_sheet
 
     path = tmp_path / "deep" / "sheet.png"
     contact_sheet(path, "title", [("a", "1", torch.rand(2, 8, 16, 3)), ("b", "", torch.rand(3, 8, 8, 3))], side=64)

@@ -8,6 +8,7 @@ import torch
 from steadyedit.toyworld import models
 from steadyedit.toyworld.models import control_file
 from steadyedit.toyworld.models.control import controlled, edge_agreement, edges
+from steadyedit.toyworld.training.edges import hints_of
 from steadyedit.toyworld.training.recipes import controlnet as recipe
 from steadyedit.toyworld.training.recipes import controlnet_slim as slimming
 
@@ -35,6 +36,10 @@ def test_agreement():
     assert edge_agreement(nothing, nothing) == 1 and edge_agreement(nothing, one) == 0
 
 
+#: of a toy ControlNet's tensors
+NAMES = tuple(models.build_controlnet().state_dict())
+
+
 def test_names_go_there_and_back():
     torch.manual_seed(0)
     state = models.build_controlnet().state_dict()
@@ -45,15 +50,15 @@ def test_names_go_there_and_back():
                  "input_hint_block.14.weight"):  # fmt: skip
         assert name in stock
     assert control_file.MARK in stock and len(stock) == len(state) + 1
-    back = control_file.from_stock(stock, {})
+    back = control_file.from_stock(stock, {}, state)
     assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_what_the_file_lacks_comes_from_the_u_net():
     base = {"conv_in.weight": torch.ones(1), "up_blocks.0.resnets.0.conv1.weight": torch.ones(1)}
-    assert control_file.from_stock({control_file.MARK: torch.zeros(0)}, base).keys() == {"conv_in.weight"}
+    assert control_file.from_stock({control_file.MARK: torch.zeros(0)}, base, NAMES).keys() == {"conv_in.weight"}
     with pytest.raises(ValueError, match="holds out.2.weight, which the toy ControlNet has no place for"):
-        control_file.from_stock({"out.2.weight": torch.ones(1)}, base)
+        control_file.from_stock({"out.2.weight": torch.ones(1)}, base, NAMES)
 
 
 def test_factors_are_added_to_the_u_nets_weight():
@@ -61,11 +66,11 @@ def test_factors_are_added_to_the_u_nets_weight():
     base = {"conv_in.weight": weight.half()}
     stored = control_file.to_stock({"conv_in.up": up, "conv_in.down": down})
     assert stored.keys() == {control_file.MARK, "input_blocks.0.0.up", "input_blocks.0.0.down"}
-    whole = control_file.from_stock(stored, base)["conv_in.weight"]
+    whole = control_file.from_stock(stored, base, NAMES)["conv_in.weight"]
     assert torch.equal(whole, base["conv_in.weight"].float() + (up @ down).view(6, 4, 3, 3))
     del stored["input_blocks.0.0.down"]
     with pytest.raises(ValueError, match="holds input_blocks.0.0.up, which the toy ControlNet has no place for"):
-        control_file.from_stock(stored, base)
+        control_file.from_stock(stored, base, NAMES)
 
 
 def test_a_difference_gets_the_least_rank_for_its_inputs():
@@ -98,7 +103,7 @@ def test_channels_that_others_tell_of_go_first():
 
 def test_the_hints_bits_come_back():
     drawn = np.random.default_rng(0).random((2, 128, 128)) > 0.9
-    hints = recipe.hints_of(np.packbits(drawn, axis=-1))
+    hints = hints_of(np.packbits(drawn, axis=-1))
     assert hints.shape == (2, 3, 128, 128) and np.array_equal(hints[:, 1].numpy() > 0, drawn)
 
 

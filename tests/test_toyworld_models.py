@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 from steadyedit.toyworld import edits_of, models, sample_scene
-from steadyedit.toyworld.models.classifier import HEADS, boxes_of, classify
+from steadyedit.toyworld.models.classifier import HEADS, boxes_of
+from steadyedit.toyworld.models.judge import classify
 from steadyedit.toyworld.training.data import held_out
 
 BUDGET = 25e6

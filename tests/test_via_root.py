@@ -164,7 +164,8 @@ def test_prompts_of_any_length_become_the_rows_of_one_condition():
 def test_candidates_of_the_toy_editor_are_right():
     """A still of the test split, edited by the trained editor; the classifier names what it shows, CLIP what fits."""
     from steadyedit.toyworld import apply_edit, edits_of, render, sample_scene
-    from steadyedit.toyworld.models.classifier import boxes_of, classify
+    from steadyedit.toyworld.models.classifier import boxes_of
+    from steadyedit.toyworld.models.judge import classify
 
     scene = sample_scene(3, "test", frames=1, size=128)
     edit = next(e for e in edits_of(scene) if e.kind == "colour")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from .blend import BlendedSampler
 from .control import ControlNet
 from .denoiser import Denoiser
 from .encoders import Autoencoder, ImageEncoder, TextEncoder
+from .local import TerminalProgress, weights_folder
 from .model import DiffusersModel
 from .norms import located_norms
 from .paths import locate
@@ -37,22 +37,6 @@ if TYPE_CHECKING:
     from ..protocol import Progress, TrainingView
     from .toy_wan import VideoAutoencoder
     from .video import DiffusersVideoModel
-
-
-class TerminalProgress:
-    """A tqdm bar on the terminal's error stream. See ``backends.protocol.Progress``."""
-
-    def __init__(self, total: int, label: str):
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, desc=label, leave=True)
-
-    def update(self, value: int, preview: Any = None, **numbers: float) -> None:
-        if numbers:
-            self.bar.set_postfix({name: f"{number:.4g}" for name, number in numbers.items()}, refresh=False)
-        self.bar.update(value - self.bar.n)
-        if value >= self.bar.total:
-            self.bar.close()
 
 
 class DiffusersBackend:
@@ -177,9 +161,7 @@ class DiffusersBackend:
         return clip_vision.embed(images)
 
     def weights_folder(self) -> Path:
-        """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""
-        named = os.environ.get("STEADYEDIT_WEIGHTS")
-        return Path(named) if named else Path.home() / ".cache" / "steadyedit" / "weights"
+        return weights_folder()
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         return (torch.OutOfMemoryError, MemoryError)

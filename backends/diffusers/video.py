@@ -22,6 +22,7 @@ from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, wan_moments
 from ...toyworld.models.wan import to_wan
 from .. import fingerprint
+from .local import TerminalProgress, weights_folder
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -233,14 +234,10 @@ class DiffusersVideoBackend:
         return self.from_model_space(model, x.cpu())
 
     def progress(self, total: int, label: str) -> Progress:
-        from .backend import TerminalProgress
-
         return TerminalProgress(total, label)
 
     def weights_folder(self) -> Path:
-        from .backend import DiffusersBackend
-
-        return DiffusersBackend().weights_folder()
+        return weights_folder()
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         return (torch.cuda.OutOfMemoryError, MemoryError)

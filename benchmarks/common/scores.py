@@ -12,8 +12,8 @@ from ...vision import metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..ei2.methods import Edited, Settings
     from .cases import Case, World
+    from .edited import Edited, Settings
 
 #: name -> (heading, format, better: +1 more, -1 less, 0 neither).
 KEYS: dict[str, tuple[str, str, int]] = {
@@ -67,7 +67,8 @@ def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[
 
 def named(world: World, case: Case, frames: Tensor) -> list[str]:
     """What the judge sees in each frame: of the object's surroundings, or of all of it."""
-    from ...toyworld.models.classifier import boxes_of, classify
+    from ...toyworld.models.classifier import boxes_of
+    from ...toyworld.models.judge import classify
 
     local = case.edit.kind in ("colour", "shape", "texture")
     return classify(frames, boxes_of(case.truth.masks[0]) if local else None, world.judge)[case.edit.kind]

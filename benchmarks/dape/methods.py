@@ -13,9 +13,9 @@ from ...methods.ei2 import build_ffam, build_stam
 from ...methods.registry import build_on
 from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
 from ...methods.tuning import TuneRecipe, tune
+from ..common.edited import Edited
+from ..common.edited import Settings as Common
 from ..common.memory import peak_memory
-from ..ei2.methods import Edited
-from ..ei2.methods import Settings as Common
 from .peft_rivals import RIVALS, tune_rival
 
 if TYPE_CHECKING:

@@ -188,7 +188,7 @@ def _show(report: dict[str, Any], settings: Settings) -> None:
 
 def _draw_sheet(path: Path, count: int, methods: Sequence[str], journals: dict[str, Journal], world: World) -> None:
     """Source, every base without and with DAPE, and truth of a few edits."""
-    from ...standalone.sheet import contact_sheet
+    from ...video.sheet import contact_sheet
 
     strips, shown = [], [method for method in SHOWN if method in methods]
     clips = range(min(count, MOST_CLIPS))

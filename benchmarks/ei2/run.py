@@ -108,7 +108,7 @@ def main(
         print(f"numbers: {json_path}")
         sheet_path = sheet_path or Path(json_path).with_suffix(".png")
     if sheet_path is not None:
-        from ...standalone.sheet import contact_sheet
+        from ...video.sheet import contact_sheet
 
         contact_sheet(Path(sheet_path), "source, edits, true answer", strips, side=112)
         print(f"pictures: {sheet_path}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...diffusion.schedule import named_sigmas
 from ...methods.content_hash import content_hash
 from ...methods.lora_edit.choices import TARGETS
 from ...methods.lora_edit.condition import condition, generated
@@ -16,11 +17,10 @@ from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import frame_sample, mask_samples
 from ...methods.lora_edit.train import VideoSettings, train_mask_lora
 from ...methods.tuning import TuneRecipe
-from ...standalone.core_sampling import sigmas_of
 from ..common.clock import Spent, spent
+from ..common.edited import Edited
 from ..common.memory import peak_memory
 from ..common.report import write_json
-from ..ei2.methods import Edited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ def sampled(world: World, model: Any, found: VideoCase, method: Method, settings
     generate = generated(video, found.boxes, method.keep)
     given = condition(world.vae.encode, video, generate, first=case.truth.frames[:1])
     noise = torch.randn(given.concat_latent_image.shape, generator=torch.Generator().manual_seed(seed))
-    sigmas = sigmas_of(model, "simple", settings.sampling, 1.0)
+    sigmas = named_sigmas(world.backend.schedule(model), "simple", settings.sampling)
     start = world.backend.from_model_space(model, noise)
     progress = world.backend.progress(settings.sampling, "sampling")
     return world.backend.sample(model, given.onto(case.target_text), given.onto(case.empty), settings.guidance, start,

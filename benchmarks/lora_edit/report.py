@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..common.cases import World
-    from ..ei2.methods import Edited
+    from ..common.edited import Edited
     from .methods import Settings
 
 #: Methods, clips and one in so many frames on the contact sheet.
@@ -132,7 +132,7 @@ def draw_sheet(
     world: World, frames: int, size: int,
 ) -> None:  # fmt: skip
     """Source, rivals, LoRA-Edit and truth of a few edits."""
-    from ...standalone.sheet import contact_sheet
+    from ...video.sheet import contact_sheet
 
     strips: list[tuple[str, str, Tensor]] = []
     for part, journal in journals.items():

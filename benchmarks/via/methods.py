@@ -17,8 +17,8 @@ from ...toyworld.models import EDITOR_IMAGE_GUIDANCE as IMAGE
 from ...toyworld.models import EDITOR_TEXT_GUIDANCE as TEXT
 from ...toyworld.world.edits import LOCAL
 from ..common.clock import Spent, spent
+from ..common.edited import Edited
 from ..common.memory import peak_memory
-from ..ei2.methods import Edited
 
 if TYPE_CHECKING:
     from torch import Tensor

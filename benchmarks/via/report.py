@@ -140,7 +140,7 @@ def show(report: dict[str, Any]) -> None:
 
 def draw_sheet(path: Path, job: Job, world: World, size: int) -> None:
     """Source, rivals, VIA and truth of a few edits."""
-    from ...standalone.sheet import contact_sheet
+    from ...video.sheet import contact_sheet
 
     shown = [method for method in SHOWN if method in job.methods]
     clips = job.clips[:MOST_CLIPS]

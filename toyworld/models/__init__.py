@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 from . import wan
 from .low_rank import file_names, whole
+from .tokenizer import BOS, EOS, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-TOKENIZER = Path(__file__).parents[1] / "tokenizer"
-VOCAB_SIZE = 802
-BOS, EOS = 800, 801
 #: what serves the toy editor best
 EDITOR_TEXT_GUIDANCE, EDITOR_IMAGE_GUIDANCE = 2.5, 1.0
 
@@ -216,7 +214,7 @@ def state_of(name: str) -> dict:
     if name == "controlnet":
         from .control_file import from_stock
 
-        return from_stock(own, state_of(base))
+        return from_stock(own, state_of(base), build_controlnet().state_dict())
     return {**state_of(base), **own}
 
 
@@ -295,17 +293,3 @@ def load_wan_vae():
 def load_wan():
     """Trained WanTransformer3DModel: 36 channels in, text [B,77,96] of `load_text_encoder`; flow matching."""
     return load("wan")
-
-
-@lru_cache(maxsize=1)
-def load_tokenizer():
-    """transformers.CLIPTokenizer of the grammar, padded to 77 with <|endoftext|>."""
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(TOKENIZER)
-
-
-def tokenize(captions: list[str]):
-    """Captions -> int64 ids [B,77]."""
-    return load_tokenizer()(
-        captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids

@@ -81,23 +81,3 @@ def boxes_of(masks: torch.Tensor, margin: float = 0.35) -> torch.Tensor:
         cx, cy = (left + right) / 2, (top + bottom) / 2
         boxes.append([cx - half, cy - half, cx + half, cy + half])
     return torch.tensor(boxes, dtype=torch.float32)
-
-
-def classify(images: torch.Tensor, boxes: torch.Tensor | None = None, model: nn.Module | None = None) -> dict:
-    """Name what each picture shows.
-
-    Args:
-        images: [B,H,W,3] in 0..1. boxes: as in `crop_resize`. model: a Classifier; None = the trained one.
-    Returns: head -> list of B names, and head + "_probs" -> [B, classes].
-    """
-    if model is None:
-        from . import load_classifier
-
-        model = load_classifier()
-    with torch.no_grad():
-        logits = model(crop_resize(images, boxes))
-    answer: dict = {}
-    for name, values in logits.items():
-        answer[name] = [HEADS[name][i] for i in values.argmax(1).tolist()]
-        answer[name + "_probs"] = values.softmax(1)
-    return answer

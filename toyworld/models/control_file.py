@@ -9,6 +9,7 @@ NAME.up and NAME.down, the weight is the MODEL's plus their product.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 
@@ -56,15 +57,15 @@ def to_stock(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {MARK: torch.zeros(0), **{stock_name(key): value for key, value in state.items()}}
 
 
-def from_stock(stored: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A whole ControlNet by diffusers' names, from a file's tensors and the U-Net `base` that lends the rest.
+def from_stock(stored: dict[str, torch.Tensor], base: dict[str, torch.Tensor],
+               whole: Iterable[str]) -> dict[str, torch.Tensor]:
+    """A whole ControlNet by diffusers' names, from a file's tensors and the U-Net `base` that lends the rest; `whole`
+    are the names of all its tensors.
 
     Raises:
         ValueError: the file holds a tensor that a ControlNet of this U-Net has no place for.
     """
-    from . import build_controlnet
-
-    names = {stock_name(key): key for key in build_controlnet().state_dict()}
+    names = {stock_name(key): key for key in whole}
     stems = {name.removesuffix("weight"): key for name, key in names.items() if name.endswith(".weight")}
     own = {}
     for name, value in stored.items():

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import models
 from ..world.grammar import COLOURS, SHAPES, TEXTURES, vocabulary
+from .tokenizer import BOS, EOS, VOCAB_SIZE, tokenize
 
 SIDE, CELL = 128, 8
 
@@ -37,7 +37,7 @@ class Grounder(nn.Module):
 
     def __init__(self, width: int, depth: int):
         super().__init__()
-        self.words = nn.Embedding(models.VOCAB_SIZE, width)
+        self.words = nn.Embedding(VOCAB_SIZE, width)
         self.phrase = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
         sizes = (3, width // 2, width, width)
         self.stem = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(sizes, sizes[1:]))
@@ -48,7 +48,7 @@ class Grounder(nn.Module):
             self.head.bias[0] = -4.0  # most cells hold nothing
 
     def forward(self, pictures: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        spoken = (ids != models.BOS) & (ids != models.EOS)
+        spoken = (ids != BOS) & (ids != EOS)
         phrase = self.phrase((self.words(ids) * spoken[..., None]).sum(1))
         x = pictures
         for conv, norm in zip(self.stem, self.norms):
@@ -99,7 +99,7 @@ class ToyDetector:
         for phrase in filter(None, (part.strip() for part in prepared_text(text).split("."))):
             if not understood(phrase):
                 continue
-            ids = models.tokenize([phrase]).to(device).expand(len(frames), -1)
+            ids = tokenize([phrase]).to(device).expand(len(frames), -1)
             logits, boxes = self.module(pixels, ids)
             for row, chances, places in zip(found, logits.sigmoid().flatten(1).cpu(), boxes.flatten(1, 2).cpu()):
                 for index in kept(chances, places, box_threshold):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .geometry import to_local, world_grid
 from .scene import Scene, Thing
 from .shapes import SDF, Array
 
@@ -18,8 +19,6 @@ MARGIN = 2.0
 
 def distances(scene: Scene, frame: int, x: Array, y: Array) -> list[Array]:
     """Signed distance to each object, in pixels."""
-    from .rendering import to_local
-
     unit = min(scene.height, scene.width)
     result = []
     for thing in scene.things:
@@ -41,8 +40,6 @@ def owner(scene: Scene, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
 
 def carry(thing: Thing, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
     """Where points that ride on `thing` at `frame` are one frame later."""
-    from .rendering import to_local
-
     u, v, _ = to_local(thing, frame, x, y)
     cx, cy, radius, angle = thing.pose(frame + 1)
     c, s = np.float32(radius * np.cos(angle)), np.float32(radius * np.sin(angle))
@@ -51,8 +48,6 @@ def carry(thing: Thing, frame: int, x: Array, y: Array) -> tuple[Array, Array]:
 
 def forward_flow(scene: Scene) -> tuple[Array, Array]:
     """Flow [F-1,H,W,2] float32 in pixels (x, y) and its validity [F-1,H,W] bool."""
-    from .rendering import world_grid
-
     x, y = world_grid(scene)
     unit = min(scene.height, scene.width)
     flows = np.zeros((scene.frames - 1, *x.shape, 2), np.float32)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .backgrounds import background
+from .flow import forward_flow
+from .geometry import to_local, world_grid
 from .grammar import COLOURS
 from .scene import Scene, Thing
 from .shapes import SDF, Array, detail, pattern, step
@@ -36,22 +38,6 @@ class Clip:
     @property
     def caption(self) -> str:
         return self.scene.caption
-
-
-def world_grid(scene: Scene) -> tuple[Array, Array]:
-    """World coordinates (x, y) of the pixel centres, each [H,W] float32."""
-    unit = min(scene.height, scene.width)
-    x = (np.arange(scene.width, dtype=np.float32) + 0.5 - scene.width / 2) / unit
-    y = (np.arange(scene.height, dtype=np.float32) + 0.5 - scene.height / 2) / unit
-    return np.broadcast_arrays(x[None, :], y[:, None])
-
-
-def to_local(thing: Thing, frame: float, x: Array, y: Array) -> tuple[Array, Array, float]:
-    """World -> object-local coordinates, and the object's radius."""
-    cx, cy, radius, angle = thing.pose(frame)
-    c, s = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
-    dx, dy = x - np.float32(cx), y - np.float32(cy)
-    return c * dx + s * dy, c * dy - s * dx, radius
 
 
 def second_tone(colour: str) -> Array:
@@ -106,8 +92,6 @@ def render_frame(scene: Scene, frame: float) -> tuple[Array, Array]:
 def render(scene: Scene) -> Clip:
     """Render all of `scene`, flow included."""
     import torch
-
-    from .flow import forward_flow
 
     parts = [render_frame(scene, frame) for frame in range(scene.frames)]
     flow, valid = forward_flow(scene)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ... import models
 from ...models import wan, wan_vae
-from ...models.classifier import boxes_of, classify
+from ...models.classifier import boxes_of
+from ...models.judge import classify
 from ...world.clips import FRAMES, slow_scene
 from ...world.rendering import render
 from ...world.scene import Scene

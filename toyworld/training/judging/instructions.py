@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ... import models
-from ...models.classifier import boxes_of, classify
+from ...models.classifier import boxes_of
+from ...models.judge import classify
 from ...world.edits import KINDS, LOCAL, Edit, apply_edit, edits_of, is_clear
 from ...world.rendering import render_frame
 from ...world.scene import Scene, sample_scene

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ... import models
-from ...models.classifier import classify
 from ...models.control import controlled, edge_agreement, edges
+from ...models.judge import classify
 from ...world.rendering import render_frame
 from ...world.scene import Scene, sample_scene
 from ..recipes.unet import SCALE, alphas_cumprod

@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from ... import models
-from ...models.control import controlled, edges
-from ..data import CACHE, CHUNK, chunk_paths
+from ...models.control import controlled
+from ..edges import edges_chunk, hints_of
 from ..loop import Run, publish
 from .controlnet_slim import slim
 from .unet import alphas_cumprod, encoder_digest, latent_chunk, loss_of
@@ -31,22 +31,6 @@ DROP = 0.5
 #: beginnings of names whose matrices and kernels stay the U-Net's
 FROZEN = ("time_embedding.", "mid_block.", "down_blocks.3.", "down_blocks.2.resnets.", "down_blocks.0.downsamplers.",
           "down_blocks.1.downsamplers.", "down_blocks.2.downsamplers.")  # fmt: skip
-
-
-def edges_chunk(number: int) -> np.ndarray:
-    """Edges of stills CHUNK number ... as packed bits, uint8 [CHUNK,128,16]; cached on disk."""
-    path = CACHE / f"edges_{number:03d}.npy"
-    if not path.exists():
-        pictures = np.load(chunk_paths(number, "train", 128)[0], mmap_mode="r")
-        found = [edges(torch.from_numpy(pictures[i:i + 50].copy()).float() / 255)[..., 0].numpy() > 0
-                 for i in range(0, CHUNK, 50)]
-        np.save(path, np.packbits(np.concatenate(found), axis=-1))
-    return np.load(path)
-
-
-def hints_of(packed: np.ndarray) -> torch.Tensor:
-    """Packed bits [B,H,W/8] -> hints [B,3,H,W] of zeros and ones."""
-    return torch.from_numpy(np.unpackbits(packed, axis=-1)).float()[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
 def untrained():

@@ -19,6 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import models
+from ..edges import edges_chunk, hints_of
+from .unet import alphas_cumprod, draw_timesteps, latent_chunk
 
 SEED = 72
 SHARE, STILLS, CHUNK_SEEN = 0.98, 96, 3
@@ -101,9 +103,6 @@ def fewer_channels(weight: torch.Tensor, moment: torch.Tensor, keep: int,
 
 def looks(network: nn.Module) -> Callable[[], None]:
     """Calls the network on noisy stills, half of them without words, as the training does."""
-    from .controlnet import edges_chunk, hints_of
-    from .unet import alphas_cumprod, draw_timesteps, latent_chunk
-
     latents, _, captions = latent_chunk(models.load_vae(), CHUNK_SEEN)
     generator = torch.Generator().manual_seed(SEED)
     z, hints = latents[:STILLS].float(), hints_of(edges_chunk(CHUNK_SEEN)[:STILLS])
