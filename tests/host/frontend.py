@@ -31,6 +31,9 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
+#: Files of models that graphs name: where they are to be had, and where they belong.
+MODELS = WORKFLOWS.parent / "docs" / "models.json"
+
 CONTROL = "control_after_generate"
 READY = "() => window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
 
@@ -138,6 +141,22 @@ def saved(opened: Any) -> dict[str, Any]:
     return graph
 
 
+def add_models(graph: dict[str, Any]) -> dict[str, Any]:
+    """Write beside each loader where its files are to be had, for the frontend's list of missing models."""
+    known = {model["name"]: model for model in json.loads(MODELS.read_text(encoding="utf-8"))}
+    inner = [node for one in graph.get("definitions", {}).get("subgraphs", []) for node in one["nodes"]]
+    for node in [*graph["nodes"], *inner]:
+        values = node.get("widgets_values", [])
+        values = values.values() if isinstance(values, dict) else values
+        found = [known[value] for value in values if isinstance(value, str) and value in known]
+        if found:
+            fields = ("name", "url", "directory")
+            node["properties"]["models"] = [{field: model[field] for field in fields} for model in found]
+        else:
+            node.get("properties", {}).pop("models", None)
+    return graph
+
+
 def missing(opened: Any) -> list[str]:
     """Types of the nodes on the canvas that this host does not have."""
     return opened.evaluate(
@@ -216,8 +235,8 @@ def carry_values(name: str) -> Path:
 
 
 def write(path: Path, graph: dict[str, Any]) -> Path:
-    """A UI form, one field a line, so that a change reads well."""
-    path.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """A UI form with the addresses of its models, one field a line, so that a change reads well."""
+    path.write_text(json.dumps(add_models(graph), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
