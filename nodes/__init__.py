@@ -12,6 +12,7 @@ def node_list() -> list[type]:
         attach,
         blend,
         captions,
+        compare,
         dape,
         dape_apply,
         gather_swap,
@@ -37,7 +38,7 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
-               lora_edit, lora_edit_samples, lora_edit_train, plate, metrics)
+               lora_edit, lora_edit_samples, lora_edit_train, plate, compare, metrics)
     return [worded(node) for module in modules for node in module.NODES]
 
 

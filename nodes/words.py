@@ -61,6 +61,9 @@ BY_NODE = {
                                   fit="how it fits", advanced="stride background"),
     "SteadyEditClipMetrics": words("measure video", "video quality", "flicker score", "temporal consistency",
                                    "clip score", "compare videos", "psnr", "warp error", "edit quality"),
+    "SteadyEditCompare": words("before after", "before and after", "compare videos", "video compare", "wipe",
+                               "side by side", "difference", "onion skin", "a b compare", "preview video",
+                               essentials="Video Tools"),
     # Masks.
     "SteadyEditGroundingModel": words("grounding dino", "detect by text", "load detector", "groundingdino",
                                       advanced="precision"),

@@ -26,7 +26,7 @@ IDS = {
     "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
     "SteadyEditClipMetrics",
-    "SteadyEditCropToMask", "SteadyEditStitch",
+    "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare",
 }  # fmt: skip
 
 
