@@ -191,7 +191,7 @@ def test_a_wrong_request_is_refused_at_once(clips, methods, sentence):
 
 
 def test_the_settings_are_those_that_ship():
-    """The table is of the graph in the README, with fewer steps and more guidance."""
+    """The table is of the toy graph, with fewer steps and more guidance."""
     settings, table_settings = Settings.shipped(), Settings.of_the_table()
     assert settings.recipe.steps > 1 and settings.steps > 1 and settings.guidance >= 1
     assert replace(settings.recipe, steps=table_settings.recipe.steps) == table_settings.recipe

@@ -19,6 +19,8 @@ else:  # pytest brings it where Python has none
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/nodes.md", "docs/command_line.md",
+         "docs/papers.md", "toyworld/README.md")  # fmt: skip
 API_FORMS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
 
 NEVER_REQUIRED = {"torch", "torchvision", "torchaudio", "xformers", "triton"}
@@ -104,11 +106,23 @@ def test_node_ids_carry_the_prefix_and_are_unique():
     assert all(re.fullmatch(r"SteadyEdit[A-Z]\w*", name) for name in node_ids())
 
 
-def test_every_node_has_a_help_page_and_a_row_in_the_readme():
+def test_every_node_has_a_help_page_and_a_row_in_the_table():
     pages = sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md"))
     assert pages == list(node_ids())
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == list(node_ids())
+
+
+def test_the_readme_is_short_and_names_every_graph():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [name for name in node_ids() if f"`{name}`" not in readme]
+    assert len(readme.split()) <= 1500
+    assert not [name for name in WORKFLOWS if f"`{name}`" not in readme]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
 
 
 def test_every_workflow_has_both_forms():
