@@ -31,6 +31,10 @@ class RectifiedFlow:
         """Sigmas of one training step, float32."""
         return self.lowest + (self.highest - self.lowest) * torch.rand(shape, generator=generator)
 
+    def middle(self) -> Tensor:
+        """The sigma half-way through the range, shape []."""
+        return torch.tensor((self.lowest + self.highest) / 2)
+
     def add_noise(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """x_sigma; clean and noise in the model's latent scale, sigma of shape [] or [samples]."""
         wide = sigma.to(clean).reshape(-1, *[1] * (clean.ndim - 1))

@@ -64,6 +64,10 @@ class DiscreteSchedule:
         """Timesteps of one training step, uniform over the schedule, int64."""
         return torch.randint(len(self), shape, generator=generator)
 
+    def middle(self) -> Tensor:
+        """The timestep half-way through the schedule, shape []."""
+        return torch.tensor(len(self) // 2)
+
     def target(self, clean: Tensor, noise: Tensor) -> Tensor:
         """What the network predicts of ``add_noise``'s outcome: the noise."""
         return noise

@@ -81,7 +81,7 @@ class NoiseTraining:
             clean: x_0, [frames, channels, height, width], float32, the model's latent scale; of a flow any shape.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss or its gradient is not finite.
         """
         before = self.generator.get_state()
         try:
@@ -98,10 +98,14 @@ class NoiseTraining:
                     f"training: the loss is {value} at step {len(self.losses) + 1}; try a lower learning rate."
                 )
             loss.backward()
+            # Clipping scales by the norm: one gradient that is not finite would make every parameter so.
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm))
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"training: the gradient's norm is {norm} at step {len(self.losses) + 1}; try "
+                                         "a lower learning rate.")
         except BaseException:
             self.generator.set_state(before)
             raise
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         self.optimizer.step()
         self.losses.append(value)
         return value

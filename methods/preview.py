@@ -96,9 +96,13 @@ def training_preview(latents: Tensor, losses: Sequence[float], total: int) -> Im
     """The middle frame of a sample beside the loss curve.
 
     Args:
-        latents: [frames, channels, height, width] in the U-Net's scale.
+        latents: [frames, channels, height, width], or of a video model [1, channels, frames, height, width], in the
+            model's scale.
     """
     from PIL import Image
+
+    if latents.ndim == 5:
+        latents = latents[0].movedim(1, 0)
 
     sample = Image.fromarray(latent_to_rgb(latents[len(latents) // 2]).numpy())
     scale = PANEL / max(sample.size)

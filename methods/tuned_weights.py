@@ -14,6 +14,7 @@ from torch import Tensor
 from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
 from .registry import build_on
+from .stored import check_finite
 from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -60,18 +61,30 @@ def load_tuned(path: Path) -> TunedWeights:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no whole safetensors file, or not one of tuned weights, or newer
-            than this version.
+            than this version; its values were changed after it was written, or are not finite.
     """
     path = Path(path)
     try:
         tensors, metadata = read_tensors(path, METADATA_KEY)
     except ValueError as error:
-        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit.") from error
+        reason = str(error).removeprefix(f"{path.name}: ")
+        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit ({reason[:-1]}).") from error
+    if not isinstance(metadata, dict) or not _known_methods(metadata.get("methods", [])):
+        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit (what it holds is not told).")
+    check_finite(path, tensors)
     if metadata.get("version") != FORMAT_VERSION:
         raise ValueError(
             f"{path.name}: has format version {metadata.get('version')}; this version reads {FORMAT_VERSION}."
         )
     return TunedWeights(tensors, metadata)
+
+
+def _known_methods(methods: Any) -> bool:
+    """Whether this is a list of methods as a file's metadata has it."""
+    return isinstance(methods, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("method"), str) and isinstance(entry.get("config"), dict)
+        for entry in methods
+    )
 
 
 def apply_tuned(backend: Backend, model: Any, weights: TunedWeights, strength: float | None = None,

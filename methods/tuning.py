@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache as cached
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
 from .ei2.ffam import check_ratio
 from .registry import build_on
+from .training_loop import TrainingRun
+from .training_store import TrainingStore
 from .tuned_weights import (
     FORMAT_VERSION,
     QUERY_PREFIX,
@@ -30,11 +33,10 @@ from .tuned_weights import (
     load_tuned,
     save_tuned,
 )  # fmt: skip
-from .tuning_run import TuningRun
-from .tuning_store import TuningStore
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend, Progress, TrainingView
+    from ..diffusion.schedule import DiscreteSchedule
 
 __all__ = ["TuneRecipe", "Tuned", "TunedWeights", "apply_tuned", "load_tuned", "save_tuned", "tune"]
 
@@ -102,7 +104,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class ClipTask:
-    """``tuning_run.Task``: attachments and queries on one clip, all its frames at every step."""
+    """``training_loop.Task``: attachments and queries on one clip, all its frames at every step."""
 
     backend: Backend
     model: Any
@@ -112,15 +114,23 @@ class ClipTask:
     queries: bool
     name: str = "tuning"
     smaller: str = "use fewer frames or a smaller size"
+    less_memory: tuple[str, ...] = ("with gradient checkpointing",)
     per_sample: bool = False
 
-    def open(self, checkpointing: bool) -> AbstractContextManager[TrainingView]:
+    @property
+    def process(self) -> DiscreteSchedule:
+        return self.backend.schedule(self.model)
+
+    def open(self, attempt: int) -> AbstractContextManager[TrainingView]:
         return self.backend.training(
-            self.model, self.attachments, self.conditioning, len(self.clean), self.queries, checkpointing
+            self.model, self.attachments, self.conditioning, len(self.clean), self.queries, attempt > 0
         )
 
     def batch(self, step: int) -> tuple[Tensor, Any]:
         return self.clean, None
+
+    def predict(self, view: TrainingView, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
+        return view.predict_noise(noisy, level, condition)
 
 
 def tune(
@@ -174,29 +184,25 @@ def tune(
         methods = [{"method": a.method, "config": dict(a.config)} for a in compress(attachments, trains)]
         initial = [named_tensors(a) for a in compress(attachments, trains)]
         key = content_hash(samples, conditioning, decisive(recipe), methods, initial, base, sorted(only or ()))
-        store = TuningStore(cache, key)
-        weights = store.finished()
-        if weights is not None:
-            return Tuned(apply_tuned(backend, model, weights), weights, list(weights.metadata["losses"]), True)
-        used = [_owned(backend, model, a) if train else _frozen(a) for a, train in zip(attachments, trains)]
-        progress = progress or backend.progress(recipe.steps, "tuning")
-        clean = backend.to_model_space(model, samples.clone()).float()
-        task = ClipTask(backend, model, used, clean, conditioning, recipe.queries and only is None)
-        state = TuningRun(backend, model, task, recipe, store, progress, preview_every).with_retry()
-        tensors = _final_tensors(list(compress(used, trains)), state["parameters"])
-        metadata = {
-            "version": FORMAT_VERSION,
-            "methods": methods,
-            "base": base,
-            "recipe": asdict(recipe),
-            "losses": state["losses"],
-        }
-        if only is not None:
-            metadata["architecture"] = architecture(backend, model)
-        # As it will be read from a file: lists for tuples.
-        weights = TunedWeights(tensors, json.loads(json.dumps(metadata)))
-        store.finish(weights)
-        return Tuned(apply_tuned(backend, model, weights), weights, state["losses"])
+        expected = {name: tensor for tensors in initial for name, tensor in tensors.items()}
+        bar = cached(lambda: progress or backend.progress(recipe.steps, "tuning"))
+
+        def train() -> TunedWeights:
+            used = [_owned(backend, model, a) if train else _frozen(a) for a, train in zip(attachments, trains)]
+            clean = backend.to_model_space(model, samples.clone()).float()
+            task = ClipTask(backend, model, used, clean, conditioning, recipe.queries and only is None)
+            state = TrainingRun(task, recipe, backend.out_of_memory(), store, bar(), preview_every).run()
+            tensors = _final_tensors(list(compress(used, trains)), state["parameters"])
+            metadata = {"version": FORMAT_VERSION, "methods": methods, "base": base, "recipe": asdict(recipe),
+                        "losses": state["losses"]}  # fmt: skip
+            if only is not None:
+                metadata["architecture"] = architecture(backend, model)
+            # As it will be read from a file: lists for tuples.
+            return TunedWeights(tensors, json.loads(json.dumps(metadata)))
+
+        store = TrainingStore(cache, key)
+        weights, found = store.found_or_made(train, expected, lambda: bar().update(0))
+        return Tuned(apply_tuned(backend, model, weights), weights, list(weights.metadata["losses"]), found)
 
 
 def check_samples(samples: Tensor) -> None:

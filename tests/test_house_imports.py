@@ -53,7 +53,7 @@ OUTER = {
     "files": set(),
     "kernels": {"torch"},
     "diffusion": {"torch", "numpy"},
-    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia", "scipy"},
+    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia", "scipy", "filelock"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, linear
 
 from ...methods.attachment import Attachment, FrameLayout, module_parameters
-from ...methods.tuning_run import TuningRun
-from ...methods.tuning_store import TuningStore
+from ...methods.training_loop import TrainingRun
+from ...methods.training_store import TrainingStore
 
 if TYPE_CHECKING:
     from ...backends.protocol import Backend, TrainingView
+    from ...diffusion.schedule import DiscreteSchedule
     from ...methods.tuning import TuneRecipe
 
 #: Slugs, in the order of the table.
@@ -158,7 +159,7 @@ class RivalView:
 
 @dataclass(frozen=True)
 class RivalTask:
-    """``tuning_run.Task``: weights of a U-Net, or of adapters beside it, on one clip."""
+    """``training_loop.Task``: weights of a U-Net, or of adapters beside it, on one clip."""
 
     backend: Backend
     model: Any
@@ -168,7 +169,12 @@ class RivalTask:
     conditioning: Any
     name: str = "rival"
     smaller: str = "use fewer frames or a smaller size"
+    less_memory: tuple[str, ...] = ("with gradient checkpointing",)
     per_sample: bool = False
+
+    @property
+    def process(self) -> DiscreteSchedule:
+        return self.backend.schedule(self.model)
 
     @contextmanager
     def _opened(self, checkpointing: bool) -> Iterator[RivalView]:
@@ -184,11 +190,14 @@ class RivalTask:
                 for weight in self.weights.values():
                     weight.requires_grad_(False)
 
-    def open(self, checkpointing: bool) -> AbstractContextManager[TrainingView]:
-        return self._opened(checkpointing)
+    def open(self, attempt: int) -> AbstractContextManager[TrainingView]:
+        return self._opened(attempt > 0)
 
     def batch(self, step: int) -> tuple[Tensor, Any]:
         return self.clean, None
+
+    def predict(self, view: TrainingView, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
+        return view.predict_noise(noisy, level, condition)
 
 
 def tune_rival(
@@ -220,7 +229,7 @@ def tune_rival(
     clean = backend.to_model_space(model, samples.clone()).float()
     task = RivalTask(backend, model, tuple(backend.attachments(model)), weights, clean, conditioning)
     progress = backend.progress(recipe.steps, method)
-    TuningRun(backend, model, task, recipe, TuningStore(None, None), progress, 0).with_retry()
+    TrainingRun(task, recipe, backend.out_of_memory(), TrainingStore(None, None), progress, 0).run()
     trained = weights or module_parameters(own)
     for attachment in own:
         attachment.outputs.requires_grad_(False).eval()

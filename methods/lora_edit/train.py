@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import cache as cached
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,19 @@ import torch
 from torch import Tensor
 
 from ...diffusion.flow import RectifiedFlow
-from ...diffusion.training import NoiseTraining
 from ..content_hash import content_hash
 from ..lora import DOWN, UP, check_shapes, new_lora
-from ..preview import training_preview
+from ..training_loop import TrainingRun
+from ..training_store import TrainingStore
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
-from ..tuning_store import TuningStore
 from .memory import MemoryPlan, check, plan
 from .recipe import MaskLoRARecipe, targeted
 from .samples import Sample, check_samples, drawn
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Progress, VideoBackend
+    from ...backends.protocol import Progress, VideoBackend, VideoTrainingView
+
 
 @dataclass(frozen=True)
 class VideoSettings:
@@ -73,8 +74,9 @@ def train_mask_lora(
     Raises:
         TypeError: the MODEL reads no mask.
         ValueError: samples or a LoRA that do not fit.
-        MemoryError: it will not fit into the device's memory, told before it begins; or memory ran out.
-        FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+        MemoryError: it will not fit into the device's memory, told before it begins; or memory ran out, also with
+            every block streamed.
+        FloatingPointError: the loss or its gradient is no longer finite; the last checkpoint stays.
     """
     recipe, settings = recipe or MaskLoRARecipe(), settings or VideoSettings()
     check_samples(samples)
@@ -82,70 +84,67 @@ def train_mask_lora(
     # Nodes run in inference mode, whose tensors can never take part in a backward pass.
     with torch.inference_mode(False):
         lora = first_lora(backend, model, recipe, start)
-        planned = planned_memory(backend, model, samples, recipe.rank, lora, settings)
         content = [content_of(sample) for sample in samples]
         key = content_hash("mask-lora", content, recipe.decisive(), list(lora.values()), settings.precision,
                            backend.fingerprint(model))  # fmt: skip
-        store = TuningStore(cache, key)
-        if (found := store.finished()) is not None:
-            return Tuned(backend.add_video_lora(model, found.tensors), found, list(found.metadata["losses"]), True)
-        progress = progress or backend.progress(recipe.training.steps, "mask-aware LoRA")
-        try:
-            with backend.video_training(model, samples, lora, planned, settings.precision) as view:
-                clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
-                state = _run(view, clean, samples, recipe, settings, store, progress)
-        except backend.out_of_memory() as error:
-            raise MemoryError("samples: memory ran out although the plan said that it would fit; cut the clip into "
-                              "shorter ones (clip_length of Mask Sample) or use a smaller size.") from error
-        metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
-        weights = TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
-        store.finish(weights)
-        return Tuned(backend.add_video_lora(model, weights.tensors), weights, state["losses"])
+        bar = cached(lambda: progress or backend.progress(recipe.training.steps, "mask-aware LoRA"))
+
+        def train() -> TunedWeights:
+            plans = [planned_memory(backend, model, samples, recipe.rank, lora, settings)]
+            if settings.blocks_kept != 0:
+                plans.append(planned_memory(backend, model, samples, recipe.rank, lora,
+                                            replace(settings, blocks_kept=0)))  # fmt: skip
+            clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
+            task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
+            run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every)
+            state = run.run()
+            metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
+            return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+
+        store = TrainingStore(cache, key, "mask-aware LoRA")
+        weights, found = store.found_or_made(train, lora, lambda: bar().update(0))
+        return Tuned(backend.add_video_lora(model, weights.tensors), weights, list(weights.metadata["losses"]), found)
 
 
-def _run(
-    view: Any, clean: list[Tensor], samples: Sequence[Sample], recipe: MaskLoRARecipe, settings: VideoSettings,
-    store: TuningStore, progress: Progress,
-) -> dict[str, Any]:
-    """From the last checkpoint to the last step."""
-    base, flow = recipe.training, RectifiedFlow(*recipe.sigmas)
-    with torch.enable_grad():
-        training = NoiseTraining(
-            view.parameters, flow, learning_rate=base.learning_rate, betas=base.betas, weight_decay=base.weight_decay,
-            max_grad_norm=base.max_grad_norm, seed=base.seed,
-        )  # fmt: skip
-        if (state := store.resume()) is not None:
-            training.load_state(state)
-        device = next(iter(view.parameters.values())).device
-        try:
-            while len(training.losses) < base.steps:
-                number = drawn(samples, len(training.losses), base.seed)
-                predict = partial(view.predict_velocity, sample=number)
-                loss = training.step(predict, clean[number].to(device))
-                done = len(training.losses)
-                picture = None
-                if settings.preview_every and (done % settings.preview_every == 0 or done == 1):
-                    picture = _preview(view, training, flow, clean[0].to(device), base.steps)
-                progress.update(done, picture, loss=loss)
-                if done % base.checkpoint_every == 0 and done < base.steps:
-                    store.keep(training.state())
-        except FloatingPointError:
-            # What led here is not worth keeping: the last checkpoint stays as it is.
-            raise
-        except BaseException:
-            store.keep(training.state())
-            raise
-        return training.state()
+@dataclass(frozen=True)
+class MaskTask:
+    """``training_loop.Task``: a LoRA on masked samples, one a step.
 
+    Args:
+        clean: latents of the samples' targets in the model's scale.
+        lora: the values that it starts from.
+        plans: of memory, the ones after the first for when it runs out.
+    """
 
-def _preview(view: Any, training: NoiseTraining, flow: RectifiedFlow, clean: Tensor, steps: int) -> Any:
-    """The model's guess of the first sample from half-way noise, beside the losses."""
-    sigma = torch.tensor((flow.lowest + flow.highest) / 2)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
-    noisy = flow.add_noise(clean, noise, sigma)
-    with torch.no_grad():
-        guess = flow.remove_noise(noisy, view.predict_velocity(noisy, sigma, 0).to(clean), sigma)
-    return training_preview(guess[0].movedim(1, 0), training.losses, steps)
+    backend: VideoBackend
+    model: Any
+    samples: Sequence[Sample]
+    clean: Sequence[Tensor]
+    lora: Mapping[str, Tensor]
+    recipe: MaskLoRARecipe
+    precision: str
+    plans: tuple[MemoryPlan, ...]
+    name: str = "mask-aware LoRA"
+    smaller: str = "cut the clip into shorter ones (clip_length of Mask Sample) or use a smaller size"
+    per_sample: bool = False
+
+    @property
+    def less_memory(self) -> tuple[str, ...]:
+        return ("with no block of the model kept on the device",) * (len(self.plans) - 1)
+
+    @property
+    def process(self) -> RectifiedFlow:
+        return RectifiedFlow(*self.recipe.sigmas)
+
+    def open(self, attempt: int) -> AbstractContextManager[VideoTrainingView]:
+        return self.backend.video_training(self.model, self.samples, self.lora, self.plans[attempt], self.precision)
+
+    def batch(self, step: int) -> tuple[Tensor, int]:
+        number = drawn(self.samples, step, self.recipe.training.seed)
+        return self.clean[number], number
+
+    def predict(self, view: VideoTrainingView, noisy: Tensor, level: Tensor, condition: int) -> Tensor:
+        return view.predict_velocity(noisy, level, condition)
 
 
 def check_family(backend: VideoBackend, model: Any, samples: Sequence[Sample]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import cache as cached
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from ..content_hash import content_hash
 from ..lora import new_lora
+from ..training_loop import TrainingRun
+from ..training_store import TrainingStore
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned, TuneRecipe, decisive
-from ..tuning_run import TuningRun
-from ..tuning_store import TuningStore
 from .augment import PUBLISHED, AffineRanges, random_maps, warped
 from .root import check_editor, check_instruction, check_root, same_length
 
 if TYPE_CHECKING:
     from ...backends.protocol import Backend, Progress, TrainingView
+    from ...diffusion.schedule import DiscreteSchedule
 
 #: Maps that are warped and encoded at once.
 CHUNK = 8
@@ -51,7 +53,7 @@ class AdaptRecipe:
 
 @dataclass(frozen=True)
 class PairTask:
-    """``tuning_run.Task``: a LoRA on the pairs (source, edit) under an instruction.
+    """``training_loop.Task``: a LoRA on the pairs (source, edit) under an instruction.
 
     Args:
         source: latents of the warped sources as the U-Net reads them, [variants, 4, h, w].
@@ -70,12 +72,16 @@ class PairTask:
     recipe: AdaptRecipe
     name: str = "adaptation"
     smaller: str = "use a smaller batch or smaller images"
+    less_memory: tuple[str, ...] = ("with gradient checkpointing",)
     per_sample: bool = True
 
-    def open(self, checkpointing: bool) -> AbstractContextManager[TrainingView]:
-        lora = new_lora(self.backend.projections(self.model), self.recipe.rank, self.recipe.training.seed)
-        conditioning = [[self.instruction, self.extra]]
-        return self.backend.training(self.model, (), conditioning, self.recipe.batch, False, checkpointing, lora)
+    @property
+    def process(self) -> DiscreteSchedule:
+        return self.backend.schedule(self.model)
+
+    def open(self, attempt: int) -> AbstractContextManager[TrainingView]:
+        lora, conditioning = first_lora(self.backend, self.model, self.recipe), [[self.instruction, self.extra]]
+        return self.backend.training(self.model, (), conditioning, self.recipe.batch, False, attempt > 0, lora)
 
     def batch(self, step: int) -> tuple[Tensor, Any]:
         rng = np.random.default_rng((self.recipe.training.seed, step))
@@ -85,6 +91,14 @@ class PairTask:
         text = torch.where(share < 2, self.empty, self.instruction)
         image = self.source[rows] * ~((share >= 1) & (share < 3))[..., None]
         return self.edited[rows], [[text, {**self.extra, "concat_latent_image": image}]]
+
+    def predict(self, view: TrainingView, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
+        return view.predict_noise(noisy, level, condition)
+
+
+def first_lora(backend: Backend, model: Any, recipe: AdaptRecipe) -> dict[str, Tensor]:
+    """The LoRA that training starts from, on all attention projections."""
+    return new_lora(backend.projections(model), recipe.rank, recipe.training.seed)
 
 
 def adapt(
@@ -137,19 +151,21 @@ def adapt(
         pair = torch.cat([source[..., :3], edited[..., :3]]).clone()
         # The latents name the VAE, too.
         content = (pair, _encode(vae, pair), instruction, empty, extra, _decisive(recipe), backend.fingerprint(model))
-        store = TuningStore(cache, content_hash("via-adaptation", *content))
-        if (found := store.finished()) is not None:
-            return Tuned(backend.add_lora(model, found.tensors), found, list(found.metadata["losses"]), True)
-        progress = progress or backend.progress(recipe.training.steps, "adaptation")
-        latents = encode_variants(vae, pair, recipe, progress)
-        clean = backend.to_model_space(model, latents[1]).float()
-        texts = (text.clone() for text in same_length([instruction, empty]))
-        task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
-        state = TuningRun(backend, model, task, recipe.training, store, progress, preview_every).with_retry()
-        metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
-        weights = TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
-        store.finish(weights)
-        return Tuned(backend.add_lora(model, weights.tensors), weights, state["losses"])
+        bar = cached(lambda: progress or backend.progress(recipe.training.steps, "adaptation"))
+
+        def train() -> TunedWeights:
+            latents = encode_variants(vae, pair, recipe, bar())
+            clean = backend.to_model_space(model, latents[1]).float()
+            texts = (text.clone() for text in same_length([instruction, empty]))
+            task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
+            state = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), preview_every).run()
+            metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
+            return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+
+        store = TrainingStore(cache, content_hash("via-adaptation", *content), "adaptation")
+        lora = first_lora(backend, model, recipe)
+        weights, found = store.found_or_made(train, lora, lambda: bar().update(0))
+        return Tuned(backend.add_lora(model, weights.tensors), weights, list(weights.metadata["losses"]), found)
 
 
 def encode_variants(vae: Any, pair: Tensor, recipe: AdaptRecipe, progress: Progress) -> Tensor:

@@ -1,0 +1,153 @@
+"""The one training loop: from the last checkpoint to the last step, with less memory where memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..diffusion.training import NoiseTraining
+from .out_of_memory import ran_out
+from .preview import training_preview
+from .training_store import TrainingStore
+
+if TYPE_CHECKING:
+    from ..backends.protocol import Progress
+    from ..diffusion.flow import RectifiedFlow
+    from ..diffusion.schedule import DiscreteSchedule
+    from .tuning import TuneRecipe
+
+log = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """What is trained, on what.
+
+    ``name`` is what messages call it; ``per_sample`` draws a noise level for every sample instead of one for the batch.
+    ``less_memory`` says, for every further try after memory ran out, what is done to need less of it ("with ..."), and
+    ``smaller`` what the user can do where none of that suffices.
+    """
+
+    name: str
+    smaller: str
+    less_memory: tuple[str, ...]
+    per_sample: bool
+
+    @property
+    def process(self) -> DiscreteSchedule | RectifiedFlow:
+        """Where noise levels are drawn from, and what the network predicts."""
+
+    def open(self, attempt: int) -> AbstractContextManager[Any]:
+        """The MODEL opened for training, with its ``parameters``, from the same start at every call; the attempts
+        after 0 need less memory, see ``less_memory``."""
+
+    def batch(self, step: int) -> tuple[Tensor, Any]:
+        """x_0 [samples, channels, ...], float32, in the model's scale, and its condition as ``predict`` takes it.
+        A function of the step alone, so that a resumed training sees what the uninterrupted one would have seen."""
+
+    def predict(self, view: Any, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
+        """The network's prediction of ``process.target``, differentiable."""
+
+
+@dataclass
+class TrainingRun:
+    """One training.
+
+    Whatever interrupts it leaves a checkpoint of the last whole step, but for a loss or gradient that is not finite:
+    then the last checkpoint stays as it is, since what came after it led there.
+
+    Args:
+        out_of_memory: see ``Backend.out_of_memory``.
+        store: where checkpoints go.
+        preview_every: steps between pictures on the progress bar; 0 for none.
+    """
+
+    task: Task
+    recipe: TuneRecipe
+    out_of_memory: tuple[type[BaseException], ...]
+    store: TrainingStore
+    progress: Progress
+    preview_every: int
+    _last: dict[str, Any] | None = field(default=None, init=False)
+
+    def run(self) -> dict[str, Any]:
+        """``NoiseTraining.state()`` after the last step.
+
+        Raises:
+            MemoryError: one sentence, memory ran out in every attempt.
+            FloatingPointError: the loss or its gradient is no longer finite.
+        """
+        task, failure = self.task, None
+        self._last = self.store.resume()
+        for attempt in range(len(task.less_memory) + 1):
+            if failure is not None:
+                log.warning("%s: memory ran out; trying again %s.", task.name, task.less_memory[attempt - 1])
+            try:
+                return self._train(attempt)
+            except BaseException as error:
+                if not ran_out(error, self.out_of_memory):
+                    raise
+                # Without its frames, so that the failed step's activations are freed by now.
+                failure = error.with_traceback(None)
+        also = f", also {task.less_memory[-1]}" if task.less_memory else ""
+        raise MemoryError(f"{task.name}: memory ran out{also}; {task.smaller}.") from failure
+
+    def _train(self, attempt: int) -> dict[str, Any]:
+        recipe, task = self.recipe, self.task
+        with task.open(attempt) as view, torch.enable_grad():
+            training = NoiseTraining(
+                view.parameters,
+                task.process,
+                learning_rate=recipe.learning_rate,
+                betas=recipe.betas,
+                weight_decay=recipe.weight_decay,
+                max_grad_norm=recipe.max_grad_norm,
+                seed=recipe.seed,
+                per_sample=task.per_sample,
+                loss=recipe.loss,
+                delta=recipe.delta,
+            )
+            if self._last is not None:
+                training.load_state(self._last)
+            try:
+                self._steps(view, training)
+            except FloatingPointError:
+                raise
+            except BaseException:
+                self._last = training.state()
+                self.store.keep(self._last)
+                raise
+            return training.state()
+
+    def _steps(self, view: Any, training: NoiseTraining) -> None:
+        recipe, task = self.recipe, self.task
+        device = next(iter(view.parameters.values())).device
+        while (done := len(training.losses)) < recipe.steps:
+            clean, condition = task.batch(done)
+
+            def predict(noisy: Tensor, level: Tensor, condition: Any = condition) -> Tensor:
+                return task.predict(view, noisy, level, condition)
+
+            loss = training.step(predict, clean.to(device))
+            done += 1
+            self.progress.update(done, self._preview(view, training, device), loss=loss)
+            if done % recipe.checkpoint_every == 0 and done < recipe.steps:
+                self.store.keep(training.state())
+
+    def _preview(self, view: Any, training: NoiseTraining, device: torch.device) -> Any:
+        """Every few steps: the model's guess of the first batch from half-way noise, beside the losses."""
+        done = len(training.losses)
+        if not self.preview_every or (done % self.preview_every and done != 1):
+            return None
+        clean, condition = self.task.batch(0)
+        process, clean = self.task.process, clean.to(device)
+        level = process.middle()
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.recipe.seed)).to(clean)
+        noisy = process.add_noise(clean, noise, level)
+        with torch.no_grad():
+            predicted = self.task.predict(view, noisy, level.to(device), condition).to(clean)
+        return training_preview(process.remove_noise(noisy, predicted, level), training.losses, self.recipe.steps)
