@@ -12,7 +12,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from .atomic import write_atomically
+from ..files.writing import write_bytes
 from .content_hash import content_hash
 
 DIGEST = "steadyedit_digest"
@@ -26,7 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, value: An
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(value, sort_keys=True)
-    write_atomically(Path(path), to_safetensors(plain, {key: text, DIGEST: content_hash(plain, text)}))
+    write_bytes(Path(path), to_safetensors(plain, {key: text, DIGEST: content_hash(plain, text)}))
 
 
 def read_tensors(path: Path, key: str, digest: bool = False) -> tuple[dict[str, Tensor], Any]:

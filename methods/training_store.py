@@ -54,7 +54,6 @@ class TrainingStore:
         with locked(self.lock, self.name, wait):
             if (found := self._finished(expected)) is not None:
                 return found, True
-            self._clean()
             weights = make()
             self._finish(weights)
             return weights, False
@@ -78,7 +77,7 @@ class TrainingStore:
             tensors, settings = _packed(state)
             store(self.checkpoint, tensors, self._description(), settings)
         except (OSError, ValueError) as error:
-            log.warning("%s; training goes on without this checkpoint.", error)
+            log.warning("%s Training goes on without this checkpoint.", error)
 
     def _description(self) -> dict[str, Any]:
         return {"kind": "checkpoint of a training", "version": CHECKPOINT_VERSION, KEY: self.key}
@@ -110,15 +109,7 @@ class TrainingStore:
             write_tensors(self.weights, weights.tensors, METADATA_KEY, {**weights.metadata, KEY: self.key})
             self.checkpoint.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("%s; the training itself is not lost, but will not be found again.", error)
-
-    def _clean(self) -> None:
-        """Remove what a killed process of this training left half written."""
-        try:
-            for left in self.weights.parent.glob(f".{self.key}.*.tmp"):
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            log.debug("%s", error)
+            log.warning("%s The training itself is not lost, but will not be found again.", error)
 
 
 def _packed(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -51,14 +51,18 @@ def multiple_of_8(name: str, size: int) -> None:
 
 @contextmanager
 def memory_told(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
-    """Turn the host's out-of-memory errors into one sentence.
+    """Turn out-of-memory errors into one sentence.
 
     Raises:
         MemoryError: memory ran out inside the ``with``.
     """
+    from ..methods.out_of_memory import ran_out
+
     try:
         yield
-    except backend.out_of_memory() as error:
+    except Exception as error:
+        if not ran_out(error, backend.out_of_memory()):
+            raise
         frames, _, height, width = samples.shape
         raise MemoryError(f"latent: memory ran out while {work} {frames} frames of {width * 8}x{height * 8}; "
                           "use fewer frames or a smaller size.") from error

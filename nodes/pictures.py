@@ -76,16 +76,19 @@ def frame_numbers(label: str, text: str, frames: int) -> list[int]:
 
 @contextmanager
 def memory_told(work: str, frames: int, images: Tensor) -> Iterator[None]:
-    """Turn the host's out-of-memory errors into one sentence.
+    """Turn out-of-memory errors into one sentence.
 
     Raises:
         MemoryError: memory ran out inside the ``with``.
     """
     from .. import backends
+    from ..methods.out_of_memory import ran_out
 
     try:
         yield
-    except backends.current().out_of_memory() as error:
+    except Exception as error:
+        if not ran_out(error, backends.current().out_of_memory()):
+            raise
         _, height, width, _ = images.shape
         raise MemoryError(f"chunk: memory ran out while {work} {frames} frames of {width}x{height} at once; "
                           "use a smaller chunk.") from error

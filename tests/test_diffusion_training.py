@@ -132,3 +132,24 @@ def test_a_checkpoint_of_other_parameters_is_refused():
     state["parameters"]["weight"] = torch.zeros(2, 2)
     with pytest.raises(ValueError, match="other parameters"):
         trained(0, state)
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    """AdamW's is decoupled: theta <- theta - lr wd theta beside the step."""
+    schedule, parameter = DiscreteSchedule.scaled_linear(), torch.nn.Parameter(torch.full((3,), 2.0))
+    training = NoiseTraining({"p": parameter}, schedule, learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.5,
+                             max_grad_norm=1.0, seed=0)  # fmt: skip
+    for _ in range(2):
+        training.step(lambda noisy, timestep: noisy * 0 + (0 * parameter).sum(), torch.zeros(1, 4, 2, 2))
+    assert torch.allclose(parameter, torch.full((3,), 2 * (1 - 0.1 * 0.5) ** 2))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    schedule, parameter = DiscreteSchedule.scaled_linear(), torch.nn.Parameter(torch.zeros(2))
+    training = NoiseTraining({"p": parameter}, schedule, learning_rate=0.1, betas=(0.9, 0.999), weight_decay=0.0,
+                             max_grad_norm=1.0, seed=0)  # fmt: skip
+    before = training.generator.get_state()
+    with pytest.raises(FloatingPointError, match="the gradient's norm is (nan|inf) at step 1"):
+        # The square root's slope at 0 is infinite, its value 0.
+        training.step(lambda noisy, timestep: noisy * 0 + parameter.sqrt().sum(), torch.zeros(1, 4, 2, 2))
+    assert parameter.equal(torch.zeros(2)) and training.losses == [] and before.equal(training.generator.get_state())

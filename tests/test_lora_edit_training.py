@@ -177,6 +177,35 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(model, tm
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_memory_that_runs_out_is_tried_again_with_less_of_the_model_on_the_device(model, monkeypatch, caplog, times):
+    whole = train_mask_lora(BACKEND, model, [sample()], recipe(), QUIET, progress=Quiet())
+    opened, opening = [], DiffusersVideoBackend.video_training
+
+    def recorded(self, model, samples, lora, planned, precision):
+        opened.append(planned.kept_weights)
+        return opening(self, model, samples, lora, planned, precision)
+
+    class Full(Quiet):
+        failures = times
+
+        def update(self, value, preview=None, **numbers):
+            if value == 1 + len(opened) and self.failures:
+                self.failures -= 1
+                raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(DiffusersVideoBackend, "video_training", recorded)
+    settings = VideoSettings(preview_every=0, blocks_kept=2)
+    if times == 1:
+        again = train_mask_lora(BACKEND, model, [sample()], recipe(), settings, progress=Full())
+        assert again.losses == whole.losses and "no block of the model kept on the device" in caplog.text
+    else:
+        with pytest.raises(MemoryError, match="mask-aware LoRA: memory ran out, also with no block of the model kept on "
+                                              "the device; cut the clip into shorter ones"):  # fmt: skip
+            train_mask_lora(BACKEND, model, [sample()], recipe(6), settings, progress=Full())
+    assert len(opened) == 2 and opened[1] < opened[0], "the second time no block stays on the device"
+
+
 def test_an_epoch_holds_every_sample_as_often_as_it_repeats():
     samples = [sample(1), sample(2, repeats=9), sample(3, repeats=9)]
     numbers = [drawn(samples, step, 5) for step in range(38)]

@@ -61,3 +61,13 @@ def test_any_curve_is_drawn(losses):
 @pytest.mark.parametrize("size", [(1, 1), (4, 64), (9, 5)])
 def test_any_shape_is_shown(size):
     assert training_preview(torch.zeros(2, 4, *size), [1.0], 10).size == (384, 192)
+
+
+def test_the_preview_shows_the_middle_frame():
+    """Of five frames the third, of a video model's latent too; each frame is of one colour."""
+    frames = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 4, 2, 2) / 4 - 0.5
+    alone = training_preview(frames[2:3], [1.0], 10)
+    assert training_preview(frames, [1.0], 10).tobytes() == alone.tobytes()
+    assert training_preview(frames.movedim(0, 1)[None], [1.0], 10).tobytes() == alone.tobytes()
+    others = [training_preview(frames[i : i + 1], [1.0], 10).tobytes() for i in (0, 1, 3, 4)]
+    assert alone.tobytes() not in others

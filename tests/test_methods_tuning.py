@@ -45,7 +45,8 @@ def test_an_equal_tuning_is_found_not_repeated(tmp_path):
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
 
 
-@pytest.mark.parametrize("changed", ["clip", "condition", "recipe", "method", "base", "queries"])
+@pytest.mark.parametrize(
+    "changed", ["clip", "condition", "seed", "weight_decay", "betas", "max_grad_norm", "method", "base", "queries"])
 def test_anything_that_decides_the_outcome_is_in_the_hash(changed, tmp_path):
     backend, _, attached = ei2()
     tune(backend, attached, clip(), condition(), RECIPE, cache=tmp_path)
@@ -54,10 +55,9 @@ def test_anything_that_decides_the_outcome_is_in_the_hash(changed, tmp_path):
         samples = clip(seed=1)
     if changed == "condition":
         conditioning = condition(1)
-    if changed == "recipe":
-        recipe = replace(RECIPE, seed=1)
-    if changed == "queries":
-        recipe = replace(RECIPE, queries=False)
+    recipes = {"seed": 1, "weight_decay": 0.0, "betas": (0.8, 0.999), "max_grad_norm": 2.0, "queries": False}
+    if changed in recipes:
+        recipe = replace(RECIPE, **{changed: recipes[changed]})
     if changed == "method":
         _, _, model = with_methods("stam", "ffam", ffam={"ratio": 3})
     if changed == "base":
@@ -96,7 +96,8 @@ def test_damaged_files_are_no_obstacle(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         again = tune(backend, attached, clip(), condition(), RECIPE, cache=tmp_path)
     assert equal(whole, again) and not again.from_cache
-    assert caplog.text.count("the work is done again") == 2 and str(weights.with_suffix(".checkpoint.damaged")) in caplog.text
+    assert caplog.text.count("the work is done again") == 2
+    assert str(weights.with_suffix(".checkpoint.damaged")) in caplog.text
     assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".damaged"}
 
 
@@ -253,3 +254,24 @@ def test_the_loss_map_suits_the_hosts_graph(losses):
     assert len(drawn) > 1 and max(drawn) > min(drawn)
     if len(set(losses)) > 1:
         assert drawn == losses
+
+
+def test_the_published_weight_decay_is_used():
+    """1e-2, as Tune-A-Video and EI2 have it; it reaches the optimizer."""
+    backend, _, attached = ei2()
+    default, told, none = (
+        tune(backend, attached, clip(), condition(), replace(RECIPE, learning_rate=0.1, **more), preview_every=0)
+        for more in ({}, {"weight_decay": 1e-2}, {"weight_decay": 0.0}))  # fmt: skip
+    assert equal(default, told) and not equal(default, none)
+
+
+@pytest.mark.parametrize("method", ["gather-swap", "rave"])
+def test_what_changes_sampling_alone_is_no_part_of_the_base(method):
+    """A training below it is found again, and its weights fit the same models."""
+    from steadyedit.methods.tuned_weights import below
+
+    backend, model, attached = with_methods("norm-tune")
+    _, _, also = with_methods("norm-tune", method)
+    for methods in (["visual-adapter"], ["norm-tune"], []):
+        assert below(backend, also, methods) == below(backend, attached, methods)
+    assert below(backend, attached, ["visual-adapter"]) != below(backend, model, ["visual-adapter"])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..atomic import write_atomically
+from ...files.writing import write_bytes
 
 #: Noise levels nearer than this, relatively, are one: schedules are computed in float32 by some hosts.
 SAME = 1e-4
@@ -110,7 +110,7 @@ def create(folder: Path, shape: Sequence[int], sigmas: Tensor) -> int:
     header = {"shape": list(shape), "sigmas": sigmas.double().tolist()}
     path = Path(folder) / HEADER
     if not path.exists():
-        write_atomically(path, json.dumps(header).encode())
+        write_bytes(path, json.dumps(header).encode())
     elif json.loads(path.read_text()) != header:
         raise ValueError(f"{path.parent.name}: holds the trajectory of another clip or schedule; use another folder.")
     return next((i for i in range(len(sigmas)) if not _file(folder, i).exists()), len(sigmas))
@@ -199,4 +199,4 @@ def _last(folder: Path, step: int) -> Path:
 def _save(path: Path, values: Tensor) -> None:
     data = io.BytesIO()
     np.save(data, values.numpy())
-    write_atomically(path, data.getvalue())
+    write_bytes(path, data.getvalue())
