@@ -200,8 +200,8 @@ def test_memory_that_runs_out_is_tried_again_with_less_of_the_model_on_the_devic
         again = train_mask_lora(BACKEND, model, [sample()], recipe(), settings, progress=Full())
         assert again.losses == whole.losses and "no block of the model kept on the device" in caplog.text
     else:
-        with pytest.raises(MemoryError, match="mask-aware LoRA: memory ran out, also with no block of the model kept on "
-                                              "the device; cut the clip into shorter ones"):  # fmt: skip
+        with pytest.raises(MemoryError, match="mask-aware LoRA: memory ran out, also with no block of the model kept "
+                                              "on the device; cut the clip into shorter ones"):  # fmt: skip
             train_mask_lora(BACKEND, model, [sample()], recipe(6), settings, progress=Full())
     assert len(opened) == 2 and opened[1] < opened[0], "the second time no block stays on the device"
 
