@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .attachment import Attachment
-from .tuning import TuneRecipe, tune
+from .tune_recipe import TuneRecipe
+from .tuning import tune
 
 if TYPE_CHECKING:
     from ..backends.protocol import Backend

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..backends.protocol import Progress
     from ..diffusion.flow import RectifiedFlow
     from ..diffusion.schedule import DiscreteSchedule
-    from .tuning import TuneRecipe
+    from .tune_recipe import TuneRecipe
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from .ei2.ffam import check_ratio
 from .registry import build_on
 from .training_loop import TrainingRun
 from .training_store import TrainingStore
+from .tune_recipe import PUBLISHED, TuneRecipe, decisive
 from .tuned_weights import (
     FORMAT_VERSION,
     QUERY_PREFIX,
@@ -39,35 +40,6 @@ if TYPE_CHECKING:
     from ..diffusion.schedule import DiscreteSchedule
 
 __all__ = ["TuneRecipe", "Tuned", "TunedWeights", "apply_tuned", "load_tuned", "save_tuned", "tune"]
-
-
-@dataclass(frozen=True)
-class TuneRecipe:
-    """How to tune; the defaults are EI2's and Tune-A-Video's.
-
-    Args:
-        steps: optimizer steps.
-        learning_rate, betas, weight_decay: of AdamW.
-        max_grad_norm: the joint gradient norm is clipped to it.
-        seed: of timesteps and noise.
-        checkpoint_every: steps between checkpoints on disk.
-        queries: also tune the query projections that the attached methods name.
-        loss, delta: "mse", or "huber" with its delta; see ``diffusion.training.NoiseTraining``.
-    """
-
-    steps: int = 500
-    learning_rate: float = 3e-5
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    checkpoint_every: int = 50
-    queries: bool = True
-    loss: str = "mse"
-    delta: float = 1.0
-
-
-PUBLISHED = TuneRecipe()
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,13 +187,6 @@ def check_samples(samples: Tensor) -> None:
         raise ValueError(f"latent: expected [frames, channels, height, width], but got {tuple(samples.shape)}.")
     if not torch.isfinite(samples).all():
         raise ValueError("latent: it holds NaN or infinite values; check what the VAE or the step before made.")
-
-
-def decisive(recipe: TuneRecipe) -> dict[str, Any]:
-    """The part of the recipe that decides the outcome."""
-    settings = asdict(recipe)
-    del settings["checkpoint_every"]
-    return settings
 
 
 def _owned(backend: Backend, model: Any, attachment: Attachment) -> Attachment:

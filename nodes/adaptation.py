@@ -51,7 +51,7 @@ class TestTimeAdapt(io.ComfyNode):
     def execute(cls, model, positive, negative, vae, root_source, root_edited, steps, learning_rate, rank, batch,
                 variants, dropout, seed, reuse) -> io.NodeOutput:
         from .. import backends
-        from ..methods.tuning import TuneRecipe
+        from ..methods.tune_recipe import TuneRecipe
         from ..methods.via.adapt import AdaptRecipe, adapt
 
         backend = backends.of(model)

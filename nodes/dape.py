@@ -48,7 +48,7 @@ def trained(model: Any, latent: dict, conditioning: list, methods: dict[str, dic
     from .. import backends
     from ..methods.dape.pipeline import run_stage
     from ..methods.dape.recipes import Stage
-    from ..methods.tuning import TuneRecipe
+    from ..methods.tune_recipe import TuneRecipe
 
     backend = backends.of(model)
     backend.schedule(model)

@@ -42,7 +42,8 @@ class OneShotTune(io.ComfyNode):
     @classmethod
     def execute(cls, model, latent, conditioning, steps, learning_rate, seed, tune_queries, reuse) -> io.NodeOutput:
         from .. import backends
-        from ..methods.tuning import TuneRecipe, tune
+        from ..methods.tune_recipe import TuneRecipe
+        from ..methods.tuning import tune
 
         backend = backends.of(model)
         backend.schedule(model)

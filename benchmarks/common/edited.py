@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...methods.tuning import TuneRecipe
+from ...methods.tune_recipe import TuneRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from ...methods.training_store import TrainingStore
 if TYPE_CHECKING:
     from ...backends.protocol import Backend, TrainingView
     from ...diffusion.schedule import DiscreteSchedule
-    from ...methods.tuning import TuneRecipe
+    from ...methods.tune_recipe import TuneRecipe
 
 #: Slugs, in the order of the table.
 RIVALS = ("lora", "adapter", "mona", "partial-1", "norm-tuning", "bitfit")

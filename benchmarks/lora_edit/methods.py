@@ -16,7 +16,7 @@ from ...methods.lora_edit.condition import condition, generated
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import frame_sample, mask_samples
 from ...methods.lora_edit.train import VideoSettings, train_mask_lora
-from ...methods.tuning import TuneRecipe
+from ...methods.tune_recipe import TuneRecipe
 from ..common.clock import Spent, spent
 from ..common.edited import Edited
 from ..common.memory import peak_memory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...methods.tuning import TuneRecipe
+from ...methods.tune_recipe import TuneRecipe
 from ...methods.via.adapt import AdaptRecipe, adapt
 from ...methods.via.candidates import score as score_candidates
 from ...methods.via.pipeline import Root, ViaRecipe, find_root, invert_clip, sample_edit

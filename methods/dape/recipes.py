@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..tuning import TuneRecipe
+from ..tune_recipe import TuneRecipe
 
 #: Stage 1 (section 5.1): batch 1, Huber loss with delta 1. The optimizer is unstated; here AdamW as for the
 #: other one-shot methods.

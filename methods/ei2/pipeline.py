@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..one_shot import edit_with
-from ..tuning import PUBLISHED, TuneRecipe
+from ..tune_recipe import PUBLISHED, TuneRecipe
 from .ffam import build_ffam
 from .stam import build_stam
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..tuning import TuneRecipe, decisive
+from ..tune_recipe import TuneRecipe, decisive
 from .choices import NOISE_RANGES, TARGETS
 
 #: Left as they are: keys and values of CLIP vision's tokens, and HunyuanVideo's modulation, which sees no token.

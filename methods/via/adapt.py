@@ -17,8 +17,9 @@ from ..content_hash import content_hash
 from ..lora import new_lora
 from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
+from ..tune_recipe import TuneRecipe, decisive
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
-from ..tuning import Tuned, TuneRecipe, decisive
+from ..tuning import Tuned
 from .augment import PUBLISHED, AffineRanges, random_maps, warped
 from .root import check_editor, check_instruction, check_root, same_length
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import wan
 from .low_rank import file_names, whole
-from .tokenizer import BOS, EOS, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
+from .tokenizer import BOS, EOS, TOKENIZER, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 #: what serves the toy editor best
