@@ -145,6 +145,10 @@ SAMPLERS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
 )
 
 
+#: Those of them that draw noise on the way.
+STOCHASTIC = frozenset({"euler_ancestral"})
+
+
 def named_sampler(sampler: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A sampler of ``SAMPLERS`` by its name; a function is returned as it is.
 

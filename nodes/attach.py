@@ -31,6 +31,8 @@ def model_output() -> io.Model.Output:
 
 
 class STAM(io.ComfyNode):
+    METHOD = "stam"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -45,10 +47,12 @@ class STAM(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
-        return attached(model, "stam")
+        return attached(model, cls.METHOD)
 
 
 class FFAM(io.ComfyNode):
+    METHOD = "ffam"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -69,10 +73,12 @@ class FFAM(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, ratio, blocks) -> io.NodeOutput:
-        return attached(model, "ffam", ratio=ratio, blocks=blocks)
+        return attached(model, cls.METHOD, ratio=ratio, blocks=blocks)
 
 
 class SparseCausal(io.ComfyNode):
+    METHOD = "sparse-causal"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -87,10 +93,12 @@ class SparseCausal(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
-        return attached(model, "sparse-causal")
+        return attached(model, cls.METHOD)
 
 
 class TemporalAttention(io.ComfyNode):
+    METHOD = "temporal-attention"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -105,7 +113,7 @@ class TemporalAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:
-        return attached(model, "temporal-attention")
+        return attached(model, cls.METHOD)
 
 
 NODES = [STAM, FFAM, SparseCausal, TemporalAttention]

@@ -8,6 +8,8 @@ CATEGORY = "SteadyEdit/local"
 
 
 class BoundaryBlend(io.ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -56,6 +58,8 @@ class BoundaryBlend(io.ComfyNode):
 
 
 class Composite(io.ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,6 +9,8 @@ from .checks import whole_numbers
 
 
 class GatherSwap(io.ComfyNode):
+    METHOD = "gather-swap"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -45,7 +47,7 @@ class GatherSwap(io.ComfyNode):
     @classmethod
     def execute(cls, model, group, self_attention, cross_attention, start, end, layers, chunk,
                 group_frames="") -> io.NodeOutput:
-        return attached(model, "gather-swap", group=group, self_attention=self_attention,
+        return attached(model, cls.METHOD, group=group, self_attention=self_attention,
                         cross_attention=cross_attention, start=start, end=end, blocks=layers, chunk=chunk,
                         frames=whole_numbers("group_frames", group_frames))
 

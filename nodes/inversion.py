@@ -8,6 +8,8 @@ from .checks import clip_latent, conditions_fit, memory_told, ratio_fits
 
 
 class DDIMInversion(io.ComfyNode):
+    frame_by_frame = True
+
     #: A folder for the steps, where a run is to go on in the middle of them: set by the streaming command line.
     FOLDER = None
 

@@ -8,6 +8,8 @@ from .attach import CATEGORY, attached, model_input, model_output
 
 
 class RAVE(io.ComfyNode):
+    METHOD = "rave"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +36,7 @@ class RAVE(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, grid, seed, shuffle, chunk) -> io.NodeOutput:
-        return attached(model, "rave", grid=grid, seed=seed, shuffle=shuffle, chunk=chunk)
+        return attached(model, cls.METHOD, grid=grid, seed=seed, shuffle=shuffle, chunk=chunk)
 
 
 NODES = [RAVE]

@@ -66,6 +66,9 @@ class TrackMask(io.ComfyNode):
 
 
 class MaskRefine(io.ComfyNode):
+    #: Smoothing votes over time.
+    frame_by_frame = {"smooth": 0}
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -61,6 +61,14 @@ class SaveTuned(io.ComfyNode):
 
 class LoadTuned(io.ComfyNode):
     @classmethod
+    def methods_of(cls, name: str) -> tuple[str, ...]:
+        """Slugs of the methods that a file attaches."""
+        from ..files.found import located
+        from ..methods.tuned_weights import load_tuned
+
+        return tuple(entry["method"] for entry in load_tuned(located(folders(), name, "name")).metadata["methods"])
+
+    @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyEditLoadTuned",

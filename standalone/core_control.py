@@ -12,6 +12,8 @@ THRESHOLD = ("FLOAT", {"min": 0.01, "max": 0.99})
 
 
 class Canny(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         return schema("Canny", {"image": "IMAGE", "low_threshold": THRESHOLD, "high_threshold": THRESHOLD}, "IMAGE")
@@ -22,6 +24,8 @@ class Canny(ComfyNode):
 
 
 class ControlNetApplyAdvanced(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         inputs = {

@@ -101,6 +101,9 @@ class ModelSamplingSD3(ComfyNode):
 
 
 class KSampler(ComfyNode):
+    frame_by_frame = True
+    draws_noise = True
+
     @classmethod
     def define_schema(cls):
         inputs = {

@@ -30,6 +30,8 @@ class CLIPTextEncode(ComfyNode):
 
 
 class VAEEncode(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         return schema("VAEEncode", {"pixels": "IMAGE", "vae": "VAE"}, "LATENT")
@@ -40,6 +42,8 @@ class VAEEncode(ComfyNode):
 
 
 class VAEDecode(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         return schema("VAEDecode", {"samples": "LATENT", "vae": "VAE"}, "IMAGE")

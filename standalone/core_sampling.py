@@ -79,6 +79,8 @@ def sigmas_of(model: Any, scheduler: str, steps: int, denoise: float) -> torch.T
 
 
 class InstructPixToPixConditioning(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         inputs = {"positive": "CONDITIONING", "negative": "CONDITIONING", "vae": "VAE", "pixels": "IMAGE"}
@@ -92,6 +94,8 @@ class InstructPixToPixConditioning(ComfyNode):
 
 
 class LatentBatchSeedBehavior(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         inputs = {"samples": "LATENT", "seed_behavior": ("COMBO", {"options": ("random", "fixed")})}
@@ -106,6 +110,8 @@ class LatentBatchSeedBehavior(ComfyNode):
 
 
 class BasicGuider(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         return schema("BasicGuider", {"model": "MODEL", "conditioning": "CONDITIONING"}, "GUIDER")
@@ -116,6 +122,8 @@ class BasicGuider(ComfyNode):
 
 
 class CFGGuider(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         inputs = {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING", "cfg": SCALE}
@@ -127,6 +135,8 @@ class CFGGuider(ComfyNode):
 
 
 class DualCFGGuider(ComfyNode):
+    frame_by_frame = True
+
     @classmethod
     def define_schema(cls):
         inputs = {
@@ -187,6 +197,9 @@ class KSamplerSelect(ComfyNode):
 
 
 class SamplerCustom(ComfyNode):
+    frame_by_frame = True
+    draws_noise = True
+
     @classmethod
     def define_schema(cls):
         inputs = {
@@ -202,6 +215,9 @@ class SamplerCustom(ComfyNode):
 
 
 class SamplerCustomAdvanced(ComfyNode):
+    frame_by_frame = True
+    draws_noise = True
+
     @classmethod
     def define_schema(cls):
         inputs = {

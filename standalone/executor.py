@@ -137,6 +137,7 @@ def execute(
     *,
     known: Mapping[str, tuple] | None = None,
     only: Collection[str] | None = None,
+    given: Callable[[str, tuple], None] | None = None,
 ) -> Run:
     """Check the whole graph, then run what its output nodes need.
 
@@ -146,6 +147,7 @@ def execute(
         done: called with id and seconds after every node.
         known: results of nodes that need not run, by id.
         only: run just these nodes, of which each has its inputs among these or ``known``.
+        given: called with id and results after every node; may raise to end the run.
 
     Raises:
         GraphError: the graph does not fit, or a node refused its inputs; one sentence that
@@ -172,4 +174,6 @@ def execute(
         run.seconds[key] = time.perf_counter() - start
         if done:
             done(key, run.seconds[key])
+        if given:
+            given(key, run.results[key])
     return run

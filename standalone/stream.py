@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,77 +23,14 @@ import numpy as np
 import torch
 
 from ..files.writing import whole
-from ..methods.via.gather_swap import GatherSwap
-from ..nodes.checks import whole_numbers
 from ..video.write import write_clip
 from . import folders, host_api
-from .executor import execute, order_of
-from .graph import CREATE_VIDEO, LOAD_FRAMES, LOAD_VIDEO, Graph, GraphError, is_link, label
+from .executor import execute
+from .graph import CREATE_VIDEO, Graph, GraphError, is_link
 from .run import known_nodes
-from .window_nodes import COLLECT, INVERT, WINDOW, Collect, Place, Source, inversion_node, window_node
-
-COMPONENTS, GATHER_SWAP, INVERSION, ROOT, SAVE_VIDEO = (
-    "GetVideoComponents", "SteadyEditGatherSwap", "SteadyEditDDIMInversion", "SteadyEditRootCandidates", "SaveVideo",
-)  # fmt: skip
-#: Nodes that make every frame look at every other one.
-MIXING = ("SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention",
-          "SteadyEditOneShotTune")  # fmt: skip
-
-
-def sources_of(graph: Graph, find: Callable[[str], Path]) -> list[Source]:
-    """All nodes that take frames from a file.
-
-    Raises:
-        GraphError: there is none.
-    """
-    found = []
-    for key, node in graph.items():
-        link = node["inputs"].get("video")
-        if node["class_type"] in (LOAD_FRAMES, COMPONENTS) and is_link(link):
-            loader = graph[link[0]]
-            if loader["class_type"] == LOAD_VIDEO:
-                found.append(Source(key, find(loader["inputs"]["file"]), node["inputs"]))
-    if not found:
-        raise GraphError("--stream: no node of the graph takes frames from a file; name one by --video.")
-    return found
-
-
-def one(graph: Graph, kind: str) -> str:
-    """The id of the only node of a class."""
-    keys = [key for key, node in graph.items() if node["class_type"] == kind]
-    if len(keys) != 1:
-        raise GraphError(f"--stream: needs one {kind} in the graph; it has {len(keys)}.")
-    return keys[0]
-
-
-def without_frames(graph: Graph, order: list[str], sources: list[Source]) -> set[str]:
-    """Ids of nodes that give the same for every window: they see no frames but through the root."""
-    seeing = {source.key for source in sources}
-    for key in order:
-        inputs = (value[0] for value in graph[key]["inputs"].values() if is_link(value))
-        if graph[key]["class_type"] != ROOT and any(before in seeing for before in inputs):
-            seeing.add(key)
-    return set(order) - seeing
-
-
-def windowed(graph: Graph, sources: list[Source], sink: str, group: tuple[int, ...]) -> Graph:
-    """The graph with windows for its sources, one sink, and the group at the head of each window."""
-    result = {key: {**node, "inputs": dict(node["inputs"])} for key, node in graph.items()}
-    for source in sources:
-        result[source.key] = {"class_type": f"{WINDOW}:{source.key}", "inputs": {}}
-    for key, node in result.items():
-        if node["class_type"] == GATHER_SWAP:
-            node["inputs"]["group_frames"] = ", ".join(map(str, range(len(group))))
-        if node["class_type"] == INVERSION:
-            node["class_type"] = f"{INVERT}:{key}"
-    result[COLLECT] = {"class_type": COLLECT, "inputs": {"images": graph[sink]["inputs"]["images"]}}
-    needed, left = set(), [COLLECT]
-    while left:
-        key = left.pop()
-        if key not in needed:
-            needed.add(key)
-            left += [value[0] for value in result[key]["inputs"].values() if is_link(value)]
-    return {key: node for key, node in result.items() if key in needed}
+from .stream_checks import check_methods, check_values
+from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_node, window_node
+from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
 
 
 def as_frames(images: list[np.ndarray]) -> torch.Tensor:
@@ -120,18 +57,6 @@ def named(graph: Graph, sources: list[Source], window: int) -> str:
     return hashlib.sha256(json.dumps([graph, stats, window], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def group_of(graph: Graph, total: int) -> tuple[int, ...]:
-    """Frames that every window must hold: those of the graph's gather-swap."""
-    nodes = [node["inputs"] for node in graph.values() if node["class_type"] == GATHER_SWAP]
-    chosen = set()
-    for inputs in nodes:
-        by_hand = whole_numbers("group_frames", inputs.get("group_frames", ""))
-        chosen.add(GatherSwap(group=inputs["group"], frames=by_hand).group_of(total))
-    if len(chosen) > 1:
-        raise GraphError("--stream: the graph's gather-swaps have different groups; give them one.")
-    return chosen.pop() if chosen else ()
-
-
 def stream(graph: Graph, output: Path, window: int) -> Path:
     """Run a graph on its files, window by window; returns the video.
 
@@ -145,12 +70,10 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
     """
     if window < 1:
         raise GraphError(f"--stream: expected 1 frame at a time or more, but got {window}.")
-    for key, node in graph.items():
-        if node["class_type"] in MIXING:
-            raise GraphError(f"--stream: {label(graph, key)} lets every frame look at all others, so the clip cannot "
-                             "be edited in windows; run it without --stream.")
     place = folders.Folders(input=Path.cwd(), output=output)
     nodes = known_nodes()
+    with host_api.installed():
+        check_methods(graph, nodes)
     with host_api.installed(), folders.using(place):
         sources, sink = sources_of(graph, place.find), one(graph, CREATE_VIDEO)
         total = sources[0].total
@@ -165,7 +88,12 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
                   for key, node in graph.items() if node["class_type"] == INVERSION}  # fmt: skip
         group = group_of(graph, total)
         parts = output / f".{named(graph, sources, window)}.windows"
-        paths = _windows(windowed(graph, sources, sink, group), nodes, sources, group, total, window, parts, place_now)
+        roots = roots_of(graph, sources, total)
+        edited = windowed(graph, sources, sink, group, roots)
+        constant = checked(edited, nodes, sources, roots)
+        left_out(graph, edited, nodes)
+        paths = _windows(edited, nodes, sources, group, tuple(roots.values()), constant, total, window, parts,
+                         place_now)
         prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
         rate = graph[sink]["inputs"]["fps"]
         sound = sources[0].sound() if is_link(graph[sink]["inputs"].get("audio")) else None
@@ -176,8 +104,8 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
 
 
 def _windows(
-    graph: Graph, nodes: dict[str, type], sources: list[Source], group: tuple[int, ...], total: int, window: int,
-    parts: Path, place: Place,
+    graph: Graph, nodes: dict[str, type], sources: list[Source], group: tuple[int, ...], roots: tuple[int, ...],
+    constant: set[str], total: int, window: int, parts: Path, place: Place,
 ) -> list[Path]:  # fmt: skip
     """Edit what is not kept yet; returns the kept windows in order."""
     from tqdm import tqdm
@@ -186,12 +114,19 @@ def _windows(
     starts = range(0, total, window)
     paths = [parts / f"{start:06d}.npy" for start in starts]
     missing = [(start, path) for start, path in zip(starts, paths, strict=True) if not path.exists()]
-    constant = without_frames(graph, order_of(graph, nodes), sources)
     with tqdm(total=total, initial=total - sum(min(window, total - s) for s, _ in missing), desc="frames") as bar:
         if missing:
             for source in sources:
-                source.frames = as_frames(heads[source.key] or [next(source.read(0, 1))])
-            first = execute(graph, nodes, only=constant | {source.key for source in sources})
+                alone = [next(source.read(index, 1)) for index in roots]
+                source.frames = as_frames([*heads[source.key], *alone] or [next(source.read(0, 1))])
+            handed = seeing(graph, constant, sources)
+
+            def look(key: str, results: tuple) -> None:
+                # At once, before what takes long.
+                if key in constant:
+                    check_values(graph, {key: results}, handed)
+
+            first = execute(graph, nodes, only=constant | {source.key for source in sources}, given=look)
             known = {key: value for key, value in first.results.items() if key in constant}
         for start, path in missing:
             count = min(window, total - start)
