@@ -12,6 +12,7 @@ def node_list() -> list[type]:
         attach,
         blend,
         captions,
+        colour_match,
         compare,
         dape,
         dape_apply,
@@ -38,7 +39,7 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, inversion, blend,
-               lora_edit, lora_edit_samples, lora_edit_train, plate, compare, metrics)
+               lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
     return [worded(node) for module in modules for node in module.NODES]
 
 

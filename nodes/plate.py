@@ -13,19 +13,30 @@ CATEGORY = "SteadyEdit/plate"
 CropType = io.Custom("STEADYEDIT_CROP")
 
 
-def mask_of(mask: Any, images: Any) -> Any:
-    """The MASK [frames or 1, height, width] of an IMAGE batch.
+def check_images(label: str, images: Any) -> None:
+    """Raise ValueError unless it is an IMAGE batch with finite values."""
+    import torch
+
+    if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
+        raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
+    # Frame by frame: a test of a clip in 4K at once would need as much memory again.
+    if not all(torch.isfinite(frame).all() for frame in images):
+        raise ValueError(f"{label}: holds NaN or infinite values.")
+
+
+def mask_of(label: str, mask: Any, images: Any) -> Any:
+    """A MASK [frames or 1, height, width] of an IMAGE batch; None stays None.
 
     Raises:
         ValueError: it is not of these images, is empty, or holds values that are not finite.
     """
-    from ..methods.via.keep import check_mask
+    from ..methods.via.latent_mask import check_mask
 
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
-    mask = check_mask(mask, len(images))
+    if mask is None:
+        return None
+    mask = check_mask(mask, len(images), label)
     if mask.shape[1:] != images.shape[1:3]:
-        raise ValueError(f"mask: is {mask.shape[2]}x{mask.shape[1]}, but the images are "
+        raise ValueError(f"{label}: is {mask.shape[2]}x{mask.shape[1]}, but its images are "
                          f"{images.shape[2]}x{images.shape[1]}; give the mask of these frames.")
     return mask
 
@@ -73,7 +84,8 @@ class CropToMask(io.ComfyNode):
     def execute(cls, images, mask, width, height, aspect, padding, motion, smooth, multiple) -> io.NodeOutput:
         from ..methods.plate.boxes import crop_of, cropped
 
-        mask = mask_of(mask, images)
+        check_images("images", images)
+        mask = mask_of("mask", mask, images)
         crop = crop_of(mask, len(images), width, height, aspect, padding, multiple, motion, smooth)
         taken = cropped(images, crop, progress(len(images), "cropping"))
         inside = cropped(mask.expand(len(images), -1, -1)[..., None], crop)[..., 0]

@@ -19,7 +19,10 @@ GRAPH = {
     "3": {"class_type": "SteadyEditCropToMask", "inputs": {"images": ["1", 4], "mask": ["1", 3], **CROP}},
     "4": {"class_type": "SteadyEditStitch", "inputs": {"original": ["1", 0], "edited": ["3", 0], "crop": ["2", 2],
                                                         "feather": 4, "match_colour": False, "mask": ["2", 1]}},
-    "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    "5": {"class_type": "SteadyEditColorMatch", "inputs": {
+        "images": ["4", 0], "reference": ["1", 4], "method": "mean", "span": "whole clip", "smooth": 12.0,
+        "strength": 1.0, "region": "inside"}},
+    "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
 }  # fmt: skip
 
 
@@ -33,3 +36,4 @@ def test_the_edit_in_the_box_becomes_the_edit_of_the_clip(tmp_path):
     assert torch.equal(out[mask == 1], truth[mask == 1])
     # Nothing but the object changes its colour, so that all of the frame is the true answer but for the object's rim.
     assert (out - truth).abs().mean() < 0.1 * (images - truth).abs().mean()
+    assert (results["5"][0].mean((0, 1, 2)) - truth.mean((0, 1, 2))).abs().max() < 1e-3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..via.composite import RING, blended
-from ..via.keep import check_mask
+from ..via.latent_mask import check_mask
 from .boxes import Crop, resized
 
 

@@ -26,7 +26,7 @@ IDS = {
     "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
     "SteadyEditClipMetrics",
-    "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare",
+    "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare", "SteadyEditColorMatch",
 }  # fmt: skip
 
 

@@ -36,5 +36,26 @@ def test_a_large_frame_is_edited_in_its_box_alone():
         run("SteadyEditStitch", original=images, edited=boxes[:1], crop=crop)
     with pytest.raises(TypeError, match="crop: expected that of Crop to Mask"):
         run("SteadyEditStitch", original=images, edited=boxes, crop=None)
-    with pytest.raises(ValueError, match="mask: is 10x10, but the images are 960x540"):
+    with pytest.raises(ValueError, match="mask: is 10x10, but its images are 960x540"):
         run("SteadyEditCropToMask", images=images, mask=torch.ones(1, 10, 10))
+
+
+def test_colours_of_the_source_come_back_by_region():
+    source = 0.3 + 0.4 * torch.rand(6, 40, 60, 3)
+    mask = torch.zeros(6, 40, 60)
+    mask[:, 10:30, 20:40] = 1
+    edited = source.clone()
+    edited[mask == 1] = torch.tensor([0.9, 0.1, 0.1])
+    cast = (edited * torch.tensor([0.8, 1.0, 1.0]) + 0.05).clamp(0, 1)
+    (out,) = run("SteadyEditColorMatch", images=cast, reference=source, mask=mask, region="measure outside, change all")
+    assert (out - source)[mask == 0].abs().max() < 1e-4, "the cast is gone"
+    assert (out - edited)[mask == 1].abs().max() < 1e-3, "and the edit's own colour is not"
+    (outside,) = run("SteadyEditColorMatch", images=cast, reference=source, mask=mask, region="outside")
+    assert torch.equal(outside[mask == 1], cast[mask == 1]) and (outside - source)[mask == 0].abs().max() < 1e-4
+    drift = source + 0.2 * (torch.arange(6) / 5)[:, None, None, None]
+    (still,) = run("SteadyEditColorMatch", images=drift, method="mean", span="each frame")
+    assert still.mean((1, 2)).std(0).max() < 1e-4
+    with pytest.raises(ValueError, match="^reference: has 2 frames, but images 6"):
+        run("SteadyEditColorMatch", images=cast, reference=source[:2], span="drift")
+    with pytest.raises(ValueError, match="^reference_mask: is 60x40, but its images are 8x8"):
+        run("SteadyEditColorMatch", images=cast, reference=source[:, :8, :8], reference_mask=mask)
