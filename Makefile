@@ -23,8 +23,12 @@ test: $(READY)
 host-test: $(READY)
 	@$(RUN) tests/host/run.py
 
+# The root folder is the package itself: the type checker finds it by a link of the package's name.
 lint: $(READY)
 	@$(RUN) -m ruff check .
+	@$(RUN) -m vulture
+	@mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/steadyedit
+	@MYPYPATH=$(VENV)/types $(RUN) -m mypy
 
 $(READY): Makefile requirements.txt pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || \

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .model_manager import ModelManager
-from .protocol import Backend, VideoBackend
+from .protocol import Backend
+
+if TYPE_CHECKING:
+    from .comfy_native import ComfyBackend
+    from .diffusers import DiffusersBackend
+    from .diffusers.video import DiffusersVideoBackend
+    from .protocol import VideoBackend
+
+    # The type checker holds every host to the whole of its protocol.
+    _U_NETS: tuple[type[Backend], ...] = (ComfyBackend, DiffusersBackend)
+    _VIDEO: tuple[type[VideoBackend], ...] = (ComfyBackend, DiffusersVideoBackend)
 
 
-def of(model: Any) -> Backend | VideoBackend:
-    """The backend that a MODEL value belongs to.
+def of(model: Any) -> Any:
+    """The backend that a MODEL value belongs to: a ``Backend``, or a ``VideoBackend`` for a video transformer.
 
     Raises:
         TypeError: the value is no MODEL that a backend knows.

@@ -52,8 +52,28 @@ class TrainingView(Protocol):
         """
 
 
-class Backend(Protocol):
-    """Everything that differs between hosts, in one place."""
+class Host(Protocol):
+    """What every host gives to every training."""
+
+    def fingerprint(self, model: Any) -> str:
+        """Hash of the network's weights and of the weight patches on it (LoRA), without the
+        attachments: the name of the base that weights were tuned on."""
+
+    def to_model_space(self, model: Any, samples: Tensor) -> Tensor:
+        """LATENT samples in the scale that the U-Net sees (SD1.x: times 0.18215)."""
+
+    def progress(self, total: int, label: str) -> Progress:
+        """A progress bar, with cancelling where the host has it."""
+
+    def weights_folder(self) -> Path:
+        """Where tuned weights are kept (the host's models folder ``steadyedit``)."""
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        """Exceptions by which the host says that memory ran out."""
+
+
+class Backend(Host, Protocol):
+    """Everything that differs between the hosts of a U-Net, in one place."""
 
     def sites(self, model: Any) -> list[BlockSite]:
         """All transformer blocks in the order of the forward pass. Raises TypeError (one
@@ -86,15 +106,8 @@ class Backend(Protocol):
     def takes_image(self, model: Any) -> bool:
         """Whether the U-Net reads an image's latent beside the noise, as InstructPix2Pix."""
 
-    def fingerprint(self, model: Any) -> str:
-        """Hash of the U-Net's weights and of the weight patches on it (LoRA), without the
-        attachments: the name of the base that weights were tuned on."""
-
     def schedule(self, model: Any) -> DiscreteSchedule:
         """The noise schedule. Raises TypeError where the MODEL does not predict epsilon."""
-
-    def to_model_space(self, model: Any, samples: Tensor) -> Tensor:
-        """LATENT samples in the scale that the U-Net sees (SD1.x: times 0.18215)."""
 
     def from_model_space(self, model: Any, samples: Tensor) -> Tensor:
         """The inverse of ``to_model_space``."""
@@ -138,9 +151,6 @@ class Backend(Protocol):
         """A SAMPLER (or a name of one) as one that keeps a region of the clip. Raises ValueError
         where the sampler gives no hand on its steps."""
 
-    def progress(self, total: int, label: str) -> Progress:
-        """A progress bar, with cancelling where the host has it."""
-
     def load_toy(self) -> tuple[Any, Any, Any]:
         """MODEL, CLIP and VAE of the toy world, in the host's own types."""
 
@@ -163,11 +173,6 @@ class Backend(Protocol):
     def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
         """IMAGE [n, height, width, 3] as [n, d] in the space shared with text."""
 
-    def weights_folder(self) -> Path:
-        """Where tuned weights are kept (the host's models folder ``steadyedit``)."""
-
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        """Exceptions by which the host says that memory ran out."""
 
 
 class VideoTrainingView(Protocol):
@@ -188,9 +193,8 @@ class VideoTrainingView(Protocol):
         """
 
 
-class VideoBackend(Protocol):
-    """What training a video transformer asks of a host, beside ``fingerprint``, ``to_model_space``, ``progress``,
-    ``weights_folder`` and ``out_of_memory`` of ``Backend``. Sampling stays the host's own."""
+class VideoBackend(Host, Protocol):
+    """What training a video transformer asks of a host. Sampling stays the host's own."""
 
     def video_family(self, model: Any) -> str:
         """One of ``methods.lora_edit.choices.FAMILIES``. Raises TypeError (one sentence that names the input
@@ -215,6 +219,3 @@ class VideoBackend(Protocol):
     def add_video_lora(self, model: Any, lora: Mapping[str, Tensor]) -> Any:
         """A clone with a LoRA on its weights, at strength 1. Raises ValueError (one sentence) where the MODEL lacks
         one of its layers."""
-
-
-Denoiser = Callable[..., "Tensor"]

@@ -11,7 +11,7 @@ from uuid import uuid4
 try:
     import fcntl
 except ImportError:  # Windows, where a file that is open cannot be removed: no lock is needed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 #: Names of files on the way, beside the file that they will be.
 TEMPORARY = ".steadyedit-*.part"
@@ -23,7 +23,7 @@ class NotSaved(OSError):
     """A file could not be written; ``str()`` is one sentence, ``errno`` the system's number."""
 
     def __str__(self) -> str:
-        return self.strerror
+        return str(self.strerror)
 
 
 @contextmanager
@@ -98,7 +98,8 @@ def _reserve(folder: Path) -> tuple[Path, int | None]:
             lock = _locked(path)
             if path.exists():
                 return path, lock
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
 
 
 def _locked(path: Path) -> int | None:

@@ -86,17 +86,6 @@ def without_methods(graph: Graph) -> Graph:
     return graph
 
 
-def with_tune_a_video(graph: Graph) -> Graph:
-    """The graph with Tune-A-Video's pair in the place of EI2's."""
-    graph = copy.deepcopy(graph)
-    for node in graph.values():
-        if node["class_type"] == STAM:
-            node["class_type"] = "SteadyEditTemporalAttention"
-        elif node["class_type"] == FFAM:
-            node.update(class_type="SteadyEditSparseCausal", inputs={"model": node["inputs"]["model"]})
-    return graph
-
-
 def edit_file(graph: Graph, source: Path, saved: Path) -> tuple[StandaloneRun, Tensor]:
     """Run a graph on a video file, put the video that it saves at ``saved``, and read that."""
     from ..video.read import read_clip

@@ -20,7 +20,6 @@ TYPES = {
     "LossMap": "LOSS_MAP", "LoraModel": "LORA_MODEL", "ClipVision": "CLIP_VISION", "ControlNet": "CONTROL_NET",
     "Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO",
 }  # fmt: skip
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 class Input:

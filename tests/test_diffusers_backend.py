@@ -84,8 +84,13 @@ def test_block_names_of_stable_diffusion_1():
         *(f"input_blocks.{i}" for i in (1, 2, 4, 5, 7, 8)), "middle_block",
         *(f"output_blocks.{i}" for i in range(3, 12)),
     ]  # fmt: skip
-    for located in locate(full):
-        assert full.get_submodule(located.diffusers_path) is located.block
+    own = {module: name for name, module in full.named_modules()}
+    assert [own[located.block] for located in locate(full)][:3] == [
+        "down_blocks.0.attentions.0.transformer_blocks.0", "down_blocks.0.attentions.1.transformer_blocks.0",
+        "down_blocks.1.attentions.0.transformer_blocks.0",
+    ]  # fmt: skip
+    order = [name.split(".")[0] for name in (own[located.block] for located in locate(full))]
+    assert order == ["down_blocks"] * 6 + ["mid_block"] + ["up_blocks"] * 9
 
 
 def test_sites_refuse_what_is_no_unet():

@@ -7,13 +7,13 @@ from functools import lru_cache
 
 import pytest
 import torch
+from dape_stages import adapter_stage, norm_stage, run_stages
 from steadyedit.backends.diffusers import Denoiser, DiffusersModel
 from steadyedit.backends.diffusers.norms import located_norms
 from steadyedit.backends.diffusers.paths import locate
 from steadyedit.methods.attachment import NormSite, named_tensors
-from steadyedit.methods.dape.pipeline import run_stage, run_stages
+from steadyedit.methods.dape.pipeline import run_stage
 from steadyedit.methods.dape.positions import at_positions, stages
-from steadyedit.methods.dape.recipes import adapter_stage, norm_stage
 from steadyedit.methods.registry import build_on
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned
 from tiny_editor import BACKEND, SIDE, normal, text, tiny
@@ -77,7 +77,9 @@ def test_the_adapter_s_count_is_its_formula(bottleneck):
 
 
 def test_position_5_is_the_first_decoder_block_with_attention():
-    blocks = {located.site.path: located.diffusers_path for located in locate(stable_diffusion().unet)}
+    unet = stable_diffusion().unet
+    own = {module: name for name, module in unet.named_modules()}
+    blocks = {located.site.path: own[located.block] for located in locate(unet)}
     sites = BACKEND.sites(stable_diffusion())
     assert {blocks[site.path].split(".attentions")[0] for site in at_positions(sites, [5])} == {"up_blocks.1"}
     parts = [[site.path.split(".transformer")[0] for site in stage] for stage in stages(sites)]

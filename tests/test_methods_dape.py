@@ -7,19 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dape_stages import adapter_stage, joint_stage, norm_stage, run_stages
 from doubles import CONFIGS, FRAMES, HEIGHT, WIDTH, clip, condition, predict, randomised, with_methods
 from steadyedit.backends.double import RecordedProgress, double_model
 from steadyedit.methods.attachment import FrameLayout, NormSite, named_tensors
 from steadyedit.methods.dape import AdjustableNorm, VisualAdapter, build_norm_tune, build_visual_adapter
-from steadyedit.methods.dape.pipeline import run_stage, run_stages
+from steadyedit.methods.dape.pipeline import run_stage
 from steadyedit.methods.dape.positions import stages
 from steadyedit.methods.dape.recipes import (
     ADAPTER_TUNING,
     JOINT_TUNING,
     NORM_TUNING,
-    adapter_stage,
-    joint_stage,
-    norm_stage,
 )  # fmt: skip
 from steadyedit.methods.lora import new_lora
 from steadyedit.methods.registry import build_on

@@ -245,7 +245,8 @@ def test_its_weights_meet_those_of_peft():
 
     tuned = once()
     copied = copy.deepcopy(unet())
-    names = {block.site.path: block.diffusers_path for block in locate(copied)}
+    own = {module: name for name, module in copied.named_modules()}
+    names = {found.site.path: own[found.block] for found in locate(copied)}
     peft.inject_adapter_in_model(
         peft.LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), copied)
     for name, (down, up) in factors(tuned.weights.tensors).items():

@@ -64,7 +64,7 @@ def read_clip(
     check_range(start, count, stride)
     expected = -(-max(1, info.frames - start) // stride)
     expected = min(count or expected, expected)
-    frames = []
+    frames: list[np.ndarray] = []
     images = iter_frames(
         source, start, count, stride, size, fit=fit, multiple=multiple, background=background, window=window, info=info
     )
@@ -204,5 +204,5 @@ def _as_tensor(frames: list[np.ndarray]) -> torch.Tensor:
     result = torch.empty((len(frames), *frames[0].shape), dtype=torch.float32)
     for index in range(len(frames)):
         torch.div(torch.from_numpy(frames[index]), 255.0, out=result[index])
-        frames[index] = None
+        frames[index] = None  # type: ignore[call-overload]  # its memory is free from here on
     return result

@@ -85,7 +85,7 @@ def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio
         stream.pix_fmt = "yuv420p"
         for target in ("color_primaries", "color_trc", "colorspace"):
             setattr(stream.codec_context, target, _BT709)
-        track = AudioTrack(output, audio, Fraction(count) / rate) if audio is not None else None
+        track = AudioTrack(output, audio, Fraction(count or 0) / rate) if audio is not None else None
         for frame in chain([first], remaining):
             _check(frame, first.shape)
             output.mux(stream.encode(_picture(frame)))

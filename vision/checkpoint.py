@@ -28,7 +28,7 @@ def listed(folders: Iterable[Path], kinds: Iterable[str] | None = None, files: b
     """
     found = set()
     for root in map(Path, folders):
-        inside = []
+        inside: list[Path] = []
         for folder, names in walk(root):
             if any(outer in folder.parents for outer in inside):
                 continue

@@ -89,7 +89,7 @@ def parsed_points(text: str, label: str, height: int, width: int) -> list[tuple[
             rows = json.loads(text)
             points = [(float(row["x"]), float(row["y"])) for row in (rows if isinstance(rows, list) else [rows])]
         else:
-            points = [tuple(map(float, part.split(","))) for part in text.split(";") if part.strip()]
+            points = [tuple(map(float, part.split(","))) for part in text.split(";") if part.strip()]  # type: ignore
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(wrong) from error
     for point in points:

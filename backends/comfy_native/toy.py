@@ -28,7 +28,7 @@ class Multiple(float):
     The host writes widths as multiples of the first one; SD's own multiples are all whole.
     """
 
-    def __mul__(self, channels: int) -> int:
+    def __mul__(self, channels: float) -> int:
         return round(float(self) * channels)
 
     __rmul__ = __mul__

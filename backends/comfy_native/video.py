@@ -113,7 +113,8 @@ def opened(
     check_conditions(samples)
     device = model.load_device
     check_narrow_weights(network, device)
-    patcher, outputs = model.clone(), []
+    patcher = model.clone()
+    outputs: list[Any] = []
     dtype = precise(precision, device)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

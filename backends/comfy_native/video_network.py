@@ -52,7 +52,7 @@ def network_of(model: Any) -> VideoNetwork:
         TypeError: no image-to-video model, one without a mask, or one loaded in a way that hides its weights.
     """
     base = getattr(model, "model", None)
-    network = getattr(base, "diffusion_model", None)
+    network: Any = getattr(base, "diffusion_model", None)
     _refuse_gguf(model, network)
     # By the exact kinds: their relatives (VACE, Animate, Fun Control ...) read other channels beside the noise.
     if type(base) is comfy.model_base.WAN21 and type(network) is WanModel:

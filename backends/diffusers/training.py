@@ -82,7 +82,7 @@ def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditionin
             tree.to(unet.device)
     trained = query_parameters(unet, attachments) if queries else {}
     low_rank = {key: start.detach().to(unet.device, copy=True).requires_grad_() for key, start in lora.items()}
-    new = {key.removeprefix("queries."): (delta,) for key, delta in trained.items()}
+    new: dict[str, tuple[Tensor, ...]] = {key.removeprefix("queries."): (delta,) for key, delta in trained.items()}
     new |= {f"{name}.weight": (up, down) for name, (down, up) in factors(low_rank).items()}
     # A model that was tuned before keeps that; the new difference comes on top.
     deltas = {**model.query_deltas, **{path: _Trained(model.query_deltas.get(path), *of) for path, of in new.items()}}

@@ -101,7 +101,8 @@ def forwards(changed: Mapping[nn.Module, Callable]) -> Iterator[None]:
 @contextmanager
 def with_loras(model: DiffusersVideoModel, loras: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
     """The network with LoRAs beside its layers, W x + B A x each, inside the ``with``."""
-    layers, beside = layers_of(model), {}
+    layers = layers_of(model)
+    beside: dict[nn.Module, list] = {}
     for lora in loras:
         for name, pair in factors(lora).items():
             beside.setdefault(layers[name], []).append(pair)

@@ -96,11 +96,11 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> bool:
         )
         split = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v, slope)]
         wide = [x.detach().to("cpu", torch.float64).requires_grad_() for x in (q, k, v)]
-        expected = attention(*wide, 2)
+        expected = attention(wide[0], wide[1], wide[2], 2)
         expected.backward(slope.to("cpu", torch.float64))
         try:
             out, lse = attend(*split[:3])
-            grads = attend_backward(split[3], *split[:3], out, lse.clone())
+            grads = attend_backward(split[3], split[0], split[1], split[2], out, lse.clone())
         except torch.OutOfMemoryError:
             raise  # says nothing about the operators, and the answer is kept
         # No such name; no kernel for the device, type or card, which RuntimeError (NotImplementedError is one) tells.

@@ -52,7 +52,8 @@ class _Windows:
 
     def __init__(self, coarse: Tensor, heads: int, frames: int) -> None:
         """Args: coarse [branches * frames, m, channels]."""
-        self.heads, self.frames, self.tokens, self.channels = heads, frames, *coarse.shape[1:]
+        self.heads, self.frames = heads, frames
+        self.tokens, self.channels = coarse.shape[1:]
         flat = coarse.reshape(-1, frames * self.tokens, self.channels)
         self.ring = torch.cat([flat, flat[:, : -self.tokens]], dim=1)
 
@@ -134,7 +135,7 @@ class _SparseCausal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
         queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
         out = torch.empty_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
-        lse = None
+        lse: Any = None
         for first, rows, _, _ in _branches(q.shape[0], frames):
             # The first frame's keys serve all queries of the branch: fold frames into the length.
             part, part_lse = attend(folded(q[rows], heads), keys[first], values[first])

@@ -20,7 +20,8 @@ from ..frame_attention.log_sum_exp import attend, attend_backward, folded, join,
 
 def swap_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
     """All group keys for every frame; see ``swap_attention``."""
-    return _attend(*(x.reshape(branches, -1, x.shape[2]) for x in (q, k, v)), heads).reshape(q.shape)
+    q_, k_, v_ = (x.reshape(branches, -1, x.shape[2]) for x in (q, k, v))
+    return _attend(q_, k_, v_, heads).reshape(q.shape)
 
 
 def gather_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:

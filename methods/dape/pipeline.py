@@ -1,8 +1,7 @@
-"""DAPE on a MODEL that is ready for its clip: one stage after the other."""
+"""A stage of DAPE on a MODEL that is ready for its clip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ..registry import build_on
 from ..tuning import Tuned, tune
-from .recipes import Stage, adapter_stage, norm_stage
+from .recipes import Stage
 
 if TYPE_CHECKING:
     from ...backends.protocol import Backend, Progress
@@ -39,24 +38,3 @@ def run_stage(
         model = backend.attach(model, build_on(backend, model, method, config))
     return tune(backend, model, samples, conditioning, stage.recipe, cache=cache, progress=progress,
                 preview_every=preview_every, only=tuple(stage.methods))  # fmt: skip
-
-
-def run_stages(
-    backend: Backend, model: Any, samples: Tensor, conditioning: Any, stages: Sequence[Stage] | None = None,
-    *, cache: Path | None = None, preview_every: int = 25,
-) -> list[Tuned]:  # fmt: skip
-    """The stages one after another, each on what the one before it gave; the published two if None.
-
-    Returns:
-        What every stage gave; the last one's MODEL has all of them.
-
-    Raises:
-        what ``run_stage`` raises.
-    """
-    results: list[Tuned] = []
-    for stage in (norm_stage(), adapter_stage()) if stages is None else stages:
-        results.append(
-            run_stage(backend, model, samples, conditioning, stage, cache=cache, preview_every=preview_every)
-        )
-        model = results[-1].model
-    return results

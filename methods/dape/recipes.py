@@ -28,18 +28,3 @@ class Stage:
 
     methods: Mapping[str, Mapping[str, Any]]
     recipe: TuneRecipe = field(default_factory=TuneRecipe)
-
-
-def norm_stage(recipe: TuneRecipe = NORM_TUNING, **config: Any) -> Stage:
-    """Stage 1; ``config`` of ``build_norm_tune``."""
-    return Stage({"norm-tune": config}, recipe)
-
-
-def adapter_stage(recipe: TuneRecipe = ADAPTER_TUNING, **config: Any) -> Stage:
-    """Stage 2; ``config`` of ``build_visual_adapter``."""
-    return Stage({"visual-adapter": config}, recipe)
-
-
-def joint_stage(recipe: TuneRecipe = JOINT_TUNING, norms: Mapping[str, Any] | None = None, **config: Any) -> Stage:
-    """Both at once, which the paper finds worse; ``norms`` of ``build_norm_tune``, ``config`` of the adapter."""
-    return Stage({"norm-tune": norms or {}, "visual-adapter": config}, recipe)

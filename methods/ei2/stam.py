@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,10 +105,6 @@ class STAM(nn.Module):
                 self.out.copy_(spectrally_normalised(self.out))
         self.baked = True
 
-    def unbake(self) -> None:
-        """Normalise at every call again, as training needs it."""
-        self.baked = False
-
     def _mapping(self, weight: Tensor) -> Tensor:
         return weight if self.baked or not self.spectral else spectrally_normalised(weight)
 
@@ -138,7 +135,7 @@ def build_stam(
     """
     generator = torch.Generator().manual_seed(seed)
     sites = list(sites)
-    options = {"norm": norm, "spectral": spectral, "recenter": recenter}
+    options: dict[str, Any] = {"norm": norm, "spectral": spectral, "recenter": recenter}
     modules = nn.ModuleDict({s.key: STAM(s.channels, s.heads, **options, generator=generator) for s in sites})
     return Attachment(
         method="stam",

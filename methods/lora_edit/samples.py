@@ -134,7 +134,7 @@ def drawn(samples: Sequence[Sample], step: int, seed: int) -> int:
 
     A function of the step alone, so that a resumed training meets what the uninterrupted one would have met.
     """
-    tickets = np.repeat(np.arange(len(samples)), [sample.repeats for sample in samples])
+    tickets: np.ndarray = np.repeat(np.arange(len(samples)), [sample.repeats for sample in samples])
     epoch, place = divmod(step, len(tickets))
     return int(np.random.default_rng((seed, epoch)).permutation(tickets)[place])
 

@@ -174,6 +174,7 @@ class _MixedDenoiser:
 
     def carried(self, response: float) -> Tensor:
         """The offset as it is where a change of the start has become ``response``."""
+        assert self.offset is not None
         return self.offset * (response / self.since if self.since else 0.0)
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
@@ -219,7 +220,7 @@ def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
             finish(model, sigmas)
         return x
 
-    sample.keeps = blend
+    sample.keeps = blend  # type: ignore[attr-defined]
     return sample
 
 

@@ -77,7 +77,7 @@ def measure(sampler: Callable[..., Tensor], model: Any, sigmas: Tensor, extra_ar
     recorders, ends = [], []
     for start in (0.0, 1.0):
         recorder = _Recorder(model, sampler, 20 * len(levels))
-        arguments = {"seed": extra_args.get("seed"), "model_options": {"transformer_options": {}}}
+        arguments: dict[str, Any] = {"seed": extra_args.get("seed"), "model_options": {"transformer_options": {}}}
         x = torch.full((1, 1, 1, 1), start, dtype=dtype)
         # A sampler may draw from torch's own generator: equal for both, and unused afterwards.
         with torch.random.fork_rng(devices=[]):

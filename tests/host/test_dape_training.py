@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from dape import dape, with_dape
+from dape_stages import adapter_stage, joint_stage, norm_stage, run_stages
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
-from steadyedit.methods.dape.pipeline import run_stage, run_stages
+from steadyedit.methods.dape.pipeline import run_stage
 from steadyedit.methods.dape.positions import stages
-from steadyedit.methods.dape.recipes import NORM_TUNING, adapter_stage, joint_stage, norm_stage
+from steadyedit.methods.dape.recipes import NORM_TUNING
 from steadyedit.methods.registry import build
 from steadyedit.methods.tuning import apply_tuned
 from test_training import gradients, reference, relative_error, reloaded

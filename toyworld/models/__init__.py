@@ -11,6 +11,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from . import wan
 from .low_rank import file_names, whole
@@ -20,28 +21,28 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 #: what serves the toy editor best
 EDITOR_TEXT_GUIDANCE, EDITOR_IMAGE_GUIDANCE = 2.5, 1.0
 
-VAE_CONFIG = dict(
+VAE_CONFIG: dict[str, Any] = dict(
     in_channels=3, out_channels=3, latent_channels=4, layers_per_block=1, block_out_channels=(32, 32, 64, 64),
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     norm_num_groups=8, sample_size=128, scaling_factor=0.18215,
 )
-TEXT_CONFIG = dict(
+TEXT_CONFIG: dict[str, Any] = dict(
     vocab_size=VOCAB_SIZE, hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
     max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=96, bos_token_id=BOS, eos_token_id=EOS,
     pad_token_id=EOS,
 )
-UNET_CONFIG = dict(
+UNET_CONFIG: dict[str, Any] = dict(
     sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96, 64, 64),
     down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), mid_block_type="UNetMidBlock2DCrossAttn",
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, attention_head_dim=4, norm_num_groups=8,
     cross_attention_dim=96, use_linear_projection=False,
 )
 #: the U-Net's encoder, but with the 32 groups that ComfyUI gives every ControlNet
-CONTROLNET_CONFIG = {
+CONTROLNET_CONFIG: dict[str, Any] = {
     **{k: v for k, v in UNET_CONFIG.items() if k not in ("sample_size", "out_channels", "up_block_types")},
     "norm_num_groups": 32, "conditioning_embedding_out_channels": (16, 32, 96, 64),
 }
-CLIP_CONFIG = dict(
+CLIP_CONFIG: dict[str, Any] = dict(
     projection_dim=64, logit_scale_init_value=2.6592,
     text_config=dict(
         vocab_size=VOCAB_SIZE, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -51,12 +52,12 @@ CLIP_CONFIG = dict(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=64,
         patch_size=8, hidden_act="quick_gelu", projection_dim=64),
 )
-GROUNDER_CONFIG = dict(width=48, depth=4)
-SAM_CONFIG = dict(  # official architecture and key names; the fields of vision.segmentation.names.Shape
+GROUNDER_CONFIG: dict[str, Any] = dict(width=48, depth=4)
+SAM_CONFIG: dict[str, Any] = dict(  # official architecture and key names; the fields of vision.segmentation.names.Shape
     side=128, patch=8, width=96, depth=5, heads=4, window=4, global_layers=(1, 4), mlp=192, channels=64,
     decoder_depth=2, decoder_mlp=128, masks=3, score_depth=3, score_width=64,
 )
-SCHEDULER_CONFIG = dict(
+SCHEDULER_CONFIG: dict[str, Any] = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
 )

@@ -8,15 +8,16 @@ builds that branch for embeddings of 1280 channels only, and diffusers then coun
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from .wan_vae import MEAN, STD
 
 #: diffusers' words; the latents' mean and deviation are Wan 2.1's
-VAE_CONFIG = dict(
+VAE_CONFIG: dict[str, Any] = dict(
     base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
     temperal_downsample=[False, True, True], latents_mean=list(MEAN), latents_std=list(STD),
 )
-CONFIG = dict(
+CONFIG: dict[str, Any] = dict(
     patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=36, out_channels=16, text_dim=96,
     freq_dim=256, ffn_dim=384, num_layers=8, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6,
 )

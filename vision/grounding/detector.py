@@ -89,7 +89,7 @@ class Detector:
 
     def pixels(self, frames: Tensor) -> Tensor:
         """IMAGE [n, h, w, 3] -> the network's input, resized as 8-bit pictures by Pillow as in its training."""
-        height, width = scaled_size(*frames.shape[1:3], self.shorter, self.longer)
+        height, width = scaled_size(frames.shape[1], frames.shape[2], self.shorter, self.longer)
         pictures = [as_pixels(frame) for frame in frames]
         return torch.stack([normalised(picture.resize((width, height), Image.BILINEAR)) for picture in pictures])
 

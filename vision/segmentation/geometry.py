@@ -41,7 +41,7 @@ def squares(frames: Tensor, side: int) -> Tensor:
     Resized as 8-bit pictures by Pillow, as the networks were trained: a resize in float differs
     by half a gray level, which moves borders.
     """
-    height, width = scaled_size(*frames.shape[1:3], side)
+    height, width = scaled_size(frames.shape[1], frames.shape[2], side)
     small = [normalised(as_pixels(frame).resize((width, height), Image.BILINEAR)) for frame in frames]
     return pad(torch.stack(small), (0, side - width, 0, side - height))
 

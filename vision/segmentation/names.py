@@ -98,7 +98,7 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official names -> those of transformers' ``SamModel``. The tensors are the same ones."""
-    last = {}  # of each small MLP
+    last: dict[str, int] = {}  # of each small MLP
     for key in weights:
         if found := _mlp(key):
             last[found[1]] = max(last.get(found[1], 0), int(found[2]))
