@@ -253,3 +253,111 @@ def test_gather_swap_in_windows_is_gather_swap_on_the_whole_clip(video):
     # Not a still: the frames differ from each other by far more than the two ways do.
     assert (kept[3][0] - kept[3][-1]).abs().max() > 0.1
     torch.testing.assert_close(kept[3], kept[FRAMES], atol=1e-3, rtol=0)
+
+
+@pytest.fixture
+def half_done(video, tmp_path, monkeypatch):
+    """A stream that was cancelled after two of its three windows; ``go`` runs it to its end, counting windows."""
+    calls, stop = [], [4]
+
+    def counted(graph, nodes, *args, **kwargs):
+        calls.append(kwargs)
+        if len(calls) == stop[0]:
+            raise KeyboardInterrupt
+        return execute(graph, nodes, *args, **kwargs)
+
+    execute = streaming.execute
+    monkeypatch.setattr(streaming, "execute", counted)
+    assert run(round_trip(video), tmp_path, "--stream", "4") == 130
+    stop[0] = 0
+
+    def go() -> int:
+        calls.clear()
+        assert run(round_trip(video), tmp_path, "--stream", "4") == 0
+        assert len(read_clip(tmp_path / "out" / "edited_00001_.mp4").frames) == FRAMES
+        return len(calls) - 1
+
+    return tmp_path, go
+
+
+@pytest.mark.parametrize("fault", ["flipped", "short", "foreign", "note", "unfinished"])
+def test_a_damaged_window_is_set_aside_and_done_again(half_done, fault, caplog):
+    folder, go = half_done
+    window = sorted(folder.glob("out/.*.windows/*.npy"))[0]
+    note = window.with_suffix(".json")
+    if fault == "flipped":
+        data = bytearray(window.read_bytes())
+        data[-100] ^= 0x40
+        window.write_bytes(data)
+    elif fault == "short":
+        window.write_bytes(window.read_bytes()[:200])
+    elif fault == "foreign":
+        held = json.loads(note.read_text())
+        held["description"]["start"] = 8
+        note.write_text(json.dumps(held))
+    elif fault == "note":
+        note.write_text("{")
+    else:
+        note.unlink()
+    assert go() == 2
+    warned = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
+    assert len(warned) == (fault != "unfinished") and all(str(window) in text for text in warned)
+
+
+def test_whole_windows_are_found(half_done, caplog):
+    assert half_done[1]() == 1 and not caplog.records
+
+
+def test_a_damaged_inversion_is_begun_anew(blended, monkeypatch, caplog):
+    """A step of the trajectory, or its header, was damaged after the run was stopped in the second window."""
+    _, whole, _, out = blended("whole")
+    for name, damaged in (("step", "step_0001.npy"), ("header", "trajectory.json")):
+        code, before, _, cut = blended(name, stop_step=8)
+        (path,) = cut.glob(f".*.windows/*/*/{damaged}")
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 0x41
+        path.write_bytes(data)
+        code, *_ = blended(name)
+        assert code == 0 and any("set aside" in record.getMessage() for record in caplog.records)
+        first, second = (read_clip(folder / "edited_00001_.mp4").frames for folder in (out, cut))
+        assert torch.equal(first, second) and not list(cut.glob(".*"))
+        caplog.clear()
+
+
+def test_one_process_works_on_a_stream(video, tmp_path, monkeypatch, caplog):
+    """A second one waits: no window is begun while another holds the lock."""
+    import threading
+    import time
+
+    from filelock import FileLock
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(streaming, "named", lambda *args: "stream")
+    lock, released, begun = FileLock(tmp_path / "out" / ".stream.lock", thread_local=False), [], []
+    execute = streaming.execute
+    monkeypatch.setattr(streaming, "execute",
+                        lambda *args, **kwargs: (begun.append(time.monotonic()), execute(*args, **kwargs))[1])
+    lock.acquire()
+
+    def release():
+        while not any("another process" in record.getMessage() for record in caplog.records):
+            time.sleep(0.05)
+        released.append(time.monotonic())
+        lock.release()
+
+    other = threading.Thread(target=release)
+    other.start()
+    assert run(round_trip(video), tmp_path, "--stream", "6") == 0
+    other.join()
+    assert begun and begun[0] > released[0]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["edited_00001_.mp4"]
+
+
+@pytest.mark.parametrize("prefix", ["", "../x"])
+def test_a_name_that_cannot_be_is_told_before_the_work(video, tmp_path, prefix, monkeypatch):
+    graph = round_trip(video)
+    graph["7"]["inputs"]["filename_prefix"] = prefix
+    monkeypatch.setattr(streaming, "execute", None)
+    with pytest.raises(ValueError, match="filename_prefix: "):
+        streaming.stream(graph, tmp_path / "out", 4)
+    assert not list(tmp_path.iterdir())
