@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .rave.shuffling import Rave
-    from .via.gather_swap import GatherSwap
+    from .sampling_plan import SamplingPlan
 
 #: Stages of the U-Net by the name that a user picks them with.
 BLOCKS = {"all": ("input", "middle", "output"), "down": ("input",), "middle": ("middle",), "up": ("output",)}
@@ -104,8 +103,7 @@ class Attachment:
         sites: paths of the blocks that the attachment touches.
         queries: projections whose weight the method tunes, relative to a block
             (``attn1.to_q``, ``attn2.to_q``).
-        lanes: settings of gather-swap, whose group frames ride along as extra rows of the batch.
-        grids: settings of RAVE, which lays several frames out as one picture of the batch.
+        plan: what it does to a run of a sampler.
         norms: ``nn.ModuleDict`` by ``NormSite.key``; each answers for that layer,
             ``module(z, weight, bias, groups, eps) -> z'`` with the layer's own affine as the host
             would use it now. A module whose ``strength`` is 0 is passed over: the layer answers.
@@ -120,8 +118,7 @@ class Attachment:
     modules: nn.ModuleDict | None = None
     sites: frozenset[str] = frozenset()
     queries: tuple[str, ...] = ()
-    lanes: GatherSwap | None = None
-    grids: Rave | None = None
+    plan: SamplingPlan | None = None
     norms: nn.ModuleDict | None = None
     outputs: nn.ModuleDict | None = None
 
@@ -131,9 +128,11 @@ class Attachment:
         return tuple(tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
 
     @property
-    def replaces_self_attention(self) -> bool:
-        """In the blocks that it touches; one attachment at most can."""
-        return self.mixing is not None or (self.lanes is not None and self.lanes.self_attention)
+    def replaces(self) -> tuple[str, ...]:
+        """Which attentions it replaces in its blocks: "self", "cross", both or none; one attachment at most can."""
+        if self.plan is not None:
+            return self.plan.kinds
+        return ("self",) if self.mixing is not None else ()
 
     @property
     def mixes_frames(self) -> bool:
@@ -147,24 +146,24 @@ class Attachment:
 
 
 def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
-    """Raise ValueError where two attachments would replace the same self-attention, or one needs frames as they are
-    and the other lays them out in grids."""
+    """Raise ValueError where two attachments would replace the same attention, or split the clip in ways that do not
+    go together."""
     for other in others:
-        check_grids(attachment, other)
-        shared = attachment.sites & other.sites
-        if shared and attachment.replaces_self_attention and other.replaces_self_attention:
+        check_plans(attachment, other)
+        check_plans(other, attachment)
+        shared, kinds = attachment.sites & other.sites, set(attachment.replaces) & set(other.replaces)
+        if shared and kinds:
             raise ValueError(
-                f"model: {other.method} already replaces the self-attention of {min(shared)}, "
+                f"model: {other.method} already replaces the {max(kinds)}-attention of {min(shared)}, "
                 f"so {attachment.method} cannot (attach one of the two, or keep them to different blocks)."
             )
 
 
-def check_grids(first: Attachment, second: Attachment) -> None:
-    """Raise ValueError where one lays frames out in grids and the other needs a row of the batch for each frame."""
-    for grids, other in ((first, second), (second, first)):
-        if grids.grids is not None and (other.mixes_frames or other.lanes is not None):
-            raise ValueError(f"model: {grids.method} lays several frames out as one picture, but {other.method} lets "
-                             "frames see each other one by one; give the model only one of the two.")
+def check_plans(first: Attachment, second: Attachment) -> None:
+    """Raise ValueError where ``first`` takes frames from where ``second`` needs them."""
+    if first.plan is not None and first.plan.apart and (second.mixes_frames or second.plan is not None):
+        raise ValueError(f"model: {first.method} {first.plan.apart}, but {second.method} lets "
+                         "frames see each other one by one; give the model only one of the two.")
 
 
 def named_tensors(attachment: Attachment) -> dict[str, Tensor]:

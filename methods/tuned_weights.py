@@ -162,7 +162,7 @@ def below(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
     others = [] if methods is None else [
         [a.method, dict(a.config), named_tensors(a)] for a in backend.attachments(model)
         # What changes sampling alone has no part in a training.
-        if a.method not in methods and a.lanes is None and a.grids is None
+        if a.method not in methods and a.plan is None
     ]  # fmt: skip
     return content_hash(base, others) if others else base
 

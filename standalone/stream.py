@@ -15,15 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..methods.stored import locked, set_aside
+from ..files.writing import whole
 from ..video.write import write_clip
 from . import folders, host_api
 from .executor import execute
@@ -32,7 +31,6 @@ from .run import known_nodes
 from .stream_checks import check_methods, check_values
 from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_node, window_node
 from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
-from .windows import describe, finished, is_finished, keep
 
 
 def as_frames(images: list[np.ndarray]) -> torch.Tensor:
@@ -40,25 +38,23 @@ def as_frames(images: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).float() / 255
 
 
+def keep(path: Path, frames: torch.Tensor) -> None:
+    """Write a finished window, whole or not at all, as it will go into the video: 8 bits."""
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.save(file, (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def finished(paths: list[Path]) -> Iterator[torch.Tensor]:
+    """All frames of the kept windows, [H, W, 3] in 0..1, one by one."""
+    for path in paths:
+        for picture in np.load(path, mmap_mode="r"):
+            yield torch.from_numpy(picture.copy()).float() / 255
+
+
 def named(graph: Graph, sources: list[Source], window: int) -> str:
     """A name for this graph on these files: kept windows of another one are never taken for its own."""
     stats = [(str(source.path), source.path.stat().st_size, source.path.stat().st_mtime_ns) for source in sources]
     return hashlib.sha256(json.dumps([graph, stats, window], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def length_of(sources: list[Source]) -> int:
-    """Frames of the clip. Raises GraphError where the files differ."""
-    for source in sources[1:]:
-        if source.total != sources[0].total:
-            raise GraphError(f"--stream: {source.path.name} has {source.total} frames, but "
-                             f"{sources[0].path.name} has {sources[0].total}; give clips of one length.")
-    return sources[0].total
-
-
-def window_nodes(sources: list[Source], nodes: dict[str, type]) -> dict[str, type]:
-    """Classes that give a window of each source."""
-    schemas = {source.key: nodes[source.class_type].GET_SCHEMA().outputs for source in sources}
-    return window_node({source.key: source for source in sources}, schemas)
 
 
 def stream(graph: Graph, output: Path, window: int) -> Path:
@@ -76,123 +72,72 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
         raise GraphError(f"--stream: expected 1 frame at a time or more, but got {window}.")
     place = folders.Folders(input=Path.cwd(), output=output)
     nodes = known_nodes()
-    with host_api.installed(), folders.using(place):
+    with host_api.installed():
         check_methods(graph, nodes)
+    with host_api.installed(), folders.using(place):
         sources, sink = sources_of(graph, place.find), one(graph, CREATE_VIDEO)
-        total = length_of(sources)
-        prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
-        # A name that cannot be is told before the work, not after it.
-        place.free_path(prefix, ".mp4")
-        group, roots = group_of(graph, total), roots_of(graph, sources, total)
-        edited, name = windowed(graph, sources, sink, group, roots), named(graph, sources, window)
-        run = Run(edited, nodes, sources, group, tuple(roots.values()), total, window, name, output)
-        run.constant = checked(edited, run.nodes, sources, roots)
+        total = sources[0].total
+        for source in sources[1:]:
+            if source.total != total:
+                raise GraphError(f"--stream: {source.path.name} has {source.total} frames, but "
+                                 f"{sources[0].path.name} has {total}; give clips of one length.")
+        schemas = {source.key: nodes[graph[source.key]["class_type"]].GET_SCHEMA().outputs for source in sources}
+        nodes |= {COLLECT: Collect, **window_node({source.key: source for source in sources}, schemas)}
+        place_now = Place()
+        nodes |= {f"{INVERT}:{key}": inversion_node(nodes[INVERSION], key, place_now)
+                  for key, node in graph.items() if node["class_type"] == INVERSION}  # fmt: skip
+        group = group_of(graph, total)
+        parts = output / f".{named(graph, sources, window)}.windows"
+        roots = roots_of(graph, sources, total)
+        edited = windowed(graph, sources, sink, group, roots)
+        constant = checked(edited, nodes, sources, roots)
         left_out(graph, edited, nodes)
-        with locked(output / f".{name}.lock", "--stream"):
-            paths = run.windows()
-            rate = graph[sink]["inputs"]["fps"]
-            sound = sources[0].sound() if is_link(graph[sink]["inputs"].get("audio")) else None
-            saved = place.free_path(prefix, ".mp4")
-            write_clip(saved, finished(paths), sources[0].fps if is_link(rate) else rate, sound, count=total)
-            shutil.rmtree(run.parts)
+        paths = _windows(edited, nodes, sources, group, tuple(roots.values()), constant, total, window, parts,
+                         place_now)
+        prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
+        rate = graph[sink]["inputs"]["fps"]
+        sound = sources[0].sound() if is_link(graph[sink]["inputs"].get("audio")) else None
+        saved = place.free_path(prefix, ".mp4")
+        write_clip(saved, finished(paths), sources[0].fps if is_link(rate) else rate, sound, count=total)
+    shutil.rmtree(parts)
     return saved
 
 
-@dataclass
-class Run:
-    """One graph in windows.
+def _windows(
+    graph: Graph, nodes: dict[str, type], sources: list[Source], group: tuple[int, ...], roots: tuple[int, ...],
+    constant: set[str], total: int, window: int, parts: Path, place: Place,
+) -> list[Path]:  # fmt: skip
+    """Edit what is not kept yet; returns the kept windows in order."""
+    from tqdm import tqdm
 
-    Args:
-        graph: ``windowed``.
-        nodes: classes by ``class_type``; those of the windows are added.
-        group: frames at the head of every window.
-        roots: frames of the clip that candidates are made of.
-        total: frames of the clip.
-        window: frames at a time.
-        name: of what is kept, by the graph and its files.
-        output: folder that it is kept in.
-        constant: ids of the nodes that run once.
-    """
+    heads = {source.key: [next(source.read(index, 1)) for index in group] for source in sources}
+    starts = range(0, total, window)
+    paths = [parts / f"{start:06d}.npy" for start in starts]
+    missing = [(start, path) for start, path in zip(starts, paths, strict=True) if not path.exists()]
+    with tqdm(total=total, initial=total - sum(min(window, total - s) for s, _ in missing), desc="frames") as bar:
+        if missing:
+            for source in sources:
+                alone = [next(source.read(index, 1)) for index in roots]
+                source.frames = as_frames([*heads[source.key], *alone] or [next(source.read(0, 1))])
+            handed = seeing(graph, constant, sources)
 
-    graph: Graph
-    nodes: dict[str, type]
-    sources: list[Source]
-    group: tuple[int, ...]
-    roots: tuple[int, ...]
-    total: int
-    window: int
-    name: str
-    output: Path
-    constant: set[str] = field(default_factory=set)
+            def look(key: str, results: tuple) -> None:
+                # At once, before what takes long.
+                if key in constant:
+                    check_values(graph, {key: results}, handed)
 
-    def __post_init__(self) -> None:
-        self.parts, self.place = self.output / f".{self.name}.windows", Place()
-        inverts = [key for key, node in self.graph.items() if node["class_type"] == f"{INVERT}:{key}"]
-        self.nodes = {
-            **self.nodes, COLLECT: Collect, **window_nodes(self.sources, self.nodes),
-            **{f"{INVERT}:{key}": inversion_node(self.nodes[INVERSION], key, self.place) for key in inverts},
-        }  # fmt: skip
-
-    def windows(self) -> list[Path]:
-        """Edit what is not kept yet; returns the kept windows in order."""
-        from tqdm import tqdm
-
-        starts = range(0, self.total, self.window)
-        paths = [self.parts / f"{start:06d}.npy" for start in starts]
-        missing = [(start, path) for start, path in zip(starts, paths, strict=True)
-                   if not is_finished(path, self.description(start))]
-        left = sum(self.count(start) for start, _ in missing)
-        with tqdm(total=self.total, initial=self.total - left, desc="frames") as bar:
-            heads = {source.key: [next(source.read(index, 1)) for index in self.group] for source in self.sources}
-            known = self.once(heads) if missing else {}
-            for start, path in missing:
-                keep(path, self.edit(start, path, heads, known))
-                describe(path, self.description(start))
-                shutil.rmtree(self.place.folder, ignore_errors=True)
-                bar.update(self.count(start))
-        return paths
-
-    def count(self, start: int) -> int:
-        """Frames of the window that begins there."""
-        return min(self.window, self.total - start)
-
-    def description(self, start: int) -> dict[str, Any]:
-        """What a kept window says that it is."""
-        return {"kind": "window", "version": 1, "stream": self.name, "start": start, "frames": self.count(start)}
-
-    def once(self, heads: dict[str, list[np.ndarray]]) -> dict[str, tuple]:
-        """Results of the nodes that give the same for every window."""
-        for source in self.sources:
-            alone = [next(source.read(index, 1)) for index in self.roots]
-            source.frames = as_frames([*heads[source.key], *alone] or [next(source.read(0, 1))])
-        handed = seeing(self.graph, self.constant, self.sources)
-
-        def look(key: str, results: tuple) -> None:
-            # At once, before what takes long.
-            if key in self.constant:
-                check_values(self.graph, {key: results}, handed)
-
-        wanted = self.constant | {source.key for source in self.sources}
-        results = execute(self.graph, self.nodes, only=wanted, given=look).results
-        return {key: value for key, value in results.items() if key in self.constant}
-
-    def edit(self, start: int, path: Path, heads: dict[str, list[np.ndarray]],
-             known: dict[str, tuple]) -> torch.Tensor:  # fmt: skip
-        """The edited frames of one window, without the group's."""
-        count = self.count(start)
-        for source in self.sources:
-            source.frames = as_frames([*heads[source.key], *islice(source.read(start, count), count)])
-        self.place.folder = path.with_suffix("")
-        begun = self.place.folder.exists()
-        try:
-            images = execute(self.graph, self.nodes, known=known).results[COLLECT][0]
-        except GraphError as error:
-            if not begun:
-                raise
-            # What was kept of it may be at fault: the window is begun anew, once.
-            set_aside(self.place.folder, str(error))
-            images = execute(self.graph, self.nodes, known=known).results[COLLECT][0]
-        if len(images) != len(self.group) + count:
-            raise GraphError(f"--stream: {len(self.group) + count} frames went in and {len(images)} came out, so the "
-                             "graph cannot be run in windows.")
-        return images[len(self.group):]
+            first = execute(graph, nodes, only=constant | {source.key for source in sources}, given=look)
+            known = {key: value for key, value in first.results.items() if key in constant}
+        for start, path in missing:
+            count = min(window, total - start)
+            for source in sources:
+                source.frames = as_frames([*heads[source.key], *islice(source.read(start, count), count)])
+            place.folder = path.with_suffix("")
+            images = execute(graph, nodes, known=known).results[COLLECT][0]
+            if len(images) != len(group) + count:
+                raise GraphError(f"--stream: {len(group) + count} frames went in and {len(images)} came out, so the "
+                                 "graph cannot be run in windows.")
+            keep(path, images[len(group):])
+            shutil.rmtree(place.folder, ignore_errors=True)
+            bar.update(count)
+    return paths

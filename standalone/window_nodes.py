@@ -16,7 +16,6 @@ from ..video.audio import read_audio
 from ..video.geometry import for_a_model
 from ..video.probe import probe
 from ..video.read import iter_frames
-from .graph import LOAD_FRAMES
 from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 
 WINDOW, INVERT, COLLECT = "window", "invert", "collect"
@@ -32,7 +31,6 @@ class Source:
     path: Path
     settings: dict[str, Any]
     frames: torch.Tensor | None = None
-    class_type: str = LOAD_FRAMES
 
     def __post_init__(self) -> None:
         info = probe(self.path)

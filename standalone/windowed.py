@@ -33,8 +33,7 @@ def sources_of(graph: Graph, find: Callable[[str], Path]) -> list[Source]:
         if node["class_type"] in (LOAD_FRAMES, COMPONENTS) and is_link(link):
             loader = graph[link[0]]
             if loader["class_type"] == LOAD_VIDEO:
-                path = find(loader["inputs"]["file"])
-                found.append(Source(key, path, node["inputs"], class_type=node["class_type"]))
+                found.append(Source(key, find(loader["inputs"]["file"]), node["inputs"]))
     if not found:
         raise GraphError("--stream: no node of the graph takes frames from a file; name one by --video.")
     return found

@@ -158,8 +158,9 @@ def test_the_chunk_of_the_settings_is_used(editor, sigmas):
     seen = []
     with counted(editor.unet, seen):
         sample(dual(swapped(editor, group=2, chunk=2)), "euler", start(FRAMES, sigmas[0]), sigmas)
-    lanes_then_chunks, plain = [3 * 2, 3 * 2, 3 * 2, 3 * 1], [3 * 2, 3 * 2, 3 * 1]
-    assert seen == lanes_then_chunks * 4 + plain
+    lanes_then_chunks = [3 * 2, 3 * 2, 3 * 2, 3 * 1]
+    # The step after the last swap is still asked of the lanes, as some samplers look ahead and come back.
+    assert seen == lanes_then_chunks * 5
 
 
 class counted:

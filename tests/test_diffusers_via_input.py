@@ -60,7 +60,7 @@ def test_conditions_that_do_not_fit(editor, sigmas):
 
 
 def test_a_sampler_that_carries_no_lanes(editor, sigmas):
-    with pytest.raises(ValueError, match="^model: gather-swap is attached, but the sampler carries no lanes"):
+    with pytest.raises(ValueError, match="^model: gather-swap is attached, but the sampler does not carry its 7 rows"):
         SAMPLERS["euler"](dual(swapped(editor, group=2)), start(FRAMES, sigmas[0]), sigmas)
 
 

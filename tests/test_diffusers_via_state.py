@@ -13,7 +13,7 @@ from steadyedit.backends.diffusers.sampling import sample
 from steadyedit.diffusion.samplers import SAMPLERS
 from steadyedit.methods.attachment import FrameLayout
 from steadyedit.methods.registry import build
-from steadyedit.methods.via import gather_swap, group_frames
+from steadyedit.methods.via import group_attention, group_frames
 from test_diffusers_via import EXACT, FRAMES, GROUP, dual, error, two_pass
 from tiny_editor import BACKEND, SIDE, normal, start, swapped, tiny
 
@@ -31,13 +31,13 @@ def sigmas(editor):
 @pytest.fixture
 def banks(monkeypatch):
     """Every bank that is filled."""
-    made, whole = [], gather_swap.Bank.evaluation
+    made, whole = [], group_attention.KeyValueCache.evaluation
 
     def evaluation(bank):
         made.append(bank)
         return whole(bank)
 
-    monkeypatch.setattr(gather_swap.Bank, "evaluation", evaluation)
+    monkeypatch.setattr(group_attention.KeyValueCache, "evaluation", evaluation)
     return made
 
 
@@ -62,8 +62,8 @@ def stopping(at: int):
 
 
 def broken(after: int, mode: str):
-    """``LaneCall.attention`` that fails in one of its calls of a mode."""
-    whole, left = gather_swap.LaneCall.attention, [after]
+    """``GroupAttention.attention`` that fails in one of its calls of a mode."""
+    whole, left = group_attention.GroupAttention.attention, [after]
 
     def attention(self, *args):
         left[0] -= self.mode == mode
@@ -94,7 +94,7 @@ def test_nothing_survives_an_exception(editor, sigmas, banks, monkeypatch, where
     denoise = dual(model)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         if where != "callback":
-            patch.setattr(gather_swap.LaneCall, "attention", broken(11, where))
+            patch.setattr(group_attention.GroupAttention, "attention", broken(11, where))
         sample(denoise, "euler", x, sigmas, callback=stopping(2))
     assert banks and all(len(bank) == 0 for bank in banks)
     assert traces(editor.unet) == marks and sample(dual(editor), "euler", x, sigmas).equal(plain)
@@ -103,7 +103,7 @@ def test_nothing_survives_an_exception(editor, sigmas, banks, monkeypatch, where
 
 
 def test_no_key_outlives_its_evaluation(editor, sigmas, monkeypatch):
-    put, kept, generations = gather_swap.Bank.put, [], []
+    put, kept, generations = group_attention.KeyValueCache.put, [], []
 
     def watched(bank, branch, path, kind, k, v):
         if len(bank) == 0:
@@ -112,7 +112,7 @@ def test_no_key_outlives_its_evaluation(editor, sigmas, monkeypatch):
         kept.extend((weakref.ref(k), weakref.ref(v)))
         put(bank, branch, path, kind, k, v)
 
-    monkeypatch.setattr(gather_swap.Bank, "put", watched)
+    monkeypatch.setattr(group_attention.KeyValueCache, "put", watched)
     sample(dual(swapped(editor, group=GROUP)), "heun", start(FRAMES, sigmas[0]), sigmas)
     assert generations == [0] * 7 and not any(ref() for ref in kept)
 
@@ -129,7 +129,7 @@ def held() -> int:
 
 def peak(editor, monkeypatch, frames, steps, **settings) -> int:
     """Bytes held in the last block's attention of any call, above those before the run."""
-    whole, deepest = gather_swap.LaneCall.attention, locate(editor.unet)[-1].site.path
+    whole, deepest = group_attention.GroupAttention.attention, locate(editor.unet)[-1].site.path
     most, sigmas = [], editor.schedule.ddim_sigmas(steps)
     x, denoise = start(frames, sigmas[0]), dual(swapped(editor, **settings), frames, chunk=2)
 
@@ -139,7 +139,7 @@ def peak(editor, monkeypatch, frames, steps, **settings) -> int:
         return whole(self, path, kind, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gather_swap.LaneCall, "attention", attention)
+        patch.setattr(group_attention.GroupAttention, "attention", attention)
         before = held()
         sample(denoise, "euler", x, sigmas)
     return max(most)

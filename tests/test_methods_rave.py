@@ -6,6 +6,7 @@ import pytest
 import torch
 from steadyedit.methods.rave import Rave, denoise_in_grids, from_grid, to_grid
 from steadyedit.methods.rave.grids import filled, permutation
+from steadyedit.methods.sampling_plan import RunFacts
 
 SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
 
@@ -54,10 +55,10 @@ def test_orders_are_reproducible_and_differ_by_step_and_seed():
 
 
 def test_a_step_is_known_by_its_sigma():
-    rave = Rave()
-    assert [rave.step_of(float(sigma), SIGMAS) for sigma in SIGMAS[:-1]] == [0, 1, 2, 3]
-    assert rave.step_of(float(SIGMAS[1]) * (1 + 1e-6), SIGMAS) == 1, "rounding is no step"
-    assert rave.step_of(5.0, SIGMAS) == 2, "between two levels: the order of the lower one"
+    run = RunFacts(4, SIGMAS.double())
+    assert [run.step_of(float(sigma)) for sigma in SIGMAS[:-1]] == [0, 1, 2, 3]
+    assert run.step_of(float(SIGMAS[1]) * (1 + 1e-6)) == 1, "rounding is no step"
+    assert run.step_of(5.0) == 2, "between two levels: the order of the lower one"
 
 
 @pytest.mark.parametrize("bad", [{"grid": 0}, {"chunk": -1}])
@@ -76,8 +77,8 @@ def test_a_frame_wise_denoiser_does_not_notice(frames, grid):
         seen.append((tiles.shape, order))
         return tiles * 2 + 1
 
-    for sigma in SIGMAS[:-1]:
-        assert torch.equal(denoise_in_grids(Rave(grid), pictures, x, float(sigma), SIGMAS), x * 2 + 1)
+    for step in range(4):
+        assert torch.equal(denoise_in_grids(Rave(grid), pictures, x, step), x * 2 + 1)
     assert all(shape[-2:] == (3 * grid, 5 * grid) for shape, _ in seen)
     assert len({order for _, order in seen}) == (4 if frames > 2 else 2)
 
@@ -85,7 +86,7 @@ def test_a_frame_wise_denoiser_does_not_notice(frames, grid):
 def test_a_grid_of_one_is_left_as_it_is():
     x = torch.randn(5, 4, 3, 5)
     seen = []
-    denoise_in_grids(Rave(1), lambda tiles, order: seen.append((tiles, order)) or tiles, x, 7.0, SIGMAS)
+    denoise_in_grids(Rave(1), lambda tiles, order: seen.append((tiles, order)) or tiles, x, 1)
     assert seen[0][0] is x and seen[0][1] == (0, 1, 2, 3, 4)
 
 

@@ -11,9 +11,10 @@ from doubles import clip, condition, predict, with_methods
 from steadyedit.backends.double import RecordedProgress
 from steadyedit.diffusion.samplers import SAMPLERS, sample_heun
 from steadyedit.methods.attachment import BlockSite
+from steadyedit.methods.reference_rows import sample_with_rows
 from steadyedit.methods.registry import build
-from steadyedit.methods.via import Bank, GatherSwap, LaneCall, active, build_gather_swap, group_frames
-from steadyedit.methods.via.lock_step import denoise_in_lock_step, sample_in_lock_step
+from steadyedit.methods.sampling_plan import RunFacts
+from steadyedit.methods.via import GatherSwap, GroupAttention, KeyValueCache, active, build_gather_swap, group_frames
 from tolerances import assert_close
 
 SIGMAS = torch.tensor([14.0, 9.0, 6.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.1, 0.0], dtype=torch.float64)
@@ -97,20 +98,20 @@ def test_an_attachment_is_built_again_from_its_config():
     sites = [BlockSite(f"{place}.1.1.transformer_blocks.0", 8, 2) for place in ("input_blocks", "output_blocks")]
     made = build_gather_swap(sites, group=3, blocks="up", frames=(1, 0, 2))
     again = build("gather-swap", sites, json.loads(json.dumps(made.config)))
-    assert again.lanes == made.lanes == GatherSwap(3, frames=(1, 0, 2), blocks="up")
+    assert again.plan == made.plan == GatherSwap(3, frames=(1, 0, 2), blocks="up")
     assert again.sites == {"output_blocks.1.1.transformer_blocks.0"} and again.modules is None
-    assert copy.deepcopy(made) is made and copy.deepcopy(made.lanes) is made.lanes
+    assert copy.deepcopy(made) is made and copy.deepcopy(made.plan) is made.plan
     with pytest.raises(ValueError, match="method gather-swap: settings .*number"):
         build("gather-swap", sites, {"number": 3})
 
 
 def test_branches_find_their_keys_in_any_order_and_any_company():
-    bank, settings = Bank(), GatherSwap(group=2)
+    bank = KeyValueCache()
     q, k, v = (normal(i, 6, 3, 4) for i in range(3))
     frames = {name: normal(i, 5, 3, 4) for i, name in enumerate("abc", start=3)}
 
     def call(mode, names, *tensors):
-        return LaneCall(mode, names, bank, settings).attention("here", "self", *tensors, 2)
+        return GroupAttention(mode, bank, ("self",)).attention("here", "self", *tensors, 2, names)
 
     with bank.evaluation():
         pairs = zip("abc", *(x.split(2) for x in (q, k, v)), strict=True)
@@ -126,11 +127,11 @@ def test_branches_find_their_keys_in_any_order_and_any_company():
 def test_a_bank_without_the_group_says_so():
     with pytest.raises(RuntimeError, match="^gather-swap: here has no self-attention keys of the group"):
         x = normal(0, 1, 3, 4)
-        LaneCall("swap", ("a",), Bank(), GatherSwap()).attention("here", "self", x, x, x, 2)
+        GroupAttention("swap", KeyValueCache(), ("self",)).attention("here", "self", x, x, x, 2, ("a",))
 
 
 def test_a_bank_is_empty_after_an_error():
-    bank = Bank()
+    bank = KeyValueCache()
     with pytest.raises(KeyboardInterrupt), bank.evaluation():
         bank.put("a", "here", "self", normal(0, 1), normal(0, 1))
         raise KeyboardInterrupt
@@ -150,8 +151,8 @@ def test_lanes_are_appended_and_stripped(sampler):
         calls.append((len(x), frame_ids, sample_sigmas is SIGMAS))
         return shrink(x, sigma)
 
-    settings, arguments = GatherSwap(group=3), ({"seed": 7}, seen.append)
-    out = sample_in_lock_step(settings, SAMPLERS[sampler], model, x, SIGMAS, *arguments)
+    arguments = ({"seed": 7}, seen.append)
+    out = sample_with_rows((0, 2, 4), SAMPLERS[sampler], model, x, SIGMAS, *arguments)
     assert set(calls) == {(8, (0, 1, 2, 3, 4, 0, 2, 4), True)}
     assert all(len(state["x"]) == len(state["denoised"]) == 5 for state in seen) and len(seen) == 10
     assert_close(out, SAMPLERS[sampler](shrink, x, SIGMAS, {"seed": 7}))
@@ -164,29 +165,50 @@ def test_lanes_get_the_noise_of_their_own_frames():
         batches.append(noise_sampler(sigmas[0], sigmas[1]))
         return x
 
-    sample_in_lock_step(GatherSwap(group=3), watching, shrink, x, SIGMAS, {"seed": 1})
+    sample_with_rows((0, 2, 4), watching, shrink, x, SIGMAS, {"seed": 1})
     assert batches[0].shape == (8, 2) and batches[0][5:].equal(batches[0][[0, 2, 4]])
 
 
 def test_lanes_are_evaluated_only_in_the_chosen_steps():
-    x, ids, calls = normal(1, 8, 2), (0, 1, 2, 3, 4, 0, 2, 4), []
+    x, calls = normal(1, 8, 2), []
 
-    def rows(x, sigma, ids, mode, bank):
-        calls.append((mode, tuple(ids)))
-        return x + len(calls)
+    class Calls:
+        out_of_memory = ()
+
+        def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False):
+            calls.append((getattr(replaced, "mode", None), tuple(ids), mixing))
+            return x + len(calls)
+
+        def rows_at_once(self, x, grid, wanted):
+            return wanted or len(x)
+
+    run = GatherSwap(group=3, start=0.1).begin_run(RunFacts(5, SIGMAS), frozenset())
 
     def evaluate(sigma):
         calls.clear()
-        settings = GatherSwap(group=3, start=0.1)
-        return denoise_in_lock_step(settings, rows, x, torch.full((8,), sigma), 5, ids, SIGMAS)
+        return run(x, sigma, Calls())
 
+    assert_close(evaluate(14.0), (x + 1)[[*range(5), 0, 2, 4]])
+    assert calls == [(None, (0, 1, 2, 3, 4), True)]
     out = evaluate(9.0)
-    assert calls == [("gather", (0, 2, 4)), ("swap", (0, 1, 2, 3, 4))]
+    assert calls == [("gather", (0, 2, 4), False), ("swap", (0, 1, 2, 3, 4), True)]
     assert_close(out, torch.cat([x[:5] + 2, x[5:] + 1]))
-    for sigma in (14.0, 0.3):
-        out = evaluate(sigma)
-        assert calls == [(None, (0, 1, 2, 3, 4))]
-        assert_close(out, (x + 1)[[*range(5), 0, 2, 4]])
+    evaluate(0.3)  # where some samplers look a step ahead, and come back
+    assert calls == [(None, (0, 2, 4), False), (None, (0, 1, 2, 3, 4), True)]
+    assert_close(evaluate(0.1), (x + 1)[[*range(5), 0, 2, 4]])
+    assert calls == [(None, (0, 1, 2, 3, 4), True)]
+    with pytest.raises(ValueError, match="^sampler: goes back to steps that are done"):
+        evaluate(9.0)
+
+
+@pytest.mark.parametrize(("first", "end", "fits"), [(0, 0.8, True), (3, 0.8, False), (8, 0.8, True), (3, 0.3, True)])
+def test_a_run_that_goes_on_amid_the_swap_is_refused(first, end, fits):
+    facts = RunFacts(5, SIGMAS, first)
+    if fits:
+        GatherSwap(group=3, end=end).begin_run(facts, frozenset())
+        return
+    with pytest.raises(ValueError, match="latent_image: goes on at step 3 of 10, .* split it at step 8"):
+        GatherSwap(group=3, end=end).begin_run(facts, frozenset())
 
 
 @pytest.mark.parametrize("methods", [("gather-swap",), ("stam", "gather-swap")])

@@ -15,9 +15,9 @@ from steadyedit.diffusion.samplers import (
     seeded_noise,
 )
 from steadyedit.kernels.boundary_blend import boundary_blend_reference, ramp_weight
+from steadyedit.methods.reference_rows import sample_with_rows
 from steadyedit.methods.via.blend import MODES, BoundaryBlend, blended
 from steadyedit.methods.via.latent_mask import keep_mask
-from steadyedit.methods.via.lock_step import sample_in_lock_step
 from steadyedit.methods.via.response import measure
 from steadyedit.methods.via.trajectory import Trajectory
 
@@ -187,10 +187,6 @@ def test_the_model_sees_the_source_and_the_end_is_the_source(name, reading):
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral"])
 def test_lanes_follow_their_own_frames(name):
-    class Settings:
-        def group_of(self, frames):
-            return (0, 2)
-
     keep = keep_mask(torch.eye(3)[:, :, None].repeat_interleave(16, 1).repeat(1, 1, 40), FRAMES, 6, 5)
     blend, sigmas = prepared(keep=keep)
     alone = with_blend(SAMPLERS[name], blend, name == "euler")(model, 6 * drawn(2), sigmas, {"seed": 4})
@@ -202,7 +198,7 @@ def test_lanes_follow_their_own_frames(name):
         return model(x, sigma)
 
     sampler = with_blend(SAMPLERS[name], blend, name == "euler")
-    together = sample_in_lock_step(Settings(), sampler, watched, 6 * drawn(2), sigmas, {"seed": 4})
+    together = sample_with_rows((0, 2), sampler, watched, 6 * drawn(2), sigmas, {"seed": 4})
     assert torch.equal(together, alone)
     assert all(torch.equal(x[3:], x[[0, 2]]) for x in rows)
 

@@ -9,7 +9,7 @@ import comfy.k_diffusion.sampling as k_diffusion
 from comfy.samplers import KSAMPLER
 
 from ...methods.via.blend import blended
-from .lanes_run import FRAME_IDS
+from .planned_run import FRAME_IDS
 
 if TYPE_CHECKING:
     from comfy.samplers import Sampler
@@ -49,7 +49,7 @@ def is_single_step(function: Callable, options: dict[str, Any]) -> bool:
 
 
 def frame_ids(extra_args: dict[str, Any]) -> Sequence[int] | None:
-    """The frame of every row where gather-swap has its lanes in the batch."""
+    """The frame of every row where reference frames ride along in the batch."""
     return extra_args.get("model_options", {}).get("transformer_options", {}).get(FRAME_IDS)
 
 

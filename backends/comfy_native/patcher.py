@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from . import grids, lanes
+from . import planned
 from .blocks import refuse_second_owner, sites_of
 from .norms import norms_of
 from .runtime import check_conditions, run_attached
-from .state import KEY, Attached, attached_to, attentions_of
+from .state import KEY, Attached, attached_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,9 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[KEY] = state
     wrappers = [(WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)]
-    if any(attachment.lanes is not None for attachment in state.attachments):
-        wrappers += lanes.WRAPPERS
-    if any(attachment.grids is not None for attachment in state.attachments):
-        wrappers += grids.WRAPPERS
-    for kind in {*lanes.KINDS, *grids.KINDS, WrappersMP.DIFFUSION_MODEL}:
+    if any(attachment.plan is not None for attachment in state.attachments):
+        wrappers += planned.WRAPPERS
+    for kind in {*planned.KINDS, WrappersMP.DIFFUSION_MODEL}:
         clone.remove_wrappers_with_key(kind, KEY)
     for kind, wrapper in wrappers:
         clone.add_wrapper_with_key(kind, KEY, wrapper)
@@ -52,7 +50,7 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
         raise ValueError(f"model: has no norm layer {min(unknown)}, which {attachment.method} was made for; "
                          "use the base model that it was tuned on.")
     replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
-    for kind in attentions_of(attachment):
+    for kind in attachment.replaces:
         refuse_second_owner(replaced, kind, attachment.sites, attachment.method)
     clone = with_state(model, state_of(model).with_attachment(attachment))
     key = f"{KEY}.{attachment.method}"

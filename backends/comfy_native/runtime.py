@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from ...methods.attachment import FrameLayout, FrameMixing
 from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
 from .forwards import forward_replaced, on_device_of
-from .lanes_attention import lane_patches
 from .norms import norms_adjusted
+from .planned_patches import attention_patches, residuals_replaced
 from .state import Attached, attached_to
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def mixing_patch(mixing: FrameMixing) -> Callable:
     return attention
 
 
-def replacements(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The host's ``patches_replace`` of one call with our attentions in it; the given dicts stay as they are.
+def patched(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The host's options of one call with our attentions in them; the given dicts stay as they are.
 
     Raises:
         ValueError: another pack replaces the same attention of the same block.
@@ -132,10 +132,16 @@ def replacements(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
         if attachment.mixing is not None:
             refuse_second_owner(present, "self", attachment.sites, attachment.method)
             ours["self"].update(dict.fromkeys(map(replace_key, attachment.sites), mixing_patch(attachment.mixing)))
-    for kind, patches in lane_patches(options).items():
+    planned, inputs = attention_patches(options)
+    for kind, patches in planned.items():
         ours[kind].update(patches)
-    return {**present, **{ATTENTIONS[kind]: {**present.get(ATTENTIONS[kind], {}), **patches}
-                          for kind, patches in ours.items() if patches}}  # fmt: skip
+    replaced = {**present, **{ATTENTIONS[kind]: {**present.get(ATTENTIONS[kind], {}), **patches}
+                              for kind, patches in ours.items() if patches}}  # fmt: skip
+    if not inputs:
+        return {**options, "patches_replace": replaced}
+    patches = options.get("patches", {})
+    return {**options, "patches_replace": replaced,
+            "patches": {**patches, "attn1_patch": [*patches.get("attn1_patch", ()), *inputs]}}
 
 
 @contextmanager
@@ -162,8 +168,8 @@ def run_attached(executor, x, timesteps=None, context=None, y=None, control=None
     state = attached_to(options)
     if not state.attachments and not state.training:
         return executor(x, timesteps, context, y, control, options, **kwargs)
-    options = {**options, "patches_replace": replacements(state, options)}
-    with blocks_extended(executor.class_obj, state):
+    options = patched(state, options)
+    with blocks_extended(executor.class_obj, state), residuals_replaced(executor.class_obj, options):
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
 

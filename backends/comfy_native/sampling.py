@@ -67,7 +67,7 @@ def run_sampler(
 def frame_by_frame(model: ModelPatcher) -> ModelPatcher:
     """The MODEL to invert a clip with: what edits all frames alike has no part in the noise of the source."""
     state = state_of(model)
-    kept = tuple(a for a in state.attachments if a.lanes is None and a.grids is None)
+    kept = tuple(a for a in state.attachments if a.plan is None)
     return model if kept == state.attachments else with_state(model, replace(state, attachments=kept))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ...methods.attachment import check_grids
+from ...methods.attachment import check_rivals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,16 +38,10 @@ class Attached:
         """One more; an earlier one of the same method gives way.
 
         Raises:
-            ValueError: two attachments would replace the same self-attention, or see frames in ways that do not go
-                together.
+            ValueError: see ``check_rivals``.
         """
         kept = tuple(a for a in self.attachments if a.method != attachment.method)
-        for other in kept:
-            check_grids(attachment, other)
-            both = attachment.sites & other.sites
-            if both and set(attentions_of(attachment)) & set(attentions_of(other)):
-                raise ValueError(f"model: {other.method} already replaces the self-attention of {min(both)}, which "
-                                 f"{attachment.method} replaces too; give the model only one of the two.")
+        check_rivals(attachment, kept)
         return replace(self, attachments=(*kept, attachment))
 
     def modules(self, path: str) -> list[nn.Module]:
@@ -84,13 +78,6 @@ class Attached:
 def works(module: nn.Module) -> bool:
     """Whether a module does anything: at strength 0 the layer's own forward answers, bit for bit."""
     return getattr(module, "strength", 1.0) != 0
-
-
-def attentions_of(attachment: Attachment) -> tuple[str, ...]:
-    """Which attentions an attachment replaces in its blocks: "self", "cross", both or none."""
-    if attachment.lanes is not None:
-        return attachment.lanes.kinds
-    return ("self",) if attachment.mixing is not None else ()
 
 
 def attached_to(options: Mapping[str, Any]) -> Attached:

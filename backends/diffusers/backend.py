@@ -109,7 +109,7 @@ class DiffusersBackend:
     def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
                progress: Progress) -> list[Tensor]:
         # The noise of the source: what edits all frames alike has no part in it.
-        kept = tuple(a for a in model.attachments if a.lanes is None and a.grids is None)
+        kept = tuple(a for a in model.attachments if a.plan is None)
         plain = replace(model, attachments=kept)
         denoise = Denoiser(plain, conditioning, frames=len(samples))
         with torch.no_grad():

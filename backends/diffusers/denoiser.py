@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...methods.rave import denoise_in_grids, to_grid
-from ...methods.via.gather_swap import Bank, LaneCall
-from ...methods.via.lock_step import denoise_in_lock_step
+from ...methods.rave import to_grid
+from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, in_chunks, plan_of
 from .conditioning import image_of, text_of, with_image
 from .control import added_up, residuals_of
 from .patching import Batch, attached
@@ -59,12 +58,8 @@ class Denoiser:
     are halved. That changes no result, since neither branches nor frames see each other. Where
     an attached method mixes frames (STAM, FFAM, ...), all frames go in one call.
 
-    With gather-swap attached it works in lock-step and needs what ``sampling.sample`` gives it:
-    x with lanes, ``frame_ids``, ``sample_sigmas``. Lanes go in calls of their own, without the
-    methods that mix frames: those are made for a clip's neighbouring frames, never for a group.
-
-    With RAVE attached, pictures of several frames take the frames' place, and their number that of
-    the frames; it needs ``sample_sigmas`` too.
+    A method with a plan (``methods.sampling_plan``) splits every evaluation into calls itself. It needs what
+    ``sampling.sample`` gives: x with the plan's reference frames, and the noise levels of the run.
 
     A U-Net with more input channels than output channels edits images: it reads the positive
     condition's ``concat_latent_image`` beside x, and zeros where another condition has none.
@@ -77,8 +72,7 @@ class Denoiser:
         middle, middle_cfg: see ``dual``.
         frames: of the clip.
         joint: all branches in one call, until memory runs out.
-        chunk: frames (with RAVE: grids) in a call; 0: what gather-swap's or RAVE's settings say, else ``AT_ONCE``
-            frames.
+        chunk: rows in a call; 0: what the plan says, else ``AT_ONCE`` frames.
 
     Raises:
         ValueError: a conditioning that does not fit the frames, or an editor without an image.
@@ -86,13 +80,10 @@ class Denoiser:
 
     def __init__(self, model: DiffusersModel, positive: Any, negative: Any = None, cfg: float = 1.0, *,
                  middle: Any = None, middle_cfg: float = 1.0, frames: int, joint: bool = True, chunk: int = 0):
-        self.model, self.frames, self.joint = model, frames, joint
-        self.lanes = next((a.lanes for a in model.attachments if a.lanes is not None), None)
+        self.model, self.frames, self.joint, self.chunk = model, frames, joint, chunk
+        self.most: int | None = None
         self.mixes = any(a.mixes_frames for a in model.attachments)
-        self.grids = next((a.grids for a in model.attachments if a.grids is not None), None)
-        self.grid = self.grids.grid if self.grids else 1
-        owner = self.lanes or self.grids
-        self.chunk = chunk or (owner.chunk if owner else 0) or max(1, AT_ONCE // self.grid**2)
+        self.plan, self.sites = plan_of(model.attachments) or (None, frozenset())
         # Each condition but the last has the scale of its difference from the next.
         named = [("positive", positive, cfg), ("negative", negative, 1.0)]
         if middle is not None:
@@ -101,6 +92,11 @@ class Denoiser:
             named.pop()
         self.scales = [scale for _, _, scale in named[:-1]]
         self.branches = [self._branch(name, conditioning) for name, conditioning, _ in named]
+        self.source = []
+        if self.plan is not None and self.plan.source is not None:
+            conditioning = self.plan.source.conditioning
+            self.source = [Branch("source", text_of(conditioning, frames, "source"),
+                                  image_of(conditioning, frames, "source"))]
 
     @classmethod
     def dual(cls, model: DiffusersModel, cond1: Any, cond2: Any, negative: Any, cfg_conds: float,
@@ -119,29 +115,36 @@ class Denoiser:
         """
         return cls(model, cond1, negative, cfg_conds, middle=cond2, middle_cfg=cfg_cond2_negative, **options)
 
+    def start(self, sigmas: Tensor) -> PlannedRun | None:
+        """Begin a run of a sampler over ``sigmas`` [steps + 1], descending; None where nothing attached has a plan.
+
+        Raises:
+            ValueError: the plan does not fit the clip.
+        """
+        if self.plan is None:
+            return None
+        return self.plan.begin_run(RunFacts(self.frames, sigmas.detach().double().cpu(), whole=self.mixes), self.sites)
+
     def __call__(self, x: Tensor, sigma: Tensor, *, frame_ids: Sequence[int] | None = None,
-                 sample_sigmas: Tensor | None = None, **extra_args: Any) -> Tensor:
+                 sample_sigmas: Tensor | None = None, run: PlannedRun | None = None, **extra_args: Any) -> Tensor:
         """Denoised x. x: [rows, channels, h, w] in sigma space; sigma: [rows].
 
         Args:
-            frame_ids: frame of each row during lock-step; without it the rows are the frames.
-            sample_sigmas: of the whole run, needed with ``frame_ids`` and by RAVE.
+            frame_ids: frame of each row; without it the rows are the frames.
+            run: what ``start`` gave, where something attached has a plan.
+            sample_sigmas: of the whole run; in the place of ``run`` for a single evaluation.
 
         Raises:
-            ValueError: gather-swap or RAVE is attached, but the sampler does not carry what it needs.
+            ValueError: something attached has a plan, but the sampler does not carry what it needs.
         """
-        if self.grids is not None:
-            if sample_sigmas is None:
-                raise ValueError("model: RAVE is attached, but the sampler does not tell its noise levels; "
-                                 "sample through backends.diffusers.sampling.sample.")
-            return denoise_in_grids(self.grids, lambda tiles, order: self._rows(
-                tiles, sigma[:1].expand(len(tiles)), order, None, None), x, float(sigma[0]), sample_sigmas)
-        if self.lanes is None:
-            return self._rows(x, sigma, frame_ids or range(self.frames), None, None)
-        if frame_ids is None or sample_sigmas is None:
-            raise ValueError("model: gather-swap is attached, but the sampler carries no lanes; "
-                             "sample through backends.diffusers.sampling.sample.")
-        return denoise_in_lock_step(self.lanes, self._rows, x, sigma, self.frames, frame_ids, sample_sigmas)
+        calls = DenoiserCalls(self, x, sigma)
+        if self.plan is None:
+            return in_chunks(calls, x, frame_ids or range(self.frames), whole=self.mixes)
+        expected = self.frames + len(self.plan.reference_frames(self.frames))
+        if (run is None and sample_sigmas is None) or len(x) != expected:
+            raise ValueError(f"model: {self.plan.name} is attached, but the sampler does not carry its {expected} rows "
+                             "and noise levels; sample through backends.diffusers.sampling.sample.")
+        return (run or self.start(sample_sigmas))(x, float(sigma[0]), calls)
 
     def _branch(self, name: str, conditioning: Any) -> Branch:
         text, image, unet = text_of(conditioning, self.frames, name), None, self.model.unet.config
@@ -150,54 +153,36 @@ class Denoiser:
             if image is None and name in ("positive", "cond1"):
                 raise ValueError(f"{name}: this MODEL edits images, but the condition holds none; "
                                  "put it through InstructPixToPixConditioning.")
-        if self.grid > 1 and len(conditioning[0][0]) > 1:
-            raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but RAVE shows the model several frames "
-                             "at once; give one prompt for all of them.")
+        if self.plan is not None and self.plan.grid > 1 and len(conditioning[0][0]) > 1:
+            raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but {self.plan.name} shows the model "
+                             "several frames at once; give one prompt for all of them.")
         return Branch(name, text, image, conditioning[0][1].get("control"))
 
-    def _rows(self, x: Tensor, sigma: Tensor, ids: Sequence[int], mode: str | None, bank: Bank | None) -> Tensor:
-        """Denoised rows; see ``methods.via.lock_step.Rows``."""
-        whole = mode == "gather" or self.mixes
-        while True:
-            step = len(x) if whole else min(self.chunk, len(x))
-            try:
-                return torch.cat(list(self._chunks(x, sigma, ids, step, mode, bank)))
-            except torch.OutOfMemoryError:
-                if self.joint and len(self.branches) > 1:
-                    self.joint = False
-                elif not whole and step > 1:
-                    self.chunk = step // 2
-                else:
-                    raise
+    def call(self, x: Tensor, sigma: Tensor, ids: Sequence[int], replaced: Replacement | None = None, grid: int = 1,
+             mixing: bool = True, source: bool = False) -> Tensor:
+        """Denoised rows from one call of the U-Net, or from one for each branch; see ``Calls``. sigma: [rows]."""
+        attachments = [a for a in self.model.attachments if mixing or not a.mixes_frames]
+        branches = self.source if source else self.branches
+        together = len(branches) if self.joint else 1
+        batch, denoised = Batch(frames=len(x), replaced=replaced), []
+        for start in range(0, len(branches), together):
+            group = branches[start : start + together]
+            batch.branches, batch.names = len(group), tuple(branch.name for branch in group)
+            with attached(self.model.unet, attachments, self.model.query_deltas, batch):
+                denoised += self._denoised(x, sigma, group, ids, grid)
+        return denoised[0] if source else self._guided(denoised)
 
-    def _chunks(self, x: Tensor, sigma: Tensor, ids: Sequence[int], step: int, mode: str | None,
-                bank: Bank | None) -> Iterator[Tensor]:
-        """Denoised rows, ``step`` of them in a call of the U-Net."""
-        attachments = [a for a in self.model.attachments if not (mode == "gather" and a.mixes_frames)]
-        together = len(self.branches) if self.joint else 1
-        groups = [self.branches[i : i + together] for i in range(0, len(self.branches), together)]
-        batch, places = Batch(), self.grid**2
-        for start in range(0, len(x), step):
-            rows, here = slice(start, start + step), ids[start * places : (start + step) * places]
-            denoised = []
-            for group in groups:
-                names = tuple(branch.name for branch in group)
-                batch.branches, batch.frames = len(group), len(x[rows])
-                batch.lanes = None if mode is None else LaneCall(mode, names, bank, self.lanes)
-                with attached(self.model.unet, attachments, self.model.query_deltas, batch):
-                    denoised += self._denoised(x[rows], sigma[rows], group, here)
-            yield self._guided(denoised)
-
-    def _denoised(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch], ids: Sequence[int]) -> list[Tensor]:
+    def _denoised(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch], ids: Sequence[int],
+                  grid: int) -> list[Tensor]:
         """x_0 as each of the branches has it, from one call of the U-Net."""
         unet, n = self.model.unet, len(branches)
         spread = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
         scaled = x / (1 + spread**2).sqrt()
-        conditions = [branch.rows(ids, self.grid) for branch in branches]
+        conditions = [branch.rows(ids, grid) for branch in branches]
         inputs = [with_image(unet, scaled, c, b.name) for c, b in zip(conditions, branches, strict=True)]
         timestep = self.model.schedule.timestep(sigma)
         controlled = added_up([
-            residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, self.grid)
+            residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, grid)
             for c, b in zip(conditions, branches, strict=True)])  # fmt: skip
         texts = torch.cat([c[0][0] for c in conditions])
         noise = call_unet(unet, torch.cat(inputs), timestep.repeat(n), texts, controlled)
@@ -209,3 +194,33 @@ class Denoiser:
         for i in reversed(range(len(self.scales))):
             out = out + self.scales[i] * (denoised[i] - denoised[i + 1])
         return out
+
+
+@dataclass
+class DenoiserCalls:
+    """``methods.sampling_plan.Calls`` for one evaluation of a denoiser: x [rows, ...] at sigma [rows], one value."""
+
+    denoise: Denoiser
+    x: Tensor
+    sigma: Tensor
+    out_of_memory: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
+
+    def __call__(self, x: Tensor, ids: Sequence[int], *, replaced: Replacement | None = None, grid: int = 1,
+                 mixing: bool = True, source: bool = False) -> Tensor:
+        return self.denoise.call(x, self.sigma[:1].expand(len(x)), ids, replaced, grid, mixing, source)
+
+    def rows_at_once(self, x: Tensor, grid: int, wanted: int) -> int:
+        rows = self.denoise.chunk or wanted or max(1, AT_ONCE // grid**2)
+        return min(rows, self.denoise.most or rows)
+
+    def smaller(self, rows: int, divisible: bool) -> int | None:
+        if self.denoise.joint and len(self.denoise.branches) > 1:
+            self.denoise.joint = False
+            return rows
+        if not divisible or rows == 1:
+            return None
+        self.denoise.most = rows // 2
+        return rows // 2
+
+    def to_model_space(self, samples: Tensor) -> Tensor:
+        return (samples.to(self.x) * self.denoise.model.latent_scale).to(self.x)

@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from ...methods.attachment import OUTPUTS, Attachment, FrameLayout, FrameMixing
 from ...methods.lora import PROJECTIONS
 from .norms import replaced_norms
-from .paths import LocatedBlock, locate
+from .paths import LocatedBlock, layers, locate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...methods.via.gather_swap import LaneCall
+    from ...methods.sampling_plan import Replacement
 
 #: Tokens of a clip from which on a block is computed again in backward instead of kept:
 #: SD1.x at 8 frames of 512x512 passes it on its outer stages, the toy U-Net nowhere.
@@ -32,11 +32,13 @@ RECOMPUTE_TOKENS = 8192
 
 @dataclass
 class Batch:
-    """The frame layout of the call under way, as far as the caller knows it, and gather-swap's part in it."""
+    """The frame layout of the call under way, as far as the caller knows it, the names of its branches, and what a
+    plan replaces in it."""
 
     branches: int = 1
     frames: int = 1
-    lanes: LaneCall | None = None
+    names: tuple[str, ...] = ("",)
+    replaced: Replacement | None = None
 
 
 @contextmanager
@@ -68,12 +70,12 @@ def map_size_recorded(transformer: nn.Module, size: list[int]) -> Iterator[None]
         handle.remove()
 
 
-def replaced_attention(attention: nn.Module, mix: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> Callable:
-    """Forward of a self- or cross-attention whose softmax(QK^T)V is ``mix(q, k, v, heads)``."""
+def replaced_attention(attention: nn.Module, mix: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable:
+    """Forward of a self- or cross-attention whose softmax(QK^T)V is ``mix(q, k, v, x)``, x what q is projected from."""
 
     def forward(hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None, **kwargs) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        mixed = mix(attention.to_q(hidden_states), attention.to_k(context), attention.to_v(context), attention.heads)
+        mixed = mix(attention.to_q(hidden_states), attention.to_k(context), attention.to_v(context), hidden_states)
         for layer in attention.to_out:
             mixed = layer(mixed)
         return mixed
@@ -83,12 +85,25 @@ def replaced_attention(attention: nn.Module, mix: Callable[[Tensor, Tensor, Tens
 
 def mixed_attention(attention: nn.Module, mixing: FrameMixing, layout: Callable[[], FrameLayout]) -> Callable:
     """Forward of a self-attention whose softmax(QK^T)V is ``mixing``'s."""
-    return replaced_attention(attention, lambda q, k, v, heads: mixing(q, k, v, heads, layout()))
+    return replaced_attention(attention, lambda q, k, v, x: mixing(q, k, v, attention.heads, layout()))
 
 
-def lane_attention(attention: nn.Module, path: str, kind: str, batch: Batch) -> Callable:
-    """Forward of an attention that gathers or swaps keys, as ``batch.lanes`` says."""
-    return replaced_attention(attention, lambda q, k, v, heads: batch.lanes.attention(path, kind, q, k, v, heads))
+def planned_attention(attention: nn.Module, path: str, kind: str, batch: Batch) -> Callable:
+    """Forward of an attention whose softmax(QK^T)V is ``batch.replaced``'s."""
+    return replaced_attention(attention, lambda q, k, v, x: batch.replaced.attention(
+        path, kind, q, k, v, attention.heads, batch.names, x))
+
+
+def planned_residuals(unet: nn.Module, batch: Batch) -> Iterator:
+    """The context managers that the residual blocks of ``batch.replaced`` need: their last convolution gives the
+    branch that is added to the skip."""
+    for path, block in layers(unet) if batch.replaced is not None and batch.replaced.residuals else ():
+        if path in batch.replaced.residuals:
+
+            def forward(h: Tensor, path: str = path, convolve: Callable = block.conv2.forward) -> Tensor:
+                return batch.replaced.residual(path, convolve(h), batch.names)
+
+            yield forward_replaced(block.conv2, forward)
 
 
 def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],
@@ -153,10 +168,10 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     for attachment in here:
         if attachment.mixing is not None:
             yield forward_replaced(block.attn1, mixed_attention(block.attn1, attachment.mixing, layout))
-        if attachment.lanes is not None and batch.lanes is not None:
-            for kind in attachment.lanes.kinds:
-                attention = {"self": block.attn1, "cross": block.attn2}[kind]
-                yield forward_replaced(attention, lane_attention(attention, path, kind, batch))
+    if batch.replaced is not None and path in batch.replaced.sites:
+        for kind in batch.replaced.kinds:
+            attention = {"self": block.attn1, "cross": block.attn2}[kind]
+            yield forward_replaced(attention, planned_attention(attention, path, kind, batch))
     key = located.site.key
     for part in OUTPUTS:
         outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
@@ -177,8 +192,8 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
         attachments: methods, in order.
         deltas: differences of projection weights, by ``<site path>.<name>.weight`` with the
             names of ``methods.lora.PROJECTIONS``.
-        batch: read at every forward, so that the caller may change it between calls. Gather-swap
-            is attached only where ``batch.lanes`` is set on entry.
+        batch: read at every forward, so that the caller may change it between calls; what
+            ``batch.replaced`` replaces is settled on entry.
         recompute_from: see ``extended_block``; without it nothing is computed twice.
     """
     with ExitStack() as stack:
@@ -192,6 +207,8 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
                 size = sizes[id(transformer)]
                 for patch in _patches(located, attachments, deltas, batch, size, recompute_from):
                     stack.enter_context(patch)
+        for patch in planned_residuals(unet, batch):
+            stack.enter_context(patch)
         for layer, forward in replaced_norms(unet, attachments):
             stack.enter_context(forward_replaced(layer, forward))
         yield

@@ -1,4 +1,4 @@
-"""One run of a sampler, with what gather-swap or RAVE need where the MODEL has one of them attached."""
+"""One run of a sampler, with what an attached method's plan needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...diffusion.samplers import named_sampler
-from ...methods.via.lock_step import sample_in_lock_step
+from ...methods.reference_rows import sample_with_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def sample(
     Args:
         denoise: of the clip.
         sampler: a name of ``diffusion.samplers.SAMPLERS``, or a function in k-diffusion's
-            convention. With gather-swap each row of its batch must go its own way, and noise
+            convention. With rows that ride along each row of its batch must go its own way, and noise
             that it draws must come from its keyword ``noise_sampler``.
         x: [frames, channels, h, w], x at ``sigmas[0]`` in the scale that the U-Net sees.
         sigmas: [steps + 1], descending.
@@ -42,9 +42,9 @@ def sample(
     Raises:
         ValueError: an unknown sampler, or a group larger than the clip.
     """
-    function = named_sampler(sampler)
-    if denoise.grids is not None:
-        extra_args = {**(extra_args or {}), "sample_sigmas": sigmas}
-    if denoise.lanes is None:
+    function, run = named_sampler(sampler), denoise.start(sigmas)
+    if run is None:
         return function(denoise, x, sigmas, extra_args=extra_args, callback=callback, disable=True, **options)
-    return sample_in_lock_step(denoise.lanes, function, denoise, x, sigmas, extra_args, callback, True, **options)
+    rows = denoise.plan.reference_frames(denoise.frames)
+    extra_args = {**(extra_args or {}), "run": run}
+    return sample_with_rows(rows, function, denoise, x, sigmas, extra_args, callback, True, **options)

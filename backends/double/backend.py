@@ -19,8 +19,8 @@ from ...diffusion.sampling import guided
 from ...diffusion.schedule import DiscreteSchedule
 from ...methods.attachment import Attachment, BlockSite, NormSite, check_rivals, module_parameters
 from ...methods.lora import PROJECTIONS, differences
-from ...methods.via.gather_swap import Bank, LaneCall
-from ...methods.via.lock_step import denoise_in_lock_step, sample_in_lock_step
+from ...methods.reference_rows import sample_with_rows
+from ...methods.sampling_plan import Replacement, RunFacts, plan_of
 from .. import fingerprint
 from .unet import CHANNELS, HEADS, PATHS, Attached, DoubleModel
 
@@ -180,9 +180,9 @@ class DoubleBackend:
             denoise = self.dual(
                 conditional, self.denoiser(model, middle, frames), unconditional, guidance, middle_guidance
             )
-        settings = next((a.lanes for a in self.attachments(model) if a.lanes is not None), None)
-        if settings is not None:
-            run = partial(sample_in_lock_step, settings, run)
+        planned = plan_of(self.attachments(model))
+        if planned is not None:
+            run = partial(sample_with_rows, planned[0].reference_frames(frames), run)
         x = run(
             denoise,
             self.to_model_space(model, samples),
@@ -193,22 +193,39 @@ class DoubleBackend:
         return self.from_model_space(model, x)
 
     def denoiser(self, model: DoubleModel, conditioning: Any, frames: int) -> Callable[..., Tensor]:
-        """x_0 from x = x_0 + sigma eps, as k-diffusion calls it; plain where no lanes come along."""
+        """x_0 from x = x_0 + sigma eps, as k-diffusion calls it; by the plan where one is attached and the sampler
+        tells its noise levels."""
         context = conditioning[0][0].expand(frames, -1, -1)
-        settings = next((a.lanes for a in self.attachments(model) if a.lanes is not None), None)
+        plan, sites = plan_of(self.attachments(model)) or (None, frozenset())
+        mixes, runs = any(a.mixes_frames for a in self.attachments(model)), []
 
-        def rows(x: Tensor, sigma: Tensor, ids: Sequence[int], mode: str | None, bank: Bank | None) -> Tensor:
-            kept = tuple(a for a in self.attachments(model) if not (mode == "gather" and a.mixes_frames))
-            lanes = None if mode is None else LaneCall(mode, ("the only one",), bank, settings)
-            attached = Attached(kept, model.attached.deltas, lanes)
+        def rows(x: Tensor, sigma: Tensor, ids: Sequence[int], replaced: Replacement | None, mixing: bool) -> Tensor:
+            kept = tuple(a for a in self.attachments(model) if mixing or not a.mixes_frames)
+            attached = Attached(kept, model.attached.deltas, replaced)
             wide = sigma.view(-1, 1, 1, 1)
             timestep = model.schedule.timestep(sigma)
             return x - wide * model.unet(x / (1 + wide**2).sqrt(), timestep, context[list(ids)], attached, len(ids))
 
+        class Calls:
+            """Everything in one call, one condition at a time."""
+
+            out_of_memory = ()
+
+            def __init__(self, sigma: Tensor) -> None:
+                self.sigma = sigma
+
+            def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False) -> Tensor:
+                return rows(x, self.sigma[:1].expand(len(x)), ids, replaced, mixing)
+
+            def rows_at_once(self, x: Tensor, grid: int, wanted: int) -> int:
+                return wanted or len(x)
+
         def denoise(x: Tensor, sigma: Tensor, frame_ids=None, sample_sigmas=None, **extra_args: Any) -> Tensor:
-            if frame_ids is None:
-                return rows(x, sigma, range(frames), None, None)
-            return denoise_in_lock_step(settings, rows, x, sigma, frames, frame_ids, sample_sigmas)
+            if plan is None or sample_sigmas is None:
+                return rows(x, sigma, range(frames), None, True)
+            if not runs:
+                runs.append(plan.begin_run(RunFacts(frames, sample_sigmas.double(), whole=mixes), sites))
+            return runs[0](x, float(sigma[0]), Calls(sigma))
 
         return denoise
 

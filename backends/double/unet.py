@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, gelu, interpolate, linear, scaled_do
 
 from ...diffusion.schedule import DiscreteSchedule
 from ...methods.attachment import Attachment, FrameLayout, NormSite
-from ...methods.via.gather_swap import LaneCall
+from ...methods.sampling_plan import Replacement
 
 PATHS = (
     "input_blocks.1.1.transformer_blocks.0",
@@ -65,11 +65,11 @@ class DoubleBlock(nn.Module):
         z = attached.normed(self.norm, f"{outer}.norm", feature_map).flatten(2).transpose(1, 2)
         here = [a for a in attached.attachments if path in a.sites]
         mixing = next((a.mixing for a in here if a.mixing is not None), None)
-        swapped = next((a.lanes.kinds for a in here if a.lanes is not None and attached.lanes is not None), ())
+        replaced = attached.replaced
 
         def mix(kind: str):
-            if kind in swapped:
-                return lambda q, k, v: attached.lanes.attention(path, kind, q, k, v, HEADS)
+            if replaced is not None and path in replaced.sites and kind in replaced.kinds:
+                return lambda q, k, v: replaced.attention(path, kind, q, k, v, HEADS, ("the only one",))
             if kind == "self" and mixing is not None:
                 return lambda q, k, v: mixing(q, k, v, HEADS, layout)
             return None
@@ -101,7 +101,7 @@ class Attached:
 
     attachments: tuple[Attachment, ...] = ()
     deltas: Mapping[str, Tensor] = field(default_factory=dict)
-    lanes: LaneCall | None = None
+    replaced: Replacement | None = None
 
     def normed(self, layer: nn.Module, path: str, z: Tensor) -> Tensor:
         """The layer's answer, or that of the last attachment that answers for it."""

@@ -23,10 +23,8 @@ from typing import Any
 from torch import Tensor
 
 from ..attachment import Attachment, BlockSite
+from ..sampling_plan import Calls, RunFacts, in_chunks
 from .grids import filled, from_grid, permutation, to_grid
-
-#: Two sigmas that differ by less, relatively, are one: far above float32's rounding, far below a step of the schedule.
-SLACK = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class Rave:
     shuffle: bool = True
     chunk: int = 0
 
+    name, kinds, apart, source = "RAVE", (), "lays several frames out as one picture", None
+
     def __post_init__(self) -> None:
         if self.grid < 1:
             raise ValueError(f"grid: expected 1 frame a side or more, but got {self.grid}.")
@@ -58,16 +58,22 @@ class Rave:
         # Immutable: hosts deep-copy the options of a model on every clone.
         return self
 
-    def step_of(self, sigma: float, sample_sigmas: Tensor) -> int:
-        """The step whose order serves an evaluation at ``sigma``: how many noise levels of the run lie above it.
+    @property
+    def acts(self) -> bool:
+        """Grids of 1x1 are plain sampling."""
+        return self.grid > 1
 
-        It hangs on sigma alone. So branches of the guidance that arrive in calls of their own share an order, and
-        Heun's second evaluation of a step has that of the next step, at whose level it is.
+    def reference_frames(self, frames: int) -> tuple[int, ...]:
+        """None: every row of the sampler is a frame."""
+        return ()
 
-        Args:
-            sample_sigmas: of the whole run, [steps + 1], descending.
-        """
-        return int((sample_sigmas > sigma * (1 + SLACK)).sum())
+    def rows_together(self, frames: int) -> int:
+        """One grid is enough."""
+        return 1
+
+    def begin_run(self, facts: RunFacts, sites: frozenset[str]) -> RaveRun:
+        """See ``SamplingPlan.begin_run``."""
+        return RaveRun(self, facts)
 
     def order(self, frames: int, step: int) -> tuple[int, ...]:
         """Frame numbers of all places of all grids, row by row; the first ``frames`` of them hold each frame once."""
@@ -86,7 +92,7 @@ def build_rave(sites: Iterable[BlockSite], **config: Any) -> Attachment:
         ValueError: a setting outside of its range.
     """
     settings = Rave(**config)
-    return Attachment(method="rave", config=asdict(settings), grids=settings)
+    return Attachment(method="rave", config=asdict(settings), plan=settings)
 
 
 def back_in_order(tiles: Tensor, order: tuple[int, ...], frames: int) -> Tensor:
@@ -98,16 +104,15 @@ def back_in_order(tiles: Tensor, order: tuple[int, ...], frames: int) -> Tensor:
 
 
 def denoise_in_grids(
-    settings: Rave, pictures: Callable[[Tensor, tuple[int, ...]], Tensor], x: Tensor, sigma: float,
-    sample_sigmas: Tensor,
-) -> Tensor:  # fmt: skip
+    settings: Rave, pictures: Callable[[Tensor, tuple[int, ...]], Tensor], x: Tensor, step: int
+) -> Tensor:
     """One evaluation of the denoiser on frames laid out in grids.
 
     Args:
         settings: of RAVE.
         pictures: denoises grids [m, channels, g h, g w], told the frame of every place [m g^2].
-        x: [F, channels, h, w]; sigma: its noise level.
-        sample_sigmas: of the whole run, [steps + 1].
+        x: [F, channels, h, w].
+        step: number of the evaluation's step in the whole schedule, which the order hangs on.
 
     Returns:
         Denoised x, shaped like it. With grids of 1x1 there is nothing to lay out: frames go in their own order.
@@ -115,6 +120,25 @@ def denoise_in_grids(
     frames = len(x)
     if settings.grid == 1:
         return pictures(x, tuple(range(frames)))
-    order = settings.order(frames, settings.step_of(sigma, sample_sigmas))
+    order = settings.order(frames, step)
     denoised = pictures(to_grid(x[list(order)], settings.grid), order)
     return back_in_order(from_grid(denoised, settings.grid), order, frames)
+
+
+@dataclass(frozen=True)
+class RaveRun:
+    """One run of a sampler: every evaluation laid out in grids.
+
+    Args:
+        settings: of RAVE.
+        facts: of the run.
+    """
+
+    settings: Rave
+    facts: RunFacts
+
+    def __call__(self, x: Tensor, sigma: float, calls: Calls) -> Tensor:
+        """See ``PlannedRun``."""
+        grid, chunk = self.settings.grid, self.settings.chunk
+        return denoise_in_grids(self.settings, lambda tiles, order: in_chunks(calls, tiles, order, chunk, grid=grid),
+                                x, self.facts.step_of(sigma))

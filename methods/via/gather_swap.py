@@ -2,27 +2,27 @@
 
 The paper edits a few group frames first and stores all their keys and values (gather), then
 edits every frame with those in place of its own (swap). Here the group's frames ride along as
-extra rows of the batch, lanes: at each evaluation the lanes go first and fill a ``Bank``, the
-clip's frames follow in chunks and read it, and the bank is emptied. The results are the same,
-and memory depends neither on the number of steps nor on the length of the clip.
+extra rows of the batch, reference frames: at each evaluation they go first and fill a
+``KeyValueCache``, the clip's frames follow in chunks and read it, and the cache is emptied
+(``GatherSwapRun``). The results are the same, and memory depends neither on the number of steps nor
+on the length of the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...kernels.group_attention import cross_frame_attention, gather_attention, swap_attention
 from ..attachment import BLOCKS, Attachment, BlockSite
+from ..sampling_plan import SLACK, Calls, RunFacts, in_chunks
+from .group_attention import GroupAttention, KeyValueCache
 
 KINDS = ("self", "cross")
-#: Two sigmas that differ by less, relatively, are one: far above float32's rounding, far below a step of the schedule.
-SLACK = 1e-4
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class GatherSwap:
     gather: bool = True
     own_keys: bool = False
 
+    name, acts, grid, apart, source = "gather-swap", True, 1, "", None
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(self.frames))  # a list, where it comes from a file
         if self.group < 1:
@@ -88,6 +90,18 @@ class GatherSwap:
                              "frames of the clip; name others, or none to spread the group evenly.")
         return self.frames
 
+    def reference_frames(self, frames: int) -> tuple[int, ...]:
+        """The group's."""
+        return self.group_of(frames)
+
+    def rows_together(self, frames: int) -> int:
+        """The group's frames are in one call."""
+        return len(self.group_of(frames))
+
+    def begin_run(self, facts: RunFacts, sites: frozenset[str]) -> GatherSwapRun:
+        """See ``SamplingPlan.begin_run``."""
+        return GatherSwapRun(self, facts, sites)
+
     def __deepcopy__(self, memo: dict) -> GatherSwap:
         # Immutable: hosts deep-copy the options of a model on every clone.
         return self
@@ -108,7 +122,7 @@ def build_gather_swap(sites: Iterable[BlockSite], **config: Any) -> Attachment:
         method="gather-swap",
         config=asdict(settings),
         sites=frozenset(site.path for site in sites if site.stage in BLOCKS[settings.blocks]),
-        lanes=settings,
+        plan=settings,
     )
 
 
@@ -148,93 +162,81 @@ def active(sigma: float, sample_sigmas: Tensor, start: float = 0.0, end: float =
 
 
 @dataclass
-class Bank:
-    """Keys and values of the group for one evaluation of one step.
+class GatherSwapRun:
+    """One run of a sampler: which rows of its batch are evaluated when.
 
-    Entries are kept by (branch, path of the block, kind), never by order: a branch is what a
-    host identifies a condition by, so that branches may arrive together or apart.
-    """
-
-    entries: dict[tuple[Hashable, str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def put(self, branch: Hashable, path: str, kind: str, k: Tensor, v: Tensor) -> None:
-        """Keep k, v [group, tokens, channels] of one attention under one condition."""
-        self.entries[branch, path, kind] = k, v
-
-    def get(self, branch: Hashable, path: str, kind: str) -> tuple[Tensor, Tensor]:
-        """What ``put`` kept.
-
-        Raises:
-            RuntimeError: the group has not been there in this evaluation.
-        """
-        try:
-            return self.entries[branch, path, kind]
-        except KeyError:
-            raise RuntimeError(
-                f"gather-swap: {path} has no {kind}-attention keys of the group for this condition; something in the "
-                "chain skipped the group's pass, so remove what caches or skips parts of a step."
-            ) from None
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.entries.clear()
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @contextmanager
-    def evaluation(self) -> Iterator[Bank]:
-        """Empty before and after one evaluation of the denoiser, also where it fails."""
-        self.clear()
-        try:
-            yield self
-        finally:
-            self.clear()
-
-
-@dataclass(frozen=True)
-class LaneCall:
-    """One call of the U-Net within gather-swap.
+    The batch is x [F + g]: the clip's F frames, then the group's, with the initial noise of their frames.
 
     Args:
-        mode: "gather", where the batch is [branches * group] and fills the bank, or "swap",
-            where it is [branches * frames of a chunk] and reads it.
-        branches: identities of the conditions in the batch, in its order.
-        bank: shared by the calls of one evaluation.
-        settings: of the run.
+        settings: of gather-swap.
+        facts: of the run.
+        sites: paths of the blocks that are touched.
+
+    Raises:
+        ValueError: the group does not fit the clip, or the run goes on where an earlier one left the group's frames.
     """
 
-    mode: str
-    branches: tuple[Hashable, ...]
-    bank: Bank
     settings: GatherSwap
+    facts: RunFacts
+    sites: frozenset[str]
+    group: tuple[int, ...] = field(init=False)
+    begun: bool = field(default=False, init=False)
+    over: bool = field(default=False, init=False)
 
-    def attention(self, path: str, kind: str, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """In place of softmax(QK^T / sqrt d) V inside one attention.
+    def __post_init__(self) -> None:
+        self.group = self.settings.reference_frames(self.facts.frames)
+        steps, first = self.facts.steps, self.facts.first
+        start, stop = round(self.settings.start * steps), round(self.settings.end * steps)
+        if start < first < stop:
+            raise ValueError(
+                f"latent_image: goes on at step {first} of {steps}, but gather-swap's group frames have gone their own "
+                f"way since step {start} and ended with the earlier run; sample in one run, or split it at step "
+                f"{stop}, where the swap ends.")
 
-        Args:
-            path: LDM path of the block.
-            kind: "self" or "cross".
-            q: [branches * rows, tokens, heads * d], projected.
-            k, v: the rows' own, [branches * rows, keys, heads * d].
+    def phase(self, sigma: float) -> str:
+        """What the reference frames do in an evaluation at ``sigma``.
 
-        Returns:
-            Shaped like q, before the output projection.
+        "twin": nothing yet, each is its frame bit by bit. "active": gather. "plain": an ordinary
+        evaluation. "over": nothing any more, since no later evaluation asks them.
+
+        Raises:
+            ValueError: the sampler went back up to a step that asks them.
         """
-        n = len(self.branches)
-        if self.mode == "gather":
-            for branch, k_, v_ in zip(self.branches, k.chunk(n), v.chunk(n), strict=True):
-                self.bank.put(branch, path, kind, k_, v_)
-            if self.settings.gather:
-                return gather_attention(q, k, v, heads, n)
-            return swap_attention(q, k, v, heads, len(q))  # as many branches as rows: each its own keys
-        parts = []
-        for branch, *own in zip(self.branches, q.chunk(n), k.chunk(n), v.chunk(n), strict=True):
-            # One branch at a time, so that the bank's keys are read where they lie.
-            # A host with several devices may give a branch another one than in the group's turn.
-            group = [x.to(q.device) for x in self.bank.get(branch, path, kind)]
-            if self.settings.own_keys:
-                parts.append(cross_frame_attention(*own, *group, heads, 1))
-            else:
-                parts.append(swap_attention(own[0], *group, heads, 1))
-        return parts[0] if n == 1 else torch.cat(parts)
+        settings, sigmas = self.settings, self.facts.sigmas
+        if round(settings.start * self.facts.steps) == 0:
+            sigma = min(sigma, float(sigmas[0]))  # churn lifts the first step above the schedule
+        if active(sigma, sigmas, settings.start, settings.end):
+            if self.over:
+                raise ValueError("sampler: goes back to steps that are done, where the group's frames can not follow; "
+                                 "use one that goes through the steps once, such as euler or dpmpp_2m.")
+            self.begun = True
+            return "active"
+        # Not from the last step's end on but below it: heunpp2 looks a step ahead and comes back.
+        stop = round(settings.end * self.facts.steps)
+        self.over = self.over or (self.begun and sigma < (1 - SLACK) * float(sigmas[stop]))
+        if self.over:
+            return "over"
+        # Among frames that see each other a reference frame has no twin.
+        return "plain" if self.begun or self.facts.whole else "twin"
+
+    def __call__(self, x: Tensor, sigma: float, calls: Calls) -> Tensor:
+        """One evaluation: the reference frames fill a cache, then the clip's frames read it.
+
+        Outside of the chosen steps frames are denoised plainly. Before them a reference frame is given its frame's
+        result, which is what it would have got, since it holds the same x; after them no one needs it.
+        """
+        frames, settings, phase = self.facts.frames, self.settings, self.phase(sigma)
+        with KeyValueCache().evaluation() if phase == "active" else nullcontext() as cache:
+
+            def replaced(mode: str) -> GroupAttention | None:
+                if phase != "active":
+                    return None
+                return GroupAttention(mode, cache, settings.kinds, self.sites, settings.gather, settings.own_keys)
+
+            group = None
+            if phase in ("active", "plain"):
+                # Without what mixes frames: that is made for a clip's neighbouring frames, never for a group.
+                group = in_chunks(calls, x[frames:], self.group, whole=True, replaced=replaced("gather"), mixing=False)
+            clip = in_chunks(calls, x[:frames], range(frames), settings.chunk, whole=self.facts.whole,
+                             replaced=replaced("swap"))
+        return torch.cat([clip, clip[list(self.group)] if group is None else group])

@@ -1,9 +1,9 @@
 """A clip's inverted latents at every noise level: in memory, or step by step on disk and memory-mapped.
 
 On disk a trajectory is a folder: ``trajectory.json`` with the noise levels and the shape, and one
-``.npy`` file a step, its digest beside it. Each is written as a whole or not at all, so that an
-inversion that was cut off goes on after its last step (``inverted``), from a float32 copy of it.
-Reading a step maps its file and loads the frames asked for.
+``.npy`` file a step. Each is written as a whole or not at all, so that an inversion that was cut
+off goes on after its last step (``inverted``), from a float32 copy of it. Reading a step maps its
+file and loads the frames asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...files.writing import write_bytes
-from ..stored import digest_of, set_aside
 
 #: Noise levels nearer than this, relatively, are one: schedules are computed in float32 by some hosts.
 SAME = 1e-4
@@ -113,12 +111,9 @@ def create(folder: Path, shape: Sequence[int], sigmas: Tensor) -> int:
     path = Path(folder) / HEADER
     if not path.exists():
         write_bytes(path, json.dumps(header).encode())
-    elif _header(path) is None:
-        set_aside(path.parent, f"{path}: is damaged.")
-        write_bytes(path, json.dumps(header).encode())
-    elif _header(path) != header:
+    elif json.loads(path.read_text()) != header:
         raise ValueError(f"{path.parent.name}: holds the trajectory of another clip or schedule; use another folder.")
-    return next((i for i in range(len(sigmas)) if not _whole(_file(folder, i))), len(sigmas))
+    return next((i for i in range(len(sigmas)) if not _file(folder, i).exists()), len(sigmas))
 
 
 def write_step(folder: Path, step: int, x: Tensor) -> None:
@@ -164,8 +159,6 @@ def inverted(
         ValueError, OSError: as ``create`` and ``write_step``.
     """
     done = create(folder, samples.shape, sigmas)
-    if done > 1 and not _whole(_last(folder, done - 1)):
-        done = 0
     if not done:
         write_step(folder, 0, samples)
     x = samples if done < 2 else torch.from_numpy(np.load(_last(folder, done - 1)))
@@ -174,9 +167,7 @@ def inverted(
         # Before its step: what is counted as done can be gone on from.
         _save(_last(folder, step), x.detach().float().cpu())
         write_step(folder, step, x)
-        old = _last(folder, step - 1)
-        old.unlink(missing_ok=True)
-        _digest(old).unlink(missing_ok=True)
+        _last(folder, step - 1).unlink(missing_ok=True)
     return read(folder), x
 
 
@@ -205,31 +196,7 @@ def _last(folder: Path, step: int) -> Path:
     return Path(folder) / f"last_{step:04}.npy"
 
 
-def _digest(path: Path) -> Path:
-    """The file that holds the digest of a step."""
-    return path.with_name(f"sha256_of_{path.stem}")
-
-
 def _save(path: Path, values: Tensor) -> None:
     data = io.BytesIO()
     np.save(data, values.numpy())
     write_bytes(path, data.getvalue())
-    write_bytes(_digest(path), digest_of(path).encode())
-
-
-def _whole(path: Path) -> bool:
-    """Whether a step is there as it was written; a damaged one is set aside."""
-    if not path.exists():
-        return False
-    digest = _digest(path)
-    if digest.exists() and digest.read_bytes() == digest_of(path).encode():
-        return True
-    set_aside(path, f"{path}: is damaged.")
-    return False
-
-
-def _header(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None

@@ -215,7 +215,7 @@ def test_where_start_is_late_frames_are_plain_until_then():
 
     def watched(executor, x, *args, **kwargs):
         options = args[-1] if args and isinstance(args[-1], dict) else kwargs["transformer_options"]
-        seen.append((options["steadyedit_lane_call"] is not None, len(x) // len(options["cond_or_uncond"])))
+        seen.append((options["steadyedit_call"] is not None, len(x) // len(options["cond_or_uncond"])))
         return executor(x, *args, **kwargs)
 
     patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", watched)
@@ -244,4 +244,4 @@ def test_frames_that_see_each_other_stay_together_and_never_see_lanes():
     case = plain_case(steps=2)
     alone = run(gather_swap(model(), cross_attention=False), case, range(FRAMES))
     assert_exact(run(patcher, case, range(FRAMES)), alone)
-    assert set(layouts) == {GROUP, FRAMES}
+    assert set(layouts) == {FRAMES}

@@ -255,15 +255,15 @@ def test_the_host_makes_room_for_a_calls_frames_only(monkeypatch):
 
 def test_an_automatic_chunk_follows_free_memory(monkeypatch):
     """Per frame 1 of what is free: two conditions in a call, and the host's own factor of 1.5."""
-    from steadyedit.backends.comfy_native.lanes_run import LaneRun
+    from steadyedit.backends.comfy_native.planned_run import HostCalls, HostRun
 
-    settings = next(a.lanes for a in BACKEND.attachments(gather_swap()))
     found = []
     for free in (1e9, 49, 48, 13, 0):
         patcher = types.SimpleNamespace(get_free_memory=lambda device, free=free: free)
         base = types.SimpleNamespace(current_patcher=patcher, memory_required=lambda shape: shape[0])
-        run = LaneRun(settings, frozenset(), 100, (0, 50, 99), torch.tensor([1.0, 0.0]), False)
-        found.append(max(map(len, run.chunks(base, [[{}], [{}]], torch.zeros(103, 4, 8, 8)))))
+        run, x = HostRun("gather-swap", None, 100, (0, 50, 99)), torch.zeros(103, 4, 8, 8)
+        calls = HostCalls(run, None, base, [[{}], [{}]], x, torch.ones(103), {})
+        found.append(calls.rows_at_once(x, 1, 0))
     assert found == [16, 16, 8, 4, 1]
 
 
@@ -276,8 +276,8 @@ def test_the_node():
         patcher = node.execute(plain, **settings)[0]
         named = node.execute(plain, **{**settings, "group_frames": "0, 3"})[0]
     (attachment,) = BACKEND.attachments(patcher)
-    assert attachment.lanes.group == 2 and {path[:6] for path in attachment.sites} == {"output"}
-    assert BACKEND.attachments(named)[0].lanes.group_of(5) == (0, 3) and BACKEND.attachments(plain) == ()
+    assert attachment.plan.group == 2 and {path[:6] for path in attachment.sites} == {"output"}
+    assert BACKEND.attachments(named)[0].plan.group_of(5) == (0, 3) and BACKEND.attachments(plain) == ()
     assert torch.isfinite(ksampler(patcher)).all()
     for wrong, message in (({"end": 0.0}, "start, end: expected"), ({"self_attention": False}, "both are off"),
                            ({"group_frames": "0, -1"}, "group_frames: expected whole numbers")):  # fmt: skip

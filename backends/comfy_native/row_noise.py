@@ -1,4 +1,4 @@
-"""Noise that a sampler draws, with lanes in its batch: drawn for the clip's frames, each lane with its own frame's."""
+"""Noise that a sampler draws, with reference frames in its batch: drawn for the clip, each has its own frame's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LIKE = frozenset({torch.randn_like, torch.rand_like})
 IN_PLACE = frozenset({Tensor.normal_, Tensor.uniform_})
 
 
-class LaneNoise(TorchFunctionMode):
-    """While entered, torch's random draws of one row per frame and lane are draws of one row per frame.
+class RowNoise(TorchFunctionMode):
+    """While entered, torch's random draws of one row per frame and reference frame are draws of one row per frame.
 
-    So the frames get the numbers that they would get without lanes, and lane j those of frame
+    So the frames get the numbers that they would get alone, and reference frame j those of frame
     group[j]. It stands below every sampler: ``noise_sampler``, churn, Brownian trees (which draw
     by ``torch.randn``) and those of other packs. It belongs to the thread that entered it.
 
     Args:
         frames: of the clip.
-        group: the frame of each lane.
+        group: the frame of each row that rides along.
     """
 
     def __init__(self, frames: int, group: Sequence[int]) -> None:
@@ -39,9 +39,9 @@ class LaneNoise(TorchFunctionMode):
             size = kwargs.get("size") or (args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
             if self.counts(size):
                 kwargs.pop("size", None)
-                return self.with_lanes(func((self.frames, *size[1:]), **kwargs))
+                return self.with_rows(func((self.frames, *size[1:]), **kwargs))
         if func in LIKE and self.counts(args[0].shape):
-            return self.with_lanes(func(args[0][: self.frames], *args[1:], **kwargs))
+            return self.with_rows(func(args[0][: self.frames], *args[1:], **kwargs))
         if func in IN_PLACE and self.counts(args[0].shape):
             x = args[0]
             func(x[: self.frames], *args[1:], **kwargs)
@@ -50,10 +50,10 @@ class LaneNoise(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def counts(self, size: Sequence[int]) -> bool:
-        """Whether a tensor of this size has a row for every frame and lane."""
+        """Whether a tensor of this size has a row for every frame and reference frame."""
         return len(size) > 0 and size[0] == self.frames + len(self.group)
 
-    def with_lanes(self, drawn: Tensor) -> Tensor:
+    def with_rows(self, drawn: Tensor) -> Tensor:
         return torch.cat([drawn, drawn[self.group]])
 
     @contextmanager

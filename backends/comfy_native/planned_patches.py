@@ -1,0 +1,71 @@
+"""What a plan replaces in one call of the U-Net, as the host's own patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .blocks import refuse_second_owner, replace_key
+from .forwards import forward_replaced
+from .planned_run import CALL, PlannedCall
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def attention_patches(options: Mapping[str, Any]) -> tuple[dict[str, dict[tuple[str, int, int], Callable]], list]:
+    """Replacements of attentions by kind ("self", "cross") and the host's key, and what is to run on the input of
+    self-attention; nothing in a plain call.
+
+    Raises:
+        ValueError: another pack replaces the same attention of the same block.
+    """
+    call: PlannedCall | None = options.get(CALL)
+    if call is None:
+        return {}, []
+    patches, inputs = {}, {}
+    for kind in call.replaced.kinds:
+        refuse_second_owner(options.get("patches_replace", {}), kind, call.replaced.sites, call.method)
+        patches[kind] = {replace_key(path): patch(call, path, kind, tuple(options["uuids"]), inputs)
+                         for path in call.replaced.sites}  # fmt: skip
+
+    def note(n: Tensor, context: Tensor, value: Tensor, here: dict) -> tuple[Tensor, Tensor, Tensor]:
+        inputs[(*here["block"], here["block_index"])] = n
+        return n, context, value
+
+    return patches, [note] if call.replaced.reads_input else []
+
+
+def patch(call: PlannedCall, path: str, kind: str, branches: tuple, inputs: dict[tuple, Tensor]) -> Callable:
+    """One attention of a call as the host's replacement of softmax(QK^T)V."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        if q.shape[0] != call.rows * len(branches):
+            raise ValueError(f"model: another patch of {kind}-attention changed the batch of {path} to {q.shape[0]}, "
+                             f"where there are {call.rows} frames of {len(branches)} conditions; remove that patch.")
+        x = inputs.pop(replace_key_of(options), None) if kind == "self" else None
+        return call.replaced.attention(path, kind, q, k, v, options["n_heads"], branches, x)
+
+    return attention
+
+
+def replace_key_of(options: Mapping[str, Any]) -> tuple:
+    """The host's key of the block at work."""
+    return (*options["block"], options["block_index"])
+
+
+@contextmanager
+def residuals_replaced(unet: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
+    """The residual blocks of a call with the plan's branch, inside the ``with``: their last convolution gives what is
+    added to the skip."""
+    call: PlannedCall | None = options.get(CALL)
+    with ExitStack() as stack:
+        for path in call.replaced.residuals if call is not None else ():
+            layer = unet.get_submodule(path).out_layers[-1]
+
+            def forward(h: Tensor, path: str = path, convolve: Callable = layer.forward) -> Tensor:
+                return call.replaced.residual(path, convolve(h), tuple(options["uuids"]))
+
+            stack.enter_context(forward_replaced(layer, forward))
+        yield
