@@ -51,9 +51,9 @@ INNER = {
 # the host (only nodes and backends/comfy_native name it).
 OUTER = {
     "files": set(),
-    "kernels": {"torch"},
+    "kernels": {"torch", "einops"},
     "diffusion": {"torch", "numpy"},
-    "methods": {"torch", "numpy", "safetensors", "PIL", "kornia", "scipy", "filelock"},
+    "methods": {"torch", "einops", "numpy", "safetensors", "PIL", "kornia", "scipy", "filelock"},
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }

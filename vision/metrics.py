@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -193,14 +194,15 @@ def variance_shift(before: Tensor, after: Tensor, frames: int) -> float:
     Args:
         before, after: as in ``mean_shift``.
     """
-    a, b = (_by_frame(z, frames).movedim(1, 2) for z in (before, after))
+    layout = "branches frames tokens c -> branches tokens frames c"
+    a, b = (rearrange(_by_frame(z, frames), layout) for z in (before, after))
     a, b = (z - z.mean(-2, keepdim=True) for z in (a, b))
     own, other, cross = ((x @ y.mT).square().sum() for x, y in ((a, a), (b, b), (a, b)))
     return float(((own + other - 2 * cross).clamp(min=0) / own.clamp(min=1e-24)).sqrt())
 
 
 def _by_frame(z: Tensor, frames: int) -> Tensor:
-    return z.double().unflatten(0, (-1, frames))
+    return rearrange(z.double(), "(branches frames) ... -> branches frames ...", frames=frames)
 
 
 def paired_interval(values: Sequence[float | None], first: Sequence[float | None]) -> list[float] | None:

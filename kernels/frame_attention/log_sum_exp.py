@@ -19,6 +19,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .reference import attention
@@ -60,12 +61,22 @@ def attend_backward(
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[batch, tokens, heads * d] -> [batch, heads, tokens, d], a view."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rearrange(x, "batch tokens (heads d) -> batch heads tokens d", heads=heads)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[batch, heads, tokens, d] -> [batch, tokens, heads * d]."""
+    return rearrange(x, "batch heads tokens d -> batch tokens (heads d)")
 
 
 def folded(x: Tensor, heads: int) -> Tensor:
     """[frames, tokens, heads * d] -> [1, heads, frames * tokens, d], a view."""
-    return split_heads(x.reshape(1, -1, x.shape[-1]), heads)
+    return rearrange(x, "frames tokens (heads d) -> 1 heads (frames tokens) d", heads=heads)
+
+
+def unfolded(x: Tensor, frames: int) -> Tensor:
+    """[1, heads, frames * tokens, d] -> [frames, tokens, heads * d]."""
+    return rearrange(x, "1 heads (frames tokens) d -> frames tokens (heads d)", frames=frames)
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, lse_more: Tensor) -> None:
@@ -94,7 +105,7 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> bool:
         q, k, v, slope = (
             torch.randn(2, n, 2 * head_dim, generator=generator).to(device, dtype) for n in (37, 19, 19, 37)
         )
-        split = [x.unflatten(-1, (2, -1)).transpose(1, 2) for x in (q, k, v, slope)]
+        split = [split_heads(x, 2) for x in (q, k, v, slope)]
         wide = [x.detach().to("cpu", torch.float64).requires_grad_() for x in (q, k, v)]
         expected = attention(wide[0], wide[1], wide[2], 2)
         expected.backward(slope.to("cpu", torch.float64))
@@ -106,7 +117,7 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> bool:
         # No such name; no kernel for the device, type or card, which RuntimeError (NotImplementedError is one) tells.
         except (AttributeError, RuntimeError):
             return False
-    joined = [x.transpose(1, 2).flatten(2).to("cpu", torch.float64) for x in (out, *grads)]
+    joined = [join_heads(x).to("cpu", torch.float64) for x in (out, *grads)]
     truth = [expected.detach(), *(x.grad for x in wide)]
     close = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(dtype, 1e-3)
     return all(((a - b).abs().max() <= close * (1 + b.abs().max())).item() for a, b in zip(joined, truth, strict=True))

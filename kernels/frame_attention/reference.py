@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+#: a batch as clips, and the frames' tokens of all clips as a batch
+CLIPS = "(branches frames) tokens c -> branches frames tokens c"
+FRAMES = "frames branches tokens c -> (branches frames) tokens c"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -17,11 +22,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
     def split(x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
-        return wide.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return rearrange(wide, "batch tokens (heads d) -> batch heads tokens d", heads=heads)
 
     queries, keys, values = split(q), split(k), split(v)
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-    return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2).to(q.dtype)
+    out = scores.softmax(-1) @ values
+    return rearrange(out, "batch heads queries d -> batch queries (heads d)").to(q.dtype)
 
 
 def pool_tokens(x: Tensor, height: int, width: int, ratio: int) -> Tensor:
@@ -36,8 +42,9 @@ def pool_tokens(x: Tensor, height: int, width: int, ratio: int) -> Tensor:
     Returns:
         [batch, ceil(height / ratio) * ceil(width / ratio), channels].
     """
-    feature_map = x.transpose(1, 2).unflatten(2, (height, width))
-    return avg_pool2d(feature_map, ratio, ceil_mode=True).flatten(2).transpose(1, 2)
+    feature_map = rearrange(x, "batch (height width) c -> batch c height width", height=height, width=width)
+    pooled = avg_pool2d(feature_map, ratio, ceil_mode=True)
+    return rearrange(pooled, "batch c height width -> batch (height width) c")
 
 
 def frame_attention_reference(
@@ -50,38 +57,31 @@ def frame_attention_reference(
     The projections of keys and values have no bias, so pooling what they projected equals
     projecting pooled tokens. Shapes as in ``frame_attention``.
     """
-    branches = q.shape[0] // frames
-
     def fine_and_coarse(x: Tensor) -> Tensor:
-        fine = x.unflatten(0, (branches, frames))
-        coarse = pool_tokens(x, height, width, ratio).unflatten(0, (branches, frames))
+        fine, coarse = (rearrange(y, CLIPS, frames=frames) for y in (x, pool_tokens(x, height, width, ratio)))
         rows = []
         for i in range(frames):
             others = [coarse[:, j] for j in range(frames) if j != i]
             rows.append(torch.cat([fine[:, i], *others], dim=1))
-        return torch.stack(rows, dim=1).flatten(0, 1)
+        return rearrange(rows, FRAMES)
 
     return attention(q, fine_and_coarse(k), fine_and_coarse(v), heads)
 
 
 def sparse_causal_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Tune-A-Video: frame i attends to concat[z_0, z_max(i-1, 0)], not to itself."""
-    branches = q.shape[0] // frames
-
     def first_and_previous(x: Tensor) -> Tensor:
-        per_frame = x.unflatten(0, (branches, frames))
+        per_frame = rearrange(x, CLIPS, frames=frames)
         rows = [torch.cat([per_frame[:, 0], per_frame[:, max(i - 1, 0)]], dim=1) for i in range(frames)]
-        return torch.stack(rows, dim=1).flatten(0, 1)
+        return rearrange(rows, FRAMES)
 
     return attention(q, first_and_previous(k), first_and_previous(v), heads)
 
 
 def full_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: every frame attends to all tokens of all frames."""
-    branches = q.shape[0] // frames
-
     def all_frames(x: Tensor) -> Tensor:
-        joined = x.unflatten(0, (branches, frames)).flatten(1, 2)
-        return joined.repeat_interleave(frames, dim=0)
+        joined = rearrange(x, "(branches frames) tokens c -> branches (frames tokens) c", frames=frames)
+        return repeat(joined, "branches keys c -> (branches frames) keys c", frames=frames)
 
     return attention(q, all_frames(k), all_frames(v), heads)

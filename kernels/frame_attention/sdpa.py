@@ -1,6 +1,6 @@
 """Attention across frames without a copy of keys per frame.
 
-A softmax over a union of key sets is computed set by set and joined (``parts.join``). Every
+A softmax over a union of key sets is computed set by set and joined (``log_sum_exp.join``). Every
 set is a view: the coarse tokens of all frames but one are a window of a ring that holds
 them nearly twice.
 """
@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from .log_sum_exp import attend, attend_backward, folded, join, split_heads, wide_copy
+from .log_sum_exp import attend, attend_backward, folded, join, join_heads, split_heads, unfolded, wide_copy
 from .reference import pool_tokens
 
 # The gradient of windows is made per frame before it is folded into the ring: so many frames at a time.
@@ -39,8 +40,10 @@ def sparse_causal_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, fr
 
 def full_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: the frames are folded into the length, no key is repeated."""
-    q_, k_, v_ = (split_heads(x.reshape(-1, frames * x.shape[1], x.shape[2]), heads) for x in (q, k, v))
-    return scaled_dot_product_attention(q_, k_, v_).transpose(1, 2).reshape(q.shape)
+    clips = "(branches frames) tokens (heads d) -> branches heads (frames tokens) d"
+    q_, k_, v_ = (rearrange(x, clips, frames=frames, heads=heads) for x in (q, k, v))
+    out = scaled_dot_product_attention(q_, k_, v_)
+    return rearrange(out, "branches heads (frames tokens) d -> (branches frames) tokens (heads d)", frames=frames)
 
 
 class _Windows:
@@ -69,7 +72,7 @@ class _Windows:
     def fold(self, gradient: Tensor, branch: int, start: int, into: Tensor) -> None:
         """Add the gradients of ``view``'s frames to ``into`` [branches, n m, channels]."""
         total = self.frames * self.tokens
-        for i, rows in enumerate(gradient.transpose(1, 2).flatten(2), start=start):
+        for i, rows in enumerate(join_heads(gradient), start=start):
             begin = (i + 1) * self.tokens
             into[branch, begin:] += rows[: total - begin]
             into[branch, : begin - self.tokens] += rows[total - begin :]
@@ -90,7 +93,7 @@ class _FineCoarse(torch.autograd.Function):
             rows = slice(branch * frames, (branch + 1) * frames)
             others = ring_k.view(branch, 0, frames), ring_v.view(branch, 0, frames)
             join(out[rows], lse[rows], *attend(queries[rows], *others))
-        result = out.to(q.dtype).transpose(1, 2).flatten(2)
+        result = join_heads(out.to(q.dtype))
         ctx.save_for_backward(q, k, v, coarse_k, coarse_v, result, lse)
         ctx.heads, ctx.frames = heads, frames
         return result
@@ -120,7 +123,7 @@ class _FineCoarse(torch.autograd.Function):
             grad_q[rows] += more_q
             ring_k.fold(more_k, branch, start, coarse_grads[0])
             ring_v.fold(more_v, branch, start, coarse_grads[1])
-        grads = [x.transpose(1, 2).flatten(2).to(q.dtype) for x in (grad_q, grad_k, grad_v)]
+        grads = [join_heads(x).to(q.dtype) for x in (grad_q, grad_k, grad_v)]
         return *grads, *(x.view_as(coarse_k).to(q.dtype) for x in coarse_grads), None, None
 
 
@@ -139,10 +142,10 @@ class _SparseCausal(torch.autograd.Function):
         for first, rows, _, _ in _branches(q.shape[0], frames):
             # The first frame's keys serve all queries of the branch: fold frames into the length.
             part, part_lse = attend(folded(q[rows], heads), keys[first], values[first])
-            out[rows] = part.transpose(1, 2).reshape(q[rows].shape)
+            out[rows] = unfolded(part, frames)
             if lse is None:
                 lse = part_lse.new_empty(q.shape[0], heads, q.shape[1])
-            lse[rows] = part_lse.unflatten(2, (frames, -1)).transpose(1, 2)[0]
+            lse[rows] = rearrange(part_lse, "1 heads (frames tokens) -> frames heads tokens", frames=frames)
         wide = split_heads(out, heads)
         for _, _, later, previous in _branches(q.shape[0], frames):
             if frames > 2:
@@ -164,9 +167,9 @@ class _SparseCausal(torch.autograd.Function):
         grad_q, grad_k, grad_v = (split_heads(x, heads) for x in grads)
         for first, rows, later, previous in _branches(q.shape[0], frames):
             slope_all, q_all, out_all = (folded(x[rows], heads) for x in (grad, q, result))
-            lse_all = lse[rows].transpose(0, 1).flatten(1)[None].contiguous()
+            lse_all = rearrange(lse[rows], "frames heads tokens -> 1 heads (frames tokens)").contiguous()
             more = attend_backward(slope_all, q_all, keys[first], values[first], out_all, lse_all)
-            grads[0][rows] += more[0].transpose(1, 2).reshape(q[rows].shape)
+            grads[0][rows] += unfolded(more[0], frames)
             grad_k[first] += more[1]
             grad_v[first] += more[2]
             if frames > 2:

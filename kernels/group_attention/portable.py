@@ -7,6 +7,7 @@ computed again in backward, so that no more than one frame's keys are ever gathe
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +18,8 @@ def cross_frame_attention_portable(
     q: Tensor, k_own: Tensor, v_own: Tensor, k: Tensor, v: Tensor, heads: int, branches: int
 ) -> Tensor:
     """Own keys and the group's in one softmax; see ``cross_frame_attention``."""
-    k_, v_ = (x.unflatten(0, (branches, -1)).flatten(1, 2) for x in (k, v))
+    group = "(branches group) keys c -> branches (group keys) c"
+    k_, v_ = (rearrange(x, group, branches=branches) for x in (k, v))
     frames = q.shape[0] // branches
 
     def frame(i: int) -> Tensor:

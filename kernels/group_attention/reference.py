@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ..frame_attention.reference import attention
@@ -12,8 +13,9 @@ def gather_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, bran
     """VIA, equation 7: phi_i = softmax(Q_i K_prev^T / sqrt d) V_prev, the first frame with its own K, V."""
 
     def previous(x: Tensor) -> Tensor:
-        group = x.unflatten(0, (branches, -1))
-        return torch.stack([group[:, max(i - 1, 0)] for i in range(group.shape[1])], dim=1).flatten(0, 1)
+        group = rearrange(x, "(branches group) keys c -> group branches keys c", branches=branches)
+        rows = [group[max(i - 1, 0)] for i in range(len(group))]
+        return rearrange(rows, "group branches keys c -> (branches group) keys c")
 
     return attention(q, previous(k), previous(v), heads)
 
@@ -36,4 +38,5 @@ def cross_frame_attention_reference(
 
 def _per_frame(x: Tensor, branches: int, frames: int) -> Tensor:
     """The group's tokens in a row, once for every frame: [branches * frames, group * keys, channels]."""
-    return x.unflatten(0, (branches, -1)).flatten(1, 2).repeat_interleave(frames, dim=0)
+    group = rearrange(x, "(branches group) keys c -> branches (group keys) c", branches=branches)
+    return repeat(group, "branches keys c -> (branches frames) keys c", frames=frames)

@@ -11,16 +11,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..frame_attention.log_sum_exp import attend, attend_backward, folded, join, split_heads, wide_copy
+from ..frame_attention.log_sum_exp import (
+    attend,
+    attend_backward,
+    folded,
+    join,
+    join_heads,
+    split_heads,
+    unfolded,
+    wide_copy,
+)
 
 
 def swap_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
     """All group keys for every frame; see ``swap_attention``."""
-    q_, k_, v_ = (x.reshape(branches, -1, x.shape[2]) for x in (q, k, v))
+    clips = "(branches frames) tokens c -> branches (frames tokens) c"
+    q_, k_, v_ = (rearrange(x, clips, branches=branches) for x in (q, k, v))
     return _attend(q_, k_, v_, heads).reshape(q.shape)
 
 
@@ -43,7 +54,7 @@ def cross_frame_attention_sdpa(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Plain attention, [batch, tokens, heads * d]."""
-    return scaled_dot_product_attention(*(split_heads(x, heads) for x in (q, k, v))).transpose(1, 2).flatten(2)
+    return join_heads(scaled_dot_product_attention(*(split_heads(x, heads) for x in (q, k, v))))
 
 
 class _OwnAndGroup(torch.autograd.Function):
@@ -57,8 +68,8 @@ class _OwnAndGroup(torch.autograd.Function):
         out, lse = wide_copy(out), lse.clone()
         for rows, group in _rows(q, k, branches):
             more, lse_more = attend(folded(q[rows], heads), folded(k[group], heads), folded(v[group], heads))
-            join(out[rows], lse[rows], _unfolded(more, q[rows]), _unfolded(lse_more, q[rows]))
-        result = out.to(q.dtype).transpose(1, 2).flatten(2)
+            join(out[rows], lse[rows], _per_frame(more, len(q[rows])), _per_frame(lse_more, len(q[rows])))
+        result = join_heads(out.to(q.dtype))
         ctx.save_for_backward(q, k_own, v_own, k, v, result, lse)
         ctx.heads, ctx.branches = heads, branches
         return result
@@ -76,18 +87,18 @@ class _OwnAndGroup(torch.autograd.Function):
         for rows, group in _rows(q, k, ctx.branches):
             slope, queries, out = (folded(x[rows], heads) for x in (grad, q, result))
             keys, values = folded(k[group], heads), folded(v[group], heads)
-            denominator = lse[rows].transpose(0, 1).flatten(1)[None].contiguous()
+            denominator = rearrange(lse[rows], "frames heads tokens -> 1 heads (frames tokens)").contiguous()
             more_q, more_k, more_v = attend_backward(slope, queries, keys, values, out, denominator)
-            grad_q[rows] += _unfolded(more_q, q[rows])
-            grad_k[group] = more_k.transpose(1, 2).reshape(k[group].shape)
-            grad_v[group] = more_v.transpose(1, 2).reshape(v[group].shape)
-        grads = (x.transpose(1, 2).flatten(2).to(q.dtype) for x in (grad_q, grad_own_k, grad_own_v))
+            grad_q[rows] += _per_frame(more_q, len(q[rows]))
+            grad_k[group] = unfolded(more_k, len(k[group]))
+            grad_v[group] = unfolded(more_v, len(v[group]))
+        grads = (join_heads(x).to(q.dtype) for x in (grad_q, grad_own_k, grad_own_v))
         return *grads, grad_k, grad_v, None, None
 
 
-def _unfolded(x: Tensor, like: Tensor) -> Tensor:
-    """[1, heads, frames * tokens, ...] -> [frames, heads, tokens, ...], with frames and tokens of ``like``."""
-    return x[0].unflatten(1, like.shape[:2]).transpose(0, 1)
+def _per_frame(x: Tensor, frames: int) -> Tensor:
+    """[1, heads, frames * tokens, ...] -> [frames, heads, tokens, ...], a view."""
+    return rearrange(x, "1 heads (frames tokens) ... -> frames heads tokens ...", frames=frames)
 
 
 def _rows(q: Tensor, k: Tensor, branches: int) -> Iterator[tuple[slice, slice]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -12,14 +13,13 @@ def temporal_attention_reference(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, 
     Shapes as in ``temporal_attention``.
     """
     wide = torch.float64 if z.dtype == torch.float64 else torch.float32
-    branches = z.shape[0] // frames
-    # [b f, l, c] -> [b l, f, c]: a sequence of frames per place.
-    sequence = z.to(wide).unflatten(0, (branches, frames)).transpose(1, 2).flatten(0, 1)
+    sequence = rearrange(z.to(wide), "(branches frames) tokens c -> (branches tokens) frames c", frames=frames)
 
     def project(weight: Tensor) -> Tensor:
-        return (sequence @ weight.to(wide).T).unflatten(-1, (heads, -1)).transpose(1, 2)
+        projected = sequence @ weight.to(wide).T
+        return rearrange(projected, "places frames (heads d) -> places heads frames d", heads=heads)
 
     q, k, v = project(wq), project(wk), project(wv)
     weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    mixed = (weights @ v).transpose(1, 2).flatten(2)
-    return mixed.unflatten(0, (branches, -1)).transpose(1, 2).flatten(0, 1).to(z.dtype)
+    layout = "(branches tokens) heads frames d -> (branches frames) tokens (heads d)"
+    return rearrange(weights @ v, layout, tokens=z.shape[1]).to(z.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -18,10 +19,11 @@ def temporal_attention_sdpa(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads
     """
 
     def project(weight: Tensor) -> Tensor:
-        per_clip = linear(z, weight.to(z.dtype)).unflatten(0, (-1, frames))
-        return per_clip.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2)
+        projected = linear(z, weight.to(z.dtype))
+        layout = "(branches frames) places (heads d) -> branches (places heads) frames d"
+        return rearrange(projected, layout, frames=frames, heads=heads)
 
     parts = zip(*(project(w).split(ROWS_AT_ONCE, dim=1) for w in (wq, wk, wv)), strict=True)
-    mixed = [scaled_dot_product_attention(q, k, v).transpose(1, 2) for q, k, v in parts]
-    joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
-    return joined.reshape(*z.shape[:2], -1)
+    mixed = [scaled_dot_product_attention(q, k, v) for q, k, v in parts]
+    joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+    return rearrange(joined, "branches (places heads) frames d -> (branches frames) places (heads d)", heads=heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear
 
@@ -57,9 +58,10 @@ class VisualAdapter(nn.Module):
         )
         normed = adjustable_norm(z, self.norm_weight, self.norm_bias, self.w0)
         d = linear(normed, down, down_bias)
-        feature_map = d.transpose(1, 2).unflatten(-1, (layout.height, layout.width))
+        sides = {"height": layout.height, "width": layout.width}
+        feature_map = rearrange(d, "frames (height width) c -> frames c height width", **sides)
         mixed = conv2d(feature_map, conv, padding=conv.shape[-1] // 2, groups=len(conv))
-        hidden = gelu(d + mixed.flatten(2).transpose(1, 2))
+        hidden = gelu(d + rearrange(mixed, "frames c height width -> frames (height width) c"))
         return z + self.strength * linear(hidden, up, up_bias)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
@@ -13,6 +14,9 @@ from ...kernels.temporal_attention import temporal_attention
 from ..attachment import Attachment, BlockSite, FrameLayout
 from .spectral import spectrally_normalised
 
+CLIPS = "(branches frames) tokens channels -> branches frames tokens channels"
+MEAN_OVER_FRAMES = "branches frames tokens channels -> branches 1 tokens channels"
+FRAMES = "branches frames tokens channels -> (branches frames) tokens channels"
 NORMS = ("center", "instance", "layer", "none")
 
 
@@ -22,8 +26,8 @@ def instance_center(z: Tensor, layout: FrameLayout) -> Tensor:
     Args:
         z: [branches * frames, tokens, channels].
     """
-    clips = z.unflatten(0, (layout.branches, layout.frames))
-    return (clips - clips.mean(1, keepdim=True)).flatten(0, 1)
+    clips = rearrange(z, CLIPS, frames=layout.frames)
+    return rearrange(clips - reduce(clips, MEAN_OVER_FRAMES, "mean"), FRAMES)
 
 
 class STAM(nn.Module):
@@ -116,8 +120,9 @@ class STAM(nn.Module):
         centred = instance_center(z, layout)
         if self.norm == "center":
             return centred
-        variance = centred.unflatten(0, (layout.branches, layout.frames)).square().mean(1)
-        return centred * (variance + 1e-5).rsqrt().repeat_interleave(layout.frames, 0)
+        clips = rearrange(centred, CLIPS, frames=layout.frames)
+        variance = reduce(clips.square(), MEAN_OVER_FRAMES, "mean")
+        return rearrange(clips * (variance + 1e-5).rsqrt(), FRAMES)
 
 
 def build_stam(

@@ -8,6 +8,7 @@ the host inverts it just before the network.
 from __future__ import annotations
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
@@ -52,8 +53,9 @@ def packed(cells: Tensor) -> Tensor:
         cells: [4 (T' - 1) + 1, h, w].
     """
     check_frames("mask", len(cells))
-    repeated = cells[:1].expand(STRIDE - 1, -1, -1)
-    return torch.cat([repeated, cells]).unflatten(0, (-1, STRIDE)).movedim(1, 0)[None].contiguous()
+    first = repeat(cells[0], "h w -> frames h w", frames=STRIDE - 1)
+    layout = "(latent channels) h w -> 1 channels latent h w"
+    return rearrange(torch.cat([first, cells]), layout, channels=STRIDE).contiguous()
 
 
 def packed_single(cells: Tensor) -> Tensor:
