@@ -216,6 +216,9 @@ class VideoBackend(Host, Protocol):
         blocks are computed again in backward. On leaving, also by an error or a cancel, the MODEL is bit for bit as
         before. ``precision``: "auto" (bfloat16 where the device computes in it) or "float32"."""
 
+    def has_video_lora(self, model: Any, lora: Mapping[str, Tensor]) -> bool:
+        """Whether this very LoRA is on the MODEL's weights already."""
+
     def add_video_lora(self, model: Any, lora: Mapping[str, Tensor]) -> Any:
         """A clone with a LoRA on its weights, at strength 1. Raises ValueError (one sentence) where the MODEL lacks
         one of its layers."""

@@ -56,6 +56,18 @@ def differences(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{name}.weight": up @ down for name, (down, up) in factors(lora).items()}
 
 
+def same_lora(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
+    """Whether two pairs (A, B) are one, but for a scale and the rounding of a file in half the width.
+
+    A pair with B = 0, which changes nothing, is none.
+    """
+    return all(
+        a.shape == b.shape
+        and torch.cosine_similarity(a.float().flatten().cpu(), b.float().flatten().cpu(), dim=0) > 0.9995
+        for a, b in zip(first, second, strict=True)
+    )
+
+
 def check_shapes(lora: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> None:
     """Raise ValueError unless the LoRA's layers are among (out, in) ``shapes``."""
     for name, (down, up) in factors(lora).items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,8 @@ def set_aside(path: Path, why: str) -> None:
     """Rename a file or folder that cannot be used, and warn with its path."""
     aside = path.with_name(path.name + ".damaged")
     try:
+        if aside.is_dir():
+            shutil.rmtree(aside)
         path.replace(aside)
         log.warning("%s It is set aside as %s, and the work is done again.", why, aside)
     except OSError as error:

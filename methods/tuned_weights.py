@@ -182,6 +182,19 @@ def fill(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:
     return set(own)
 
 
+def check_untuned(backend: Backend, model: Any, method: str) -> None:
+    """Raise ValueError where a method would begin anew although the MODEL has its tuned weights, which would go."""
+    if any(a.method == method and is_tuned(a) for a in backend.attachments(model)):
+        raise ValueError(f"model: {method} is on it already, with tuned weights, which would be lost while the rest of "
+                         "the tuning stayed; take this node out, or give it the model from before the tuning.")
+
+
+def is_tuned(attachment: Attachment) -> bool:
+    """Whether an attachment has weights that a training has made final."""
+    parameters = [p for tree in attachment.trees for p in tree.parameters()]
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
 def freeze(attachment: Attachment) -> None:
     """Mark filled modules as final: no gradients, normalisation already in the weights."""
     for tree in attachment.trees:

@@ -15,8 +15,10 @@ def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
 
     from .. import backends
     from ..methods import registry
+    from ..methods.tuned_weights import check_untuned
 
     backend = backends.of(model)
+    check_untuned(backend, model, method)
     # New weights must be ordinary tensors: those of inference mode can never be trained.
     with torch.inference_mode(False):
         return io.NodeOutput(backend.attach(model, registry.build(method, backend.sites(model), config)))

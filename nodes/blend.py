@@ -43,14 +43,14 @@ class BoundaryBlend(io.ComfyNode):
     @classmethod
     def execute(cls, sampler, inverted, mask, blend, reading, ramp_steps, soft_mask) -> io.NodeOutput:
         from .. import backends
+        from ..methods.trajectory_store import of_latent
         from ..methods.via import blend as boundary
         from ..methods.via.latent_mask import keep_mask
-        from ..methods.via.trajectory import Trajectory
 
         if "noise_mask" in inverted:
             raise ValueError("inverted: carries a noise mask, which would mix the kept region a second time; remove "
                              "Set Latent Noise Mask, since this node has the mask.")
-        trajectory = Trajectory.of_latent(inverted)
+        trajectory = of_latent(inverted)
         frames, _, height, width = trajectory.shape
         keep = keep_mask(mask, frames, height, width, soft_mask)
         settings = boundary.BoundaryBlend(trajectory, keep, blend, reading, ramp_steps)

@@ -42,9 +42,13 @@ class DDIMInversion(io.ComfyNode):
         import torch
 
         from .. import backends
-        from ..methods.via.candidates import Part
-        from ..methods.via.trajectory import inverted
+        from ..methods.content_hash import content_hash
+        from ..methods.progress import Part
+        from ..methods.trajectory_store import inverted, with_trajectory
 
+        if "noise_mask" in latent:
+            raise ValueError("latent: carries a noise mask, which a sampler would apply to the inverted noise instead "
+                             "of the clip; remove Set Latent Noise Mask, and keep a region with Boundary Blend.")
         backend = backends.of(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))
@@ -60,17 +64,10 @@ class DDIMInversion(io.ComfyNode):
                 def advance(number, x, levels):
                     return backend.invert(model, conditioning, x, levels, refinement, Part(progress, number))[-1]
 
-                trajectory, last = inverted(cls.FOLDER, samples, sigmas.flip(0), advance)
+                trajectory, last = inverted(cls.FOLDER, samples, sigmas.flip(0), advance,
+                                            [content_hash(conditioning), refinement])
                 steps = trajectory.steps
-        noise = {
-            **latent,
-            "samples": last,
-            "steadyedit_trajectory": steps,
-            "steadyedit_sigmas": sigmas.flip(0),
-            # What a blend keeps, it keeps to the last bit.
-            "steadyedit_source": samples,
-        }
-        return io.NodeOutput(noise, sigmas)
+        return io.NodeOutput(with_trajectory(latent, last, steps, sigmas.flip(0)), sigmas)
 
 
 NODES = [DDIMInversion]

@@ -162,6 +162,17 @@ def test_stage_two_goes_on_from_an_earlier_lora(model):
         train_mask_lora(BACKEND, model, [sample()], MaskLoRARecipe(rank=3), QUIET, start=start)
 
 
+def test_a_lora_that_is_on_the_model_is_not_trained_a_second_time(model):
+    """Stage 2 with the MODEL and the LORA of stage 1: it would count twice."""
+    first = train_mask_lora(BACKEND, model, [sample()], recipe(2), QUIET, progress=Quiet())
+    start = dict(first.weights.tensors)
+    for given in (start, {key: value.bfloat16() for key, value in start.items()}):
+        with pytest.raises(ValueError, match="lora: is on the model's weights already, where it would count twice"):
+            train_mask_lora(BACKEND, first.model, [sample(2)], recipe(1), QUIET, start=given, progress=Quiet())
+    other = train_mask_lora(BACKEND, model, [sample(5)], recipe(2, learning_rate=1e-2), QUIET, progress=Quiet())
+    train_mask_lora(BACKEND, other.model, [sample(2)], recipe(1), QUIET, start=start, progress=Quiet())
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(model, tmp_path):
     samples, kept = [sample()], []
 

@@ -14,12 +14,12 @@ from steadyedit.diffusion.samplers import (
     sample_heun,
     seeded_noise,
 )
+from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.kernels.boundary_blend import boundary_blend_reference, ramp_weight
 from steadyedit.methods.reference_rows import sample_with_rows
 from steadyedit.methods.via.blend import MODES, BoundaryBlend, blended
 from steadyedit.methods.via.latent_mask import keep_mask
 from steadyedit.methods.via.response import measure
-from steadyedit.methods.via.trajectory import Trajectory
 
 FRAMES, SHAPE, SCALE = 3, (3, 4, 6, 5), 0.18215
 SPREAD = 1.3

@@ -8,10 +8,10 @@ import pytest
 import torch
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.diffusion.samplers import SAMPLERS
+from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.methods.registry import build
 from steadyedit.methods.via.blend import BoundaryBlend
 from steadyedit.methods.via.latent_mask import keep_mask
-from steadyedit.methods.via.trajectory import Trajectory
 from steadyedit.standalone import host_api
 from steadyedit.toyworld import models
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.methods.via import trajectory as stored
-from steadyedit.methods.via.trajectory import Trajectory
+from steadyedit.diffusion.trajectory import Trajectory
+from steadyedit.methods import trajectory_store as stored
+from steadyedit.methods.trajectory_store import TrajectoryStore, of_latent, with_trajectory
 
 SIGMAS = torch.tensor([0, 0.5, 2, 14.6], dtype=torch.float64)
 
@@ -28,10 +29,21 @@ def test_a_step_of_frames_in_any_order():
 def test_out_of_a_latent():
     clip = torch.randn(2, 4, 5, 3)
     latent = {"steadyedit_trajectory": torch.stack([clip, clip * 2]).half(), "steadyedit_sigmas": SIGMAS[:2]}
-    assert torch.equal(Trajectory.of_latent(latent).source, clip.half().float())
-    assert torch.equal(Trajectory.of_latent({**latent, "steadyedit_source": clip}).source, clip)
+    assert torch.equal(of_latent(latent).source, clip.half().float())
+    assert torch.equal(of_latent({**latent, "steadyedit_source": clip}).source, clip)
     with pytest.raises(ValueError, match="inverted: holds no trajectory"):
-        Trajectory.of_latent({"samples": clip})
+        of_latent({"samples": clip})
+
+
+@pytest.mark.parametrize("change", ["flip", "select", "repeat", "scale"])
+def test_a_latent_that_was_changed_after_its_inversion_is_recognised(change):
+    clip = torch.randn(3, 4, 5, 6)
+    latent = with_trajectory({"samples": clip, "batch_index": [0, 1, 2]}, clip * 2, [clip, clip * 2], SIGMAS[:2])
+    assert torch.equal(of_latent(latent).source, clip) and latent["batch_index"] == [0, 1, 2]
+    x = latent["samples"]
+    x = {"flip": x.flip(3), "select": x[:2], "repeat": x[[0, 0, 1, 1, 2, 2]], "scale": x * 1.5}[change]
+    with pytest.raises(ValueError, match="inverted: was changed after its inversion"):
+        of_latent({**latent, "samples": x})
 
 
 def test_on_disk_it_is_mapped_and_the_clip_is_exact(tmp_path):
@@ -47,15 +59,22 @@ def test_on_disk_it_is_mapped_and_the_clip_is_exact(tmp_path):
 
 def test_what_was_cut_off_goes_on(tmp_path):
     values = steps()
-    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 0
-    stored.write_step(tmp_path, 0, values[0])
-    stored.write_step(tmp_path, 1, values[1])
+
+    def begun():
+        store = TrajectoryStore(tmp_path, values[0], SIGMAS)
+        return store, store.begin()
+
+    store, done = begun()
+    assert done == 0
+    store.write(0, values[0])
+    store.write(1, values[1])
     with pytest.raises(ValueError, match="ended before step 2 of 3"):
         stored.read(tmp_path)
-    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 2
+    store, done = begun()
+    assert done == 2
     for step in (2, 3):
-        stored.write_step(tmp_path, step, values[step])
-    assert stored.create(tmp_path, values[0].shape, SIGMAS) == 4
+        store.write(step, values[step])
+    assert begun()[1] == 4
     assert torch.equal(stored.read(tmp_path)[3, [0]], values[3][:1].half())
 
 
@@ -85,15 +104,38 @@ def test_an_inversion_goes_on_to_the_same_bits(tmp_path, stop):
     assert not calls and torch.equal(end, last) and torch.equal(done.source, clip)
 
 
+@pytest.mark.parametrize("damage", ["a step", "the last", "the header", "another clip", "another prompt", "all"])
+def test_what_is_damaged_is_set_aside_and_inverted_again(damage, tmp_path, caplog):
+    clip, calls = steps()[0], []
+
+    def advance(number, x, levels):
+        calls.append(number)
+        return x * 1.1 + levels[1] / 3
+
+    whole, last = stored.inverted(tmp_path / "whole", clip, SIGMAS, advance)
+    folder = tmp_path / "clip"
+    other = clip + 1 if damage == "another clip" else clip
+    stored.inverted(folder, other, SIGMAS, advance, "one" if damage == "another prompt" else None)
+    names = {"a step": ["step_0002.npy"], "the last": ["last_0003.npy"], "the header": ["trajectory.json"],
+             "all": [path.name for path in folder.iterdir()]}.get(damage, [])  # fmt: skip
+    for name in names:
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 64
+        (folder / name).write_bytes(data if name.endswith(".npy") else b"{")
+    calls.clear()
+    again, end = stored.inverted(folder, clip, SIGMAS, advance)
+    assert torch.equal(end, last) and all(torch.equal(a, b) for a, b in zip(again.steps, whole.steps, strict=True))
+    assert calls == [0, 1, 2] and "set aside as" in caplog.text and str(folder) in caplog.text
+
+
 def test_bad_input_is_told(tmp_path):
     values = steps()
-    stored.create(tmp_path, values[0].shape, SIGMAS)
-    with pytest.raises(ValueError, match="another clip or schedule"):
-        stored.create(tmp_path, values[0].shape, SIGMAS * 2)
+    store = TrajectoryStore(tmp_path, values[0], SIGMAS)
+    store.begin()
     with pytest.raises(ValueError, match="in a folder of"):
-        stored.write_step(tmp_path, 0, values[0][:1])
+        store.write(0, values[0][:1])
     with pytest.raises(ValueError, match="too large for float16"):
-        stored.write_step(tmp_path, 1, values[1] * 1e6)
+        store.write(1, values[1] * 1e6)
     assert not list(tmp_path.glob("*.npy"))
     with pytest.raises(FileNotFoundError):
         stored.read(tmp_path / "none")

@@ -165,6 +165,9 @@ class ComfyBackend:
     ) -> AbstractContextManager[VideoTrainingView]:
         return video.opened(model, samples, lora, planned, precision)
 
+    def has_video_lora(self, model: ModelPatcher, lora: Mapping[str, Tensor]) -> bool:
+        return video.carries(model, lora)
+
     def add_video_lora(self, model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
         return video.added(model, weights)
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
+from ...methods.tuned_weights import is_tuned
 from . import planned
 from .blocks import refuse_second_owner, sites_of
+from .merging import guard_merges
 from .norms import norms_of
 from .runtime import check_conditions, run_attached
 from .state import KEY, Attached, attached_to
@@ -59,6 +61,8 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
         # Under the host's own memory management: counted, loaded with the MODEL and taken off the device with it.
         loaded = [ModelPatcher(tree, model.load_device, model.offload_device) for tree in attachment.trees]
         clone.set_additional_models(key, loaded)
+    if is_tuned(attachment):
+        guard_merges(clone)
     return clone
 
 
@@ -78,4 +82,5 @@ def add_query_deltas(model: ModelPatcher, deltas: Mapping[str, Tensor]) -> Model
                              f"{tuple(delta.shape)}; use the base model that they were tuned on.")
         patches[key] = ("diff", (delta,))
     clone.add_patches(patches)
+    guard_merges(clone, frozenset(patches))
     return clone

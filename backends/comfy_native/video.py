@@ -16,7 +16,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from ...methods.lora import check_shapes, factors
+from ...methods.lora import check_shapes, factors, same_lora
 from . import video_network
 from .training import attribute_set, mode_of_weights, own_tensors, plain_attention, processed, training_dtype
 from .video_blocks import frozen_transformer
@@ -101,6 +101,17 @@ def added(model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     clone.add_patches(comfy.lora.load_lora(dict(weights), keys))
     return clone
+
+
+def carries(model: ModelPatcher, lora: Mapping[str, Tensor]) -> bool:
+    """``VideoBackend.has_video_lora``: by this pack or by any of the host's loaders."""
+    for name, (down, up) in factors(lora).items():
+        for patch in model.patches.get(f"diffusion_model.{name}.weight", ()):
+            # (up, down, alpha, ...), as the host's adapter has them.
+            found = [w for w in getattr(patch[1], "weights", ()) if isinstance(w, torch.Tensor)][:2]
+            if len(found) == 2 and same_lora((found[1], found[0]), (down, up)):
+                return True
+    return False
 
 
 @contextmanager

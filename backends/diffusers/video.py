@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...diffusion.flow import FlowSchedule
 from ...diffusion.samplers import named_sampler
-from ...methods.lora import check_shapes, factors
+from ...methods.lora import check_shapes, factors, same_lora
 from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, wan_moments
 from ...toyworld.models.wan import to_wan
@@ -193,6 +193,11 @@ class DiffusersVideoBackend:
                        planned: MemoryPlan, precision: str):
         # Nothing is streamed here: the network computes where and in what it lies.
         return opened(model, samples, lora)
+
+    def has_video_lora(self, model: DiffusersVideoModel, lora: Mapping[str, Tensor]) -> bool:
+        wanted = factors(lora)
+        return any(same_lora(pair, wanted[name]) for own in model.loras for name, pair in factors(own).items()
+                   if name in wanted)
 
     def add_video_lora(self, model: DiffusersVideoModel, lora: Mapping[str, Tensor]) -> DiffusersVideoModel:
         check_shapes(lora, self.video_layers(model))

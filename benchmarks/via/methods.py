@@ -23,8 +23,8 @@ from ..common.memory import peak_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...diffusion.trajectory import Trajectory
     from ...methods.tuning import Tuned
-    from ...methods.via.trajectory import Trajectory
     from ...toyworld import Edit
     from ..common.cases import Case, World
 

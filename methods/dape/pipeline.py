@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..registry import build_on
+from ..tuned_weights import check_untuned
 from ..tuning import Tuned, tune
 from .recipes import Stage
 
@@ -32,9 +33,11 @@ def run_stage(
         The MODEL with the stage's methods tuned on it, and weights that hold these alone.
 
     Raises:
-        ValueError: a setting that does not fit the MODEL, and what ``tune`` raises.
+        ValueError: a setting that does not fit the MODEL, a method that is tuned on it already, and what
+            ``tune`` raises.
     """
     for method, config in stage.methods.items():
+        check_untuned(backend, model, method)
         model = backend.attach(model, build_on(backend, model, method, config))
     return tune(backend, model, samples, conditioning, stage.recipe, cache=cache, progress=progress,
                 preview_every=preview_every, only=tuple(stage.methods))  # fmt: skip

@@ -161,7 +161,7 @@ def first_lora(
     """The values that training starts from: new ones, or an earlier LoRA's.
 
     Raises:
-        ValueError: the earlier LoRA has other layers or another rank than the recipe.
+        ValueError: the earlier LoRA has other layers or another rank than the recipe, or is on the MODEL already.
     """
     shapes = backend.video_layers(model)
     chosen = {name: shapes[name] for name in targeted(shapes, recipe.targets)}
@@ -170,6 +170,9 @@ def first_lora(
         return fresh
     start = with_alpha_in(start)
     check_shapes(start, shapes)
+    if backend.has_video_lora(model, start):
+        raise ValueError("lora: is on the model's weights already, where it would count twice; connect the model from "
+                         "before Mask-Aware LoRA, or leave lora open to train another one on top.")
     if start.keys() != fresh.keys() or any(start[key].shape != fresh[key].shape for key in fresh):
         ranks = {value.shape[0] for key, value in start.items() if key.endswith(DOWN)}
         raise ValueError(f"lora: has {len(start) // 2} layers of rank {', '.join(map(str, sorted(ranks)))}, but the "

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...diffusion.trajectory import Trajectory
 from ...kernels.boundary_blend import READINGS, boundary_blend, ramp_weight
 from .response import Response, measure
-from .trajectory import Trajectory
 
 Sampler = Callable[..., Tensor]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..progress import Part
 from .root import check_editor, size_of
 
 if TYPE_CHECKING:
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
 FULL_PSNR = 40.0
 #: PSNR of equal pictures, dB.
 LEAST_MSE = 1e-10
-
-
-@dataclass
-class Part:
-    """One run's share of a longer progress bar."""
-
-    whole: Progress
-    offset: int
-
-    def update(self, value: int, preview: Any = None, **numbers: float) -> None:
-        self.whole.update(self.offset + value, preview, **numbers)
 
 
 def chosen_frame(frame: int, frames: int, seed: int) -> int:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...diffusion.trajectory import Trajectory
 from .adapt import AdaptRecipe, adapt
 from .blend import BoundaryBlend
 from .candidates import chosen_frame, root_candidates, with_picture
 from .gather_swap import GatherSwap, build_gather_swap
 from .latent_mask import keep_mask
 from .root import check_editor
-from .trajectory import Trajectory
 
 if TYPE_CHECKING:
     from ...backends.protocol import Backend

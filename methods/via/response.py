@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .trajectory import SAME
+from ...diffusion.trajectory import SAME
 
 
 @dataclass(frozen=True)

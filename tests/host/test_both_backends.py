@@ -6,10 +6,10 @@ import pytest
 import torch
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.diffusion.samplers import SAMPLERS
+from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.methods.registry import build
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, tune
 from steadyedit.methods.via.blend import BoundaryBlend
-from steadyedit.methods.via.trajectory import Trajectory
 from toys import BACKEND, METHODS, Quiet, assert_close, clip, diffusers_unet, model, moved, text
 
 OTHER = DiffusersBackend()

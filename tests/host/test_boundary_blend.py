@@ -8,8 +8,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from steadyedit.backends.comfy_native.blend import SINGLE_STEP, blend_sampler, is_single_step
 from steadyedit.methods.registry import build
+from steadyedit.methods.trajectory_store import of_latent
 from steadyedit.methods.via.blend import BoundaryBlend, blended
-from steadyedit.methods.via.trajectory import Trajectory
 from steadyedit.nodes import blend as nodes
 from steadyedit.nodes.inversion import DDIMInversion
 from toys import BACKEND, Quiet, assert_untouched, clip, model, text, traces, weights
@@ -81,7 +81,7 @@ def test_every_sampler_keeps_the_source_and_edits_as_it_would(name):
 def through(name, latent, mask, **settings):
     """The form through the denoiser, also for samplers that do not need it."""
     sampler = comfy.samplers.sampler_object(name)
-    blend = BoundaryBlend(Trajectory.of_latent(latent), 1 - mask[None], **settings)
+    blend = BoundaryBlend(of_latent(latent), 1 - mask[None], **settings)
     mixed = blended(sampler.sampler_function, blend, literal=False, frame_ids=lambda extra: None,
                     to_model_space=lambda model: model.inner_model.inner_model.process_latent_in)  # fmt: skip
     return comfy.samplers.KSAMPLER(mixed, sampler.extra_options, sampler.inpaint_options)
@@ -160,7 +160,7 @@ def test_a_sampler_by_name_and_from_the_top_only():
     """``Backend.sample`` takes the blend; ended above noise level 0, the LATENT holds what is there."""
     patcher = pointwise()
     latent, sigmas = inverted(patcher)
-    mixed = BACKEND.blend_sampler("euler", BoundaryBlend(Trajectory.of_latent(latent), torch.ones(1, 1, SIDE, SIDE)))
+    mixed = BACKEND.blend_sampler("euler", BoundaryBlend(of_latent(latent), torch.ones(1, 1, SIDE, SIDE)))
     whole = BACKEND.sample(patcher, text(1), text(2), 7.5, latent["samples"], sigmas, Quiet(), sampler=mixed)
     assert torch.equal(whole, latent["steadyedit_source"])
     part = BACKEND.sample(patcher, text(1), text(2), 7.5, latent["samples"], sigmas[:3], Quiet(), sampler=mixed)
@@ -197,7 +197,7 @@ def test_the_sampler_that_comes_in_is_not_changed():
     sampler = comfy.samplers.sampler_object("heun")
     before = dict(vars(sampler))
     latent, _ = inverted(pointwise(), 2)
-    mixed = blend_sampler(sampler, BoundaryBlend(Trajectory.of_latent(latent), torch.ones(1, 1, SIDE, SIDE)))
+    mixed = blend_sampler(sampler, BoundaryBlend(of_latent(latent), torch.ones(1, 1, SIDE, SIDE)))
     assert vars(sampler) == before and mixed.sampler_function.__name__ == "sample_heun"
 
 

@@ -1,0 +1,139 @@
+"""What comes after a tuning or an inversion in a graph: kept whole, or refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dape import with_dape
+from steadyedit import nodes
+from steadyedit.methods.tuning import TuneRecipe, tune
+from toys import BACKEND, Quiet, attached, clip, model, sample, text
+from videos import BACKEND as VIDEO
+from videos import model as video_model
+from videos import sample as video_sample
+
+NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
+
+
+def run(name, **inputs):
+    """A node's outputs, as the host runs it."""
+    with torch.inference_mode():
+        return NODES[name].execute(**inputs).args
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    patcher = attached(model(), "stam", "ffam")
+    recipe = TuneRecipe(steps=1, learning_rate=1e-2)
+    with torch.inference_mode():
+        return tune(BACKEND, patcher, clip(), text(1), recipe, progress=Quiet()).model
+
+
+@pytest.mark.parametrize("node", ["SteadyEditSTAM", "SteadyEditTemporalAttention"])
+def test_a_method_begins_anew_only_where_no_tuning_is_lost(node, tuned):
+    slug = {"SteadyEditSTAM": "stam"}.get(node, "temporal-attention")
+    once = run(node, model=model())[0]
+    assert [a.method for a in BACKEND.attachments(run(node, model=once)[0])] == [slug], "untuned, again is as once"
+    if slug == "stam":
+        with pytest.raises(ValueError, match="model: stam is on it already, with tuned weights"):
+            run(node, model=tuned)
+
+
+def test_ffam_may_take_another_ratio_after_tuning(tuned):
+    changed = run("SteadyEditFFAM", model=tuned, ratio=4, blocks="all")[0]
+    assert {a.method: a.config.get("ratio") for a in BACKEND.attachments(changed)} == {"stam": None, "ffam": 4}
+
+
+def test_a_dape_stage_does_not_replace_itself():
+    from steadyedit.methods.dape.pipeline import run_stage
+    from steadyedit.methods.dape.recipes import norm_stage
+
+    recipe = TuneRecipe(steps=1, queries=False)
+    with torch.inference_mode():
+        first = run_stage(BACKEND, model(), clip(), text(1), norm_stage(recipe), progress=Quiet())
+        with pytest.raises(ValueError, match="model: norm-tune is on it already, with tuned weights"):
+            run_stage(BACKEND, first.model, clip(), text(1), norm_stage(recipe), progress=Quiet())
+
+
+def test_a_merge_does_not_take_half_of_a_tuning(tuned):
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    plain, merge = model(), ModelMergeSimple().merge
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="^model2: has tuned weights of this pack on it"):
+            merge(plain, tuned.clone().clone(), 0.5)
+        with pytest.raises(ValueError, match="^model1: has tuned weights of this pack on it"):
+            merge(tuned.clone(), plain, 0.5)
+        (whole,) = merge(tuned, plain, 1.0)
+        assert torch.equal(sample(whole), sample(tuned)), "all of the first and nothing of the second"
+        (both,) = merge(plain, model(), 0.5)
+        assert torch.allclose(sample(both), sample(plain), atol=1e-4), "untuned models merge as ever"
+        norms = with_dape(model(), "norm-tune")
+        assert merge(norms, plain, 0.5), "differences of norms stay whole on any base"
+
+
+def test_a_clone_of_a_tuned_model_is_let_go(tuned):
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        gone = weakref.ref(tuned.clone())
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_latent_that_was_flipped_after_its_inversion_is_recognised():
+    latent = {"samples": clip()}
+    noise, sigmas = run("SteadyEditDDIMInversion", model=model(), conditioning=text(), latent=latent, steps=2,
+                        refinement=0)  # fmt: skip
+    mask, more = torch.zeros(1, 64, 64), {"blend": "ramp", "reading": "A", "ramp_steps": 0, "soft_mask": True}
+    mask[:, :32] = 1
+    import comfy.samplers
+
+    sampler = comfy.samplers.sampler_object("euler")
+    assert run("SteadyEditBoundaryBlend", sampler=sampler, inverted=noise, mask=mask, **more)
+    for changed in (noise["samples"].flip(3), noise["samples"][:2], noise["samples"].repeat(2, 1, 1, 1)):
+        with pytest.raises(ValueError, match="^inverted: was changed after its inversion"):
+            run("SteadyEditBoundaryBlend", sampler=sampler, inverted={**noise, "samples": changed}, mask=mask, **more)
+
+
+def test_a_noise_mask_is_not_inverted():
+    latent = {"samples": clip(), "noise_mask": torch.ones(1, 64, 64)}
+    with pytest.raises(ValueError, match="^latent: carries a noise mask"):
+        run("SteadyEditDDIMInversion", model=model(), conditioning=text(), latent=latent, steps=2, refinement=0)
+
+
+@pytest.mark.parametrize(("spans", "fits"), [
+    ([(0.0, 1.0)], True), ([(0.5, 1.0)], False), ([(0.0, 0.7)], False), ([(0.0, 0.5), (0.5, 1.0)], True),
+    ([(0.0, 0.3), (0.5, 1.0)], False), ([(0.4, 1.0), (0.0, 0.6)], True),
+])  # fmt: skip
+def test_prompts_that_leave_noise_levels_out_are_refused(spans, fits):
+    """Tuning and inversion pass all of them; a schedule of prompts without a gap is right."""
+    conditioning = [[text(n)[0][0], {"start_percent": a, "end_percent": b}] for n, (a, b) in enumerate(spans)]
+    asked = {"conditioning": conditioning, "latent": {"samples": clip()}}
+
+    def both():
+        run("SteadyEditDDIMInversion", model=model(), steps=2, refinement=0, **asked)
+        run("SteadyEditOneShotTune", model=attached(model(), "stam"), steps=2, learning_rate=1e-3, seed=0,
+            tune_queries=True, reuse=False, **asked)  # fmt: skip
+
+    if fits:
+        both()
+    else:
+        with pytest.raises(ValueError, match="^conditioning: no prompt is at work from"):
+            both()
+
+
+def test_stage_two_with_model_and_lora_of_stage_one_is_told():
+    from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
+    from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
+
+    training = TuneRecipe(steps=1, learning_rate=1e-2, queries=False)
+    recipe, quiet = MaskLoRARecipe(training, rank=2), VideoSettings(preview_every=0)
+    with torch.inference_mode():
+        first = train_mask_lora(VIDEO, video_model("plain"), [video_sample("plain")], recipe, quiet, progress=Quiet())
+        with pytest.raises(ValueError, match="^lora: is on the model's weights already"):
+            train_mask_lora(VIDEO, first.model, [video_sample("plain")], recipe, quiet,
+                            start=first.weights.tensors, progress=Quiet())  # fmt: skip
