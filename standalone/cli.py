@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .graph import GraphError, put_video, read_graph, set_input, title_of
+from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
 
 RECIPES = Path(__file__).parents[1] / "toyworld" / "training"
 #: What the toy world has recipes for.
@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an API-format graph without the editor")
-    run.add_argument("graph", type=Path, metavar="GRAPH.json", help="in API format, such as workflows/api/toy_ei2.json")
+    run.add_argument("graph", nargs="?", metavar="GRAPH", help="a shipped graph's name, such as toy_ei2, or a file in "
+                     "API format")
+    run.add_argument("--list", action="store_true", dest="listed", help="show the shipped graphs, a line each")
     run.add_argument("--set", action="append", default=[], dest="settings", metavar="NODE.INPUT=VALUE",
                      help="set an input of a node, by its id or title; may be repeated")
     run.add_argument("--video", type=Path, metavar="FILE", help="in place of the graph's toy clip or loaded video")
@@ -70,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Run a graph and print the files that it wrote."""
+    if options.listed or not options.graph:
+        if not options.listed:
+            raise GraphError("run: name a graph; `run --list` shows the shipped ones.")
+        names = shipped()
+        for name, path in names.items():
+            print(f"{name:{max(map(len, names))}}  {one_line(path)}")
+        return 0
     graph = read_graph(options.graph)
     # The file first: what replaces the clip can then be set as well.
     if options.video:
@@ -101,6 +110,7 @@ def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]])
     from .comfy_host import run_in_comfy
     from .comfy_process import find_comfy
 
+    check_links(graph)
     comfy = find_comfy()
     if comfy is None:
         raise GraphError("this graph needs a ComfyUI, and none was found: set COMFYUI_PATH to its folder.")

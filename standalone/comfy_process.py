@@ -46,6 +46,22 @@ def find_python(comfy: Path) -> str:
     return next((str(place / inner) for place in places if (place / inner).exists()), sys.executable)
 
 
+#: Runs the host's main.py, and ends it once this process is gone, however it went: then nobody holds the other end
+#: of its standard input any more. What it was given for itself goes with it.
+WATCHED = """
+import os, runpy, shutil, sys, threading
+base, main = sys.argv[1:3]
+def end():
+    sys.stdin.buffer.read()
+    shutil.rmtree(base, ignore_errors=True)
+    os._exit(1)
+threading.Thread(target=end, daemon=True).start()
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.path.dirname(main))
+runpy.run_path(main, run_name="__main__")
+"""
+
+
 class Host:
     """A running ComfyUI on a port of this machine."""
 
@@ -115,7 +131,8 @@ def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
         (base / "web" / "index.html").write_text("<title>SteadyEdit</title>")
         port = _free_port()
         command = [
-            python, str(comfy / "main.py"), "--port", str(port), "--disable-auto-launch", "--disable-api-nodes",
+            python, "-c", WATCHED, str(base), str(comfy.absolute() / "main.py"), "--port", str(port),
+            "--disable-auto-launch", "--disable-api-nodes",
             "--base-directory", str(base), "--output-directory", str(output.absolute()),
             "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
@@ -127,7 +144,8 @@ def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
         log = base / "host.log"
         clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         with open(log, "w", encoding="utf-8") as sink:
-            process = subprocess.Popen(command, cwd=comfy, env=clean, stdout=sink, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=comfy, env=clean, stdin=subprocess.PIPE, stdout=sink,
+                                       stderr=subprocess.STDOUT)
             try:
                 host = Host(port, process, log, base / "input", comfy)
                 host.wait_until_ready()
@@ -139,3 +157,4 @@ def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+                process.stdin.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -40,30 +41,32 @@ def order_of(graph: Graph, nodes: Mapping[str, type]) -> list[str]:
     for key, node in graph.items():
         if node["class_type"] not in nodes:
             raise GraphError(f"{label(graph, key)}: standalone does not know {node['class_type']}; use --host comfy.")
-    order: list[str] = []
-    above: set[str] = set()
+    order: dict[str, None] = {}
+    above: dict[str, Iterator[tuple[str, Any]]] = {}
 
     def visit(key: str) -> None:
-        if key in order:
-            return
-        if key in above:
-            raise GraphError(f"{label(graph, key)}: its inputs lead back to itself.")
-        above.add(key)
-        for name, value in graph[key]["inputs"].items():
-            if is_link(value):
-                if value[0] not in graph:
-                    raise GraphError(f"{label(graph, key)}: input '{name}' is linked to node {value[0]}, "
-                                     "which is not there.")
-                visit(value[0])
-        above.remove(key)
-        order.append(key)
+        # A stack of its own: a chain of a thousand nodes is deeper than Python goes.
+        above[key] = iter(graph[key]["inputs"].items())
+        while above:
+            key, inputs = next(reversed(above.items()))
+            link = next(((name, value[0]) for name, value in inputs if is_link(value) and value[0] not in order), None)
+            if link is None:
+                del above[key]
+                order[key] = None
+            elif link[1] not in graph:
+                raise GraphError(f"{label(graph, key)}: input '{link[0]}' is linked to node {link[1]}, "
+                                 "which is not there.")
+            elif link[1] in above:
+                raise GraphError(f"{label(graph, link[1])}: its inputs lead back to itself.")
+            else:
+                above[link[1]] = iter(graph[link[1]]["inputs"].items())
 
     for key, node in graph.items():
-        if nodes[node["class_type"]].GET_SCHEMA().is_output_node:
+        if key not in order and nodes[node["class_type"]].GET_SCHEMA().is_output_node:
             visit(key)
     if not order:
         raise GraphError("the graph has no output node (such as SaveVideo), so there is nothing to run.")
-    return order
+    return list(order)
 
 
 def check_link(graph: Graph, key: str, wanted: Any, value: list, nodes: Mapping[str, type]) -> None:
@@ -90,6 +93,8 @@ def check_value(where: str, wanted: Any, value: Any) -> None:
     kind = NUMBERS[wanted.io_type]
     if not isinstance(value, kind) or (isinstance(value, bool) and wanted.io_type != "BOOLEAN"):
         raise GraphError(f"{where} takes a value of type {wanted.io_type}, but has {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GraphError(f"{where} is {value}, which is no number to work with.")
     low, high = wanted.settings.get("min"), wanted.settings.get("max")
     if low is not None and value < low:
         raise GraphError(f"{where} is {value}; it takes {low} or more.")
@@ -116,9 +121,21 @@ def check(graph: Graph, order: list[str], nodes: Mapping[str, type]) -> None:
             elif name not in checked:
                 check_value(where, wanted, values[name])
         if own:
-            said = own(**{name: values[name] for name in checked if name in values and not is_link(values[name])})
-            if said is not True:
-                raise GraphError(f"{label(graph, key)}: {said}")
+            _check_own(label(graph, key), own, values)
+
+
+def _check_own(where: str, own: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Ask a node's own ``validate_inputs``, where the graph has the values that it wants to see."""
+    wanted = inspect.signature(own).parameters
+    given = {name: values[name] for name in wanted if name in values and not is_link(values[name])}
+    if any(p.default is p.empty and p.name not in given and p.kind is not p.VAR_KEYWORD for p in wanted.values()):
+        return
+    try:
+        said = own(**given)
+    except USER_ERRORS as error:
+        raise GraphError(f"{where}: {error}") from error
+    if said is not True:
+        raise GraphError(f"{where}: {said}")
 
 
 def call(node: type, inputs: dict[str, Any], key: str, graph: Graph) -> tuple:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,88 @@ CLIP, LOAD_VIDEO, LOAD_FRAMES, CREATE_VIDEO = (
 #: Outputs of SteadyEditToyClip that a file can give, and where SteadyEditLoadFrames gives them.
 CLIP_TO_FRAMES = {0: 0, 5: 2}
 AUDIO_OUTPUT = 1
+#: Letters of a line about a graph.
+LINE = 120
+GRAPHS = Path(__file__).parents[1] / "workflows" / "api"
 
 
 class GraphError(ValueError):
     """A graph that cannot run, in one sentence."""
 
 
-def read_graph(path: Path) -> Graph:
-    """Nodes of an API-format file by id.
+def shipped() -> dict[str, Path]:
+    """The graphs that come with the pack, by name."""
+    return {path.stem: path for path in sorted(GRAPHS.glob("*.json"))}
+
+
+def one_line(path: Path) -> str:
+    """What a shipped graph's note says it is: its heading, and its first sentence; "" without a note."""
+    try:
+        lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    said = [line.strip("# ").replace("*", "") for line in lines if line.strip()][:2]
+    return textwrap.shorten(": ".join(said), LINE, placeholder=" ...")
+
+
+def read_graph(path: Path | str) -> Graph:
+    """Nodes of an API-format file, or of a shipped graph named without path and ending, by id.
 
     Raises:
-        GraphError: no such file, no JSON, or the editor's format instead of the API's.
+        GraphError: no such file, no JSON, the editor's format instead of the API's, or nodes that are none.
     """
+    name, path = str(path), Path(path)
+    if not path.exists() and name in shipped():
+        path = shipped()[name]
     try:
-        graph = json.loads(Path(path).read_text(encoding="utf-8"))
+        graph = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GraphError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+        hint = "" if path.suffix else "; `run --list` shows the shipped graphs"
+        raise GraphError(f"{path}: cannot be read ({error.strerror}){hint}.") from error
+    except (ValueError, RecursionError) as error:
         raise GraphError(f"{path}: is no JSON ({error}).") from error
     if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
         raise GraphError(f"{path}: is in the editor's format; give the API form (workflows/api, or Export (API)).")
     if not isinstance(graph, dict) or not graph:
         raise GraphError(f"{path}: holds no nodes.")
     for key, node in graph.items():
-        if not isinstance(node, dict) or "class_type" not in node:
-            raise GraphError(f"{path}: node {key} names no class_type.")
-        node.setdefault("inputs", {})
+        _check_node(path, key, node)
     return graph
+
+
+def _check_node(path: Path, key: str, node: Any) -> None:
+    """Raise GraphError for a node that is none; what may be left out is filled in."""
+    if not isinstance(node, dict) or "class_type" not in node:
+        raise GraphError(f"{path}: node {key} names no class_type.")
+    if not isinstance(node["class_type"], str):
+        raise GraphError(f"{path}: node {key}: class_type must be a text, but is {_short(node['class_type'])}.")
+    for part, kind in (("inputs", dict), ("_meta", dict)):
+        if not isinstance(node.setdefault(part, {}), kind):
+            raise GraphError(f"{path}: node {key}: {part} must map names to values, but is {_short(node[part])}.")
+    if not isinstance(node["_meta"].get("title", ""), str):
+        raise GraphError(f"{path}: node {key}: its title must be a text, but is {_short(node['_meta']['title'])}.")
+    for name, value in node["inputs"].items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise GraphError(f"{path}: node {key}: input '{name}' is {value}, which is no number to work with.")
+
+
+def check_links(graph: Graph) -> None:
+    """Raise GraphError for a link to a node that is not there, or a circle."""
+    waiting = {key: {value[0] for value in node["inputs"].values() if is_link(value)} for key, node in graph.items()}
+    for key, sources in waiting.items():
+        if missing := sorted(sources - graph.keys()):
+            name = next(name for name, value in graph[key]["inputs"].items() if is_link(value) and value[0] in missing)
+            raise GraphError(f"{label(graph, key)}: input '{name}' is linked to node {missing[0]}, which is not there.")
+    while ready := [key for key, sources in waiting.items() if not sources & waiting.keys()]:
+        for key in ready:
+            del waiting[key]
+    if waiting:
+        raise GraphError(f"{label(graph, min(waiting))}: its inputs lead back to itself.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def title_of(node: dict[str, Any]) -> str:
@@ -54,7 +111,8 @@ def label(graph: Graph, key: str) -> str:
 
 def is_link(value: Any) -> bool:
     """Whether an input is ``[node id, output index]``."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    return (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+            and isinstance(value[1], int) and not isinstance(value[1], bool))
 
 
 def find_node(graph: Graph, name: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import sys
 
 import pytest
 from steadyedit.standalone import folders, host_api
-from steadyedit.standalone.executor import execute
-from steadyedit.standalone.graph import GraphError, find_node, put_video, read_graph, set_input
+from steadyedit.standalone.cli import main
+from steadyedit.standalone.executor import execute, order_of
+from steadyedit.standalone.graph import GRAPHS, GraphError, check_links, find_node, put_video, read_graph, set_input
 from steadyedit.standalone.host_api import ComfyNode, Input, NodeOutput, Output, Schema
 
 LOG = []
@@ -191,3 +193,80 @@ def test_output_files_are_counted_and_stay_inside(tmp_path):
         place.free_path("../clip", ".mp4")
     with pytest.raises(FileNotFoundError, match="'no.mp4' is not here"):
         place.find("no.mp4")
+
+
+@pytest.mark.parametrize("graph", [
+    [], 7, "graph", None, {"1": 7}, {"1": []}, {"1": {"class_type": ["Add"]}}, {"1": {"class_type": None}},
+    {"1": {"class_type": "Add", "inputs": []}}, {"1": {"class_type": "Add", "inputs": None}},
+    {"1": {"class_type": "Add", "_meta": "x"}}, {"1": {"class_type": "Add", "_meta": {"title": 3}}},
+    {"1": {"class_type": "Add", "inputs": {"a": float("nan")}}}, {"prompt": {"1": {"class_type": "Add"}}},
+])  # fmt: skip
+def test_malformed_files_are_one_sentence(tmp_path, graph, capsys):
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph))
+    assert main(["run", str(path), "--output", str(tmp_path / "out"), "--host", "standalone"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("steadyedit: ") and said.count("\n") == 1 and "Traceback" not in said
+
+
+def test_bytes_that_are_no_text_and_json_too_deep(tmp_path):
+    path = tmp_path / "graph.json"
+    for data in (b"\xff\xfe\x00{", b"[" * 200000):
+        path.write_bytes(data)
+        with pytest.raises(GraphError, match="is no JSON"):
+            read_graph(path)
+
+
+def mangled(draw: random.Random) -> dict:
+    """The graph of two numbers and their sum with one or two of its values replaced by what fits nowhere."""
+    values = [None, True, 1e308, -1, "x", "", [], ["1"], ["1", True], ["1", -1], ["8", 0], [1, 0], {}, {"a": 1},
+              ["1", 0, 0], [["1", 0], 0], 10**400, float("inf"), "\ud800"]  # fmt: skip
+    graph = copy.deepcopy(GRAPH)
+    for _ in range(draw.randint(1, 2)):
+        node = graph[draw.choice(sorted(graph))]
+        place = draw.choice(["inputs", "inputs", "inputs", "class_type", "new"])
+        if place == "inputs" and node["inputs"]:
+            node["inputs"][draw.choice(sorted(node["inputs"]))] = draw.choice(values)
+        elif place == "new":
+            node["inputs"][draw.choice(["b", "size", ""])] = draw.choice(values)
+        else:
+            node["class_type"] = draw.choice(["Even", "Add", "", "Magic"])
+    return graph
+
+
+def test_any_malformed_graph_is_one_sentence():
+    draw, refused = random.Random(0), 0
+    for _ in range(400):
+        graph = mangled(draw)
+        try:
+            check_links(graph)
+            execute(graph, NODES)
+        except GraphError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1500, graph
+            refused += 1
+    assert refused > 200
+
+
+def test_a_long_chain_is_no_circle():
+    graph = {str(i): {"class_type": "Add", "inputs": {"a": [str(i - 1), 0], "b": 1}} for i in range(1, 3000)}
+    graph["0"] = {"class_type": "Number", "inputs": {"value": 1}}
+    for i in range(1, 8):
+        graph[str(i)]["inputs"]["b"] = 100
+    check_links(graph)
+    assert len(order_of(graph, NODES)) == 3000
+    graph["0"] = {"class_type": "Add", "inputs": {"a": ["2999", 0], "b": 1}}
+    for check in (check_links, lambda g: order_of(g, NODES)):
+        with pytest.raises(GraphError, match="lead back to itself"):
+            check(graph)
+
+
+def test_shipped_graphs_by_name_and_listed(capsys):
+    names = [path.stem for path in sorted(GRAPHS.glob("*.json"))]
+    assert main(["run", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == names
+    assert all(len(line.split(maxsplit=1)[1]) > 10 and len(line) < 170 for line in lines)
+    assert read_graph("toy_ei2") == read_graph(GRAPHS / "toy_ei2.json")
+    assert main(["run"]) == 1 and "run --list" in capsys.readouterr().err
+    assert main(["run", "toy_ei3"]) == 1
+    assert "cannot be read (No such file or directory); `run --list` shows" in capsys.readouterr().err
