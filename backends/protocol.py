@@ -62,6 +62,10 @@ class Host(Protocol):
     def to_model_space(self, model: Any, samples: Tensor) -> Tensor:
         """LATENT samples in the scale that the U-Net sees (SD1.x: times 0.18215)."""
 
+    def latent_picture(self, model: Any) -> Callable[[Tensor], Any] | None:
+        """Draws one frame's latent [1, channels, height, width], or of a video model [1, channels, 1, height,
+        width], in the model's scale, as a PIL image in the host's colours; None where it has none for the model."""
+
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar, with cancelling where the host has it."""
 

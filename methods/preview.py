@@ -1,4 +1,4 @@
-"""A small picture of a running tuning: a latent in rough colours beside the loss curve."""
+"""A small picture of a running training: a sample above the loss curve."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ LATENT_TO_RGB = (
     (-0.2829, 0.1762, 0.2721),
     (-0.2120, -0.2616, -0.7177),
 )
-PANEL = 192
-LINE, AXIS, PAPER = (38, 92, 180), (150, 150, 150), (250, 250, 250)
+#: Width of the picture in pixels, about that of a node in an editor: its numbers are read there.
+PANEL = 320
+LINE, AXIS, PAPER, INK = (38, 92, 180), (150, 150, 150), (250, 250, 250), (50, 50, 50)
+TEXT = 17
 
 
 def latent_to_rgb(latent: Tensor) -> Tensor:
@@ -50,25 +52,23 @@ def smoothed(losses: Sequence[float], window: int = 25) -> list[float]:
 
 
 def loss_curve(losses: Sequence[float], total: int) -> Image:
-    """The smoothed loss over the planned ``total`` steps, as a picture of PANEL x PANEL pixels."""
-    from PIL import Image, ImageDraw
+    """The smoothed loss over the planned ``total`` steps, with its highest value, the last one and the step."""
+    from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.new("RGB", (PANEL, PANEL), PAPER)
+    font, margin = ImageFont.load_default(TEXT), 8
+    top, bottom = margin + TEXT + 8, PANEL * 5 // 8 - TEXT - 10
+    picture = Image.new("RGB", (PANEL, bottom + TEXT + 10), PAPER)
     draw = ImageDraw.Draw(picture)
-    margin, bottom = 8, PANEL - 20
-    draw.line([(margin, margin), (margin, bottom), (PANEL - margin, bottom)], fill=AXIS)
+    draw.line([(margin, top), (margin, bottom), (PANEL - margin, bottom)], fill=AXIS)
+    draw.text((margin, bottom + 4), f"step {len(losses)} of {total}", INK, font)
     curve = smoothed(losses)
     if curve:
-        top = max(curve) or 1.0
-        points = [
-            (
-                margin + (PANEL - 2 * margin) * i / max(total - 1, 1),
-                bottom - (bottom - margin - 6) * value / top,
-            )
-            for i, value in enumerate(curve)
-        ]
+        highest = max(curve)
+        points = [(margin + (PANEL - 2 * margin) * i / max(total - 1, 1),
+                   bottom - (bottom - top) * value / (highest or 1.0)) for i, value in enumerate(curve)]
         draw.line(points if len(points) > 1 else points * 2, fill=LINE, width=2)
-        draw.text((margin, bottom + 4), f"step {len(losses)}/{total}  loss {curve[-1]:.4f}", fill=(60, 60, 60))
+        draw.text((margin, margin - 2), f"highest {highest:.3g}", INK, font)
+        draw.text((PANEL - margin, margin - 2), f"loss {curve[-1]:.3g}", LINE, font, anchor="ra")
     return picture
 
 
@@ -92,22 +92,33 @@ def numbered(images: Tensor, labels: Sequence[str], chosen: int | None = None) -
     return torch.stack(shown).float() / 255
 
 
-def training_preview(latents: Tensor, losses: Sequence[float], total: int) -> Image:
-    """The middle frame of a sample beside the loss curve.
+def middle_frame(latents: Tensor) -> Tensor:
+    """The middle frame of a clip's latents as a clip of one frame.
 
     Args:
-        latents: [frames, channels, height, width], or of a video model [1, channels, frames, height, width], in the
-            model's scale.
+        latents: [frames, channels, height, width], or of a video model [1, channels, frames, height, width].
     """
+    if latents.ndim == 5:
+        middle = latents.shape[2] // 2
+        return latents[:, :, middle : middle + 1]
+    return latents[len(latents) // 2 :][:1]
+
+
+def rough_picture(latent: Tensor) -> Image:
+    """``latent_to_rgb`` of one frame as ``middle_frame`` gives it: where the host does not know its model's colours."""
     from PIL import Image
 
-    if latents.ndim == 5:
-        latents = latents[0].movedim(1, 0)
+    return Image.fromarray(latent_to_rgb(latent[0, :, 0] if latent.ndim == 5 else latent[0]).numpy())
 
-    sample = Image.fromarray(latent_to_rgb(latents[len(latents) // 2]).numpy())
+
+def training_preview(sample: Image, losses: Sequence[float], total: int) -> Image:
+    """A picture of a sample, at the preview's width, above the loss curve."""
+    from PIL import Image
+
     scale = PANEL / max(sample.size)
     sample = sample.resize((max(1, round(sample.width * scale)), max(1, round(sample.height * scale))), Image.BICUBIC)
-    picture = Image.new("RGB", (2 * PANEL, PANEL), PAPER)
-    picture.paste(sample, ((PANEL - sample.width) // 2, (PANEL - sample.height) // 2))
-    picture.paste(loss_curve(losses, total), (PANEL, 0))
+    curve = loss_curve(losses, total)
+    picture = Image.new("RGB", (PANEL, sample.height + curve.height), PAPER)
+    picture.paste(sample, ((PANEL - sample.width) // 2, 0))
+    picture.paste(curve, (0, sample.height))
     return picture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -12,16 +14,20 @@ from torch import Tensor
 
 from ..diffusion.training import NoiseTraining
 from .out_of_memory import ran_out
-from .preview import training_preview
+from .preview import middle_frame, rough_picture, training_preview
 from .training_store import TrainingStore
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..backends.protocol import Progress
     from ..diffusion.flow import RectifiedFlow
     from ..diffusion.schedule import DiscreteSchedule
     from .tune_recipe import TuneRecipe
 
 log = logging.getLogger(__name__)
+#: Between two samples lies so many times the time that the last one took.
+SHARE = 9
 
 
 class Task(Protocol):
@@ -63,7 +69,8 @@ class TrainingRun:
     Args:
         out_of_memory: see ``Backend.out_of_memory``.
         store: where checkpoints go.
-        preview_every: steps between pictures on the progress bar; 0 for none.
+        preview_every: seconds between pictures on the progress bar; 0 for none.
+        picture: draws one frame's latent, see ``Backend.latent_picture``.
     """
 
     task: Task
@@ -71,8 +78,13 @@ class TrainingRun:
     out_of_memory: tuple[type[BaseException], ...]
     store: TrainingStore
     progress: Progress
-    preview_every: int
+    preview_every: float
+    picture: Callable[[Tensor], Image] | None = None
     _last: dict[str, Any] | None = field(default=None, init=False)
+    _sample: Image | None = field(default=None, init=False)
+    _shown: float = field(default=0.0, init=False)
+    _sampled: float = field(default=0.0, init=False)
+    _cost: float = field(default=0.0, init=False)
 
     def run(self) -> dict[str, Any]:
         """``NoiseTraining.state()`` after the last step.
@@ -139,10 +151,20 @@ class TrainingRun:
                 self.store.keep(training.state())
 
     def _preview(self, view: Any, training: NoiseTraining, device: torch.device) -> Any:
-        """Every few steps: the model's guess of the first batch from half-way noise, beside the losses."""
-        done = len(training.losses)
-        if not self.preview_every or (done % self.preview_every and done != 1):
+        """Every few seconds, and at the first and last step: a sample above the losses."""
+        done, now = len(training.losses), monotonic()
+        if not self.preview_every or (1 < done < self.recipe.steps and now - self._shown < self.preview_every):
             return None
+        # A large model needs seconds for a sample: then an older one stands above the newest losses.
+        if self._sample is None or now - self._sampled >= max(self.preview_every, self._cost * SHARE):
+            self._sample = self._draw(view, device)
+            self._sampled = monotonic()
+            self._cost = self._sampled - now
+        self._shown = monotonic()
+        return training_preview(self._sample, training.losses, self.recipe.steps)
+
+    def _draw(self, view: Any, device: torch.device) -> Image:
+        """The model's guess of the first batch's middle frame from half-way noise, in the host's colours."""
         clean, condition = self.task.batch(0)
         process, clean = self.task.process, clean.to(device)
         level = process.middle()
@@ -150,4 +172,5 @@ class TrainingRun:
         noisy = process.add_noise(clean, noise, level)
         with torch.no_grad():
             predicted = self.task.predict(view, noisy, level.to(device), condition).to(clean)
-        return training_preview(process.remove_noise(noisy, predicted, level), training.losses, self.recipe.steps)
+            frame = middle_frame(process.remove_noise(noisy, predicted, level))
+            return (self.picture or rough_picture)(frame)

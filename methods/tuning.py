@@ -114,7 +114,7 @@ def tune(
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
-    preview_every: int = 25,
+    preview_every: float = 2.0,
     only: Collection[str] | None = None,
 ) -> Tuned:
     """Tune the attached methods on one clip, or find the weights of an equal tuning.
@@ -130,7 +130,7 @@ def tune(
         conditioning: the CONDITIONING that describes the clip.
         cache: folder for weights and checkpoints; None keeps nothing.
         progress: the backend's own bar if None.
-        preview_every: steps between pictures on the progress bar; 0 for none.
+        preview_every: seconds between pictures on the progress bar; 0 for none.
         only: the attached methods that train. The others stay as they are, at work but frozen,
             no queries are tuned, and the weights hold what trained alone: they fit every model
             of the architecture, whatever lies below them. None trains all.
@@ -163,7 +163,8 @@ def tune(
             used = [_owned(backend, model, a) if train else _frozen(a) for a, train in zip(attachments, trains)]
             clean = backend.to_model_space(model, samples.clone()).float()
             task = ClipTask(backend, model, used, clean, conditioning, recipe.queries and only is None)
-            state = TrainingRun(task, recipe, backend.out_of_memory(), store, bar(), preview_every).run()
+            state = TrainingRun(task, recipe, backend.out_of_memory(), store, bar(), preview_every,
+                                backend.latent_picture(model)).run()
             tensors = _final_tensors(list(compress(used, trains)), state["parameters"])
             metadata = {"version": FORMAT_VERSION, "methods": methods, "base": base, "recipe": asdict(recipe),
                         "losses": state["losses"]}  # fmt: skip

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from steadyedit.methods.content_hash import content_hash
-from steadyedit.methods.preview import latent_to_rgb, loss_curve, smoothed, training_preview
+from steadyedit.methods.preview import (
+    PANEL,
+    latent_to_rgb,
+    loss_curve,
+    middle_frame,
+    rough_picture,
+    smoothed,
+    training_preview,
+)
 
 
 def test_equal_content_has_an_equal_hash():
@@ -55,19 +64,32 @@ def test_smoothing_is_a_running_mean():
 
 @pytest.mark.parametrize("losses", [[], [0.0], [1.0], [0.0, 0.0], [3.0, 2.0, 1.0]])
 def test_any_curve_is_drawn(losses):
-    assert loss_curve(losses, total=3).size == (192, 192)
+    assert loss_curve(losses, total=3).width == PANEL
+
+
+def test_the_numbers_are_large_enough_to_read():
+    """Dark rows of the text below the axis: a node shows the picture at about its own size."""
+    picture = torch.tensor(list(loss_curve([1.0], total=500).convert("L").tobytes())).reshape(-1, PANEL)
+    rows = (picture[-24:] < 120).any(1)
+    assert rows.sum() >= 10
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 64), (9, 5)])
 def test_any_shape_is_shown(size):
-    assert training_preview(torch.zeros(2, 4, *size), [1.0], 10).size == (384, 192)
+    curve = loss_curve([1.0], 10)
+    shown = training_preview(rough_picture(torch.zeros(1, 4, *size)), [1.0], 10)
+    assert shown.width == PANEL and shown.height == curve.height + max(1, round(size[0] * PANEL / max(size)))
 
 
-def test_the_preview_shows_the_middle_frame():
-    """Of five frames the third, of a video model's latent too; each frame is of one colour."""
-    frames = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 4, 2, 2) / 4 - 0.5
-    alone = training_preview(frames[2:3], [1.0], 10)
-    assert training_preview(frames, [1.0], 10).tobytes() == alone.tobytes()
-    assert training_preview(frames.movedim(0, 1)[None], [1.0], 10).tobytes() == alone.tobytes()
-    others = [training_preview(frames[i : i + 1], [1.0], 10).tobytes() for i in (0, 1, 3, 4)]
-    assert alone.tobytes() not in others
+def test_the_middle_frame_is_shown():
+    """Of five frames the third, of a video model's latent too."""
+    frames = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 4, 2, 2)
+    assert middle_frame(frames).equal(frames[2:3])
+    video = frames.movedim(0, 1)[None]
+    assert middle_frame(video).equal(video[:, :, 2:3])
+    assert rough_picture(middle_frame(video)).tobytes() == rough_picture(middle_frame(frames)).tobytes()
+
+
+def test_the_sample_stands_above_the_curve():
+    red = training_preview(Image.new("RGB", (4, 4), (255, 0, 0)), [1.0], 10)
+    assert red.getpixel((PANEL // 2, PANEL // 2)) == (255, 0, 0) != red.getpixel((PANEL // 2, PANEL + 60))

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from doubles import clip, condition, predict, with_methods
+from PIL import Image
 from steadyedit.backends.double import RecordedProgress, double_model
 from steadyedit.files import writing
+from steadyedit.methods import training_loop
 from steadyedit.methods.tuning import Tuned, TunedWeights, TuneRecipe, apply_tuned, load_tuned, save_tuned, tune
 
 RECIPE = TuneRecipe(steps=6, learning_rate=1e-3, checkpoint_every=2)
@@ -114,10 +116,33 @@ def test_previews_show_sample_and_curve():
     backend, _, attached = ei2()
     bar = RecordedProgress()
     plain = tune(backend, attached, clip(), condition(), RECIPE, preview_every=0, progress=RecordedProgress())
-    shown = tune(backend, attached, clip(), condition(), RECIPE, preview_every=3, progress=bar)
-    assert [picture.size for picture in bar.previews] == [(384, 192)] * 3  # steps 1, 3, 6
-    assert len({picture.tobytes() for picture in bar.previews}) == 3
+    shown = tune(backend, attached, clip(), condition(), RECIPE, preview_every=1e-9, progress=bar)
+    assert len({picture.tobytes() for picture in bar.previews}) == len(bar.previews) == RECIPE.steps
     assert equal(plain, shown)
+
+
+def test_previews_keep_time(monkeypatch):
+    """Two seconds apart and at both ends; a sample that takes long is drawn anew less often, the losses are not."""
+    clock, samples = [0.0], []
+
+    def draw(self, view, device):
+        samples.append(clock[0])
+        clock[0] += 1.0
+        return Image.new("RGB", (4, 4))
+
+    class Stepping(RecordedProgress):
+        def update(self, value, preview=None, **numbers):
+            super().update(value, preview, **numbers)
+            clock[0] += 0.5
+
+    backend, _, attached = ei2()
+    monkeypatch.setattr(training_loop, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(training_loop.TrainingRun, "_draw", draw)
+    bar = Stepping()
+    tune(backend, attached, clip(), condition(), replace(RECIPE, steps=61), progress=bar)
+    # 61 steps of half a second and four samples of one: the first picture, each two seconds, the last.
+    assert len(samples) == 4 and all(later - sooner >= 10 for sooner, later in zip(samples, samples[1:]))
+    assert len(bar.previews) == pytest.approx(61 * 0.5 / 2, abs=2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -12,6 +12,7 @@ from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.backends.double import DoubleBackend, RecordedProgress, double_model
 from steadyedit.backends.double.unet import CONTEXT
 from steadyedit.methods.lora import PROJECTIONS, differences, factors, new_lora
+from steadyedit.methods.preview import PANEL
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe, PairTask, adapt
 from steadyedit.toyworld import models
@@ -170,8 +171,8 @@ def test_memory_that_runs_out_once(monkeypatch, caplog):
 
 def test_previews_show_a_sample_and_the_curve():
     bar = RecordedProgress()
-    adapted(progress=bar, preview_every=2)
-    assert [picture.size for picture in bar.previews] == [(384, 192)] * 3
+    adapted(progress=bar, preview_every=1e-9)
+    assert len(bar.previews) == 4 and {picture.width for picture in bar.previews} == {PANEL}
 
 
 def task(dropout: float, batch: int = 4000) -> PairTask:

@@ -13,7 +13,7 @@ import comfy.model_sampling
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
-from . import identity, lora, patcher, sampling, training, video, video_network
+from . import identity, lora, patcher, previews, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .model_manager import model_folders
@@ -22,6 +22,7 @@ from .progress import ComfyProgress
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from PIL.Image import Image
     from torch import Tensor
 
     from ...methods.attachment import Attachment, BlockSite, NormSite
@@ -100,6 +101,9 @@ class ComfyBackend:
 
     def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
         return blend_sampler(sampling.sampler_of(sampler), blend)
+
+    def latent_picture(self, model: ModelPatcher) -> Callable[[Tensor], Image] | None:
+        return previews.latent_picture(model)
 
     def progress(self, total: int, label: str) -> Progress:
         return ComfyProgress(total, label)

@@ -17,6 +17,7 @@ import torch
 
 from ...toyworld import models as toyworld
 from ...toyworld.models import control_file
+from ...toyworld.models.colours import MAPS
 
 #: Layer norms of transformers' CLIP; the rest of the text encoder's settings come from the toy world.
 TEXT_DEFAULTS = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "torch_dtype": "float32"}
@@ -59,6 +60,13 @@ def regroup(network: torch.nn.Module, groups: int) -> None:
             module.num_groups = groups
 
 
+def own_colours(latent_format: Any, autoencoder: str) -> None:
+    """Let previews show the toy world's latents in its own colours, not in those of the models it resembles."""
+    *factors, constant = MAPS[autoencoder]
+    latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias = factors, constant
+    latent_format.taesd_decoder_name = None
+
+
 def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """MODEL from a diffusers state dict of the toy U-Net, or of the toy editor: InstructPix2Pix, to the host."""
     config = unet_config(state["conv_in.weight"].shape[1])
@@ -69,6 +77,7 @@ def unet_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> 
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     base = settings.get_model({}, "", device=offload_device)
+    own_colours(base.latent_format, "vae")
     regroup(base.diffusion_model, toyworld.UNET_CONFIG["norm_num_groups"])
     names = comfy.utils.unet_to_diffusers({**config, "transformer_depth": config["transformer_depth"][:]})
     # Not by load_model_weights, which only warns where a key is missing.

@@ -40,6 +40,7 @@ def model_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) ->
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     base = settings.get_model({}, "", device=offload_device)
+    toy.own_colours(base.latent_format, "wan_vae")
     # Not by load_model_weights, which only warns where a key is missing.
     base.diffusion_model.load_state_dict({key: weight.float() for key, weight in state.items()}, strict=True)
     patcher = comfy.model_patcher.ModelPatcher

@@ -134,6 +134,9 @@ class DiffusersBackend:
     def blend_sampler(self, sampler: str | Callable[..., Tensor], blend: BoundaryBlend) -> BlendedSampler:
         return BlendedSampler(sampler, blend)
 
+    def latent_picture(self, model: Any) -> None:
+        """No colours are known here: previews are rough."""
+
     def progress(self, total: int, label: str) -> Progress:
         return TerminalProgress(total, label)
 

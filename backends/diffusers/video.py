@@ -239,6 +239,9 @@ class DiffusersVideoBackend:
                                        callback=lambda state: progress.update(state["i"] + 1))
         return self.from_model_space(model, x.cpu())
 
+    def latent_picture(self, model: Any) -> None:
+        """No colours are known here: previews are rough."""
+
     def progress(self, total: int, label: str) -> Progress:
         return TerminalProgress(total, label)
 

@@ -240,6 +240,9 @@ class DoubleBackend:
 
         return model
 
+    def latent_picture(self, model: Any) -> None:
+        """No colours are known here: previews are rough."""
+
     def progress(self, total: int, label: str) -> RecordedProgress:
         return RecordedProgress()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run_stage(
     backend: Backend, model: Any, samples: Tensor, conditioning: Any, stage: Stage, *, cache: Path | None = None,
-    progress: Progress | None = None, preview_every: int = 25,
+    progress: Progress | None = None, preview_every: float = 2.0,
 ) -> Tuned:  # fmt: skip
     """Attach a stage's methods to the MODEL and train them alone on one clip.
 

@@ -36,12 +36,12 @@ class VideoSettings:
     Args:
         precision: see ``VideoBackend.video_training``.
         blocks_kept: blocks of the MODEL that stay on the device, -1 for as many as fit.
-        preview_every: steps between pictures on the progress bar; 0 for none.
+        preview_every: seconds between pictures on the progress bar; 0 for none.
     """
 
     precision: str = "auto"
     blocks_kept: int = -1
-    preview_every: int = 25
+    preview_every: float = 2.0
 
 
 def train_mask_lora(
@@ -96,7 +96,8 @@ def train_mask_lora(
                                             replace(settings, blocks_kept=0)))  # fmt: skip
             clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
             task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
-            run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every)
+            run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every,
+                              backend.latent_picture(model))
             state = run.run()
             metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
             return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))

@@ -114,7 +114,7 @@ def adapt(
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
-    preview_every: int = 25,
+    preview_every: float = 2.0,
 ) -> Tuned:
     """Adapt an InstructPix2Pix-like editor to one pair, or find the LoRA of an equal adaptation.
 
@@ -131,7 +131,7 @@ def adapt(
         negative: CONDITIONING of the empty prompt.
         cache: folder for the LoRA and for checkpoints; None keeps nothing.
         progress: the backend's own bar if None.
-        preview_every: steps between pictures on the progress bar; 0 for none.
+        preview_every: seconds between pictures on the progress bar; 0 for none.
 
     Returns:
         ``Tuned``, whose ``weights.tensors`` are the LoRA in the keys of ``methods.lora``.
@@ -159,7 +159,8 @@ def adapt(
             clean = backend.to_model_space(model, latents[1]).float()
             texts = (text.clone() for text in same_length([instruction, empty]))
             task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
-            state = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), preview_every).run()
+            state = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), preview_every,
+                                backend.latent_picture(model)).run()
             metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
             return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
 
