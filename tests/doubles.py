@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from steadyedit.backends.double import DoubleBackend, double_model
-from steadyedit.backends.double.unet import CONTEXT, Attached
+from double import DoubleBackend, double_model
+from double.unet import CONTEXT, Attached
 from steadyedit.methods.registry import build_on
 
 FRAMES, HEIGHT, WIDTH = 3, 5, 6

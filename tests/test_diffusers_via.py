@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from guidance import dual_guidance
 from steadyedit.backends.diffusers import Denoiser
 from steadyedit.backends.diffusers.sampling import sample
 from steadyedit.diffusion.samplers import SAMPLERS
@@ -43,7 +44,7 @@ def rows(conditioning, frames=FRAMES):
 
 
 def dual(model, frames=FRAMES, texts=1, **options):
-    return Denoiser.dual(model, *conditions(frames, texts), 7.5, 1.5, frames=frames, **options)
+    return dual_guidance(model, *conditions(frames, texts), 7.5, 1.5, frames=frames, **options)
 
 
 def two_pass(model, sigmas, texts=1, first=0, stop=4, **options):

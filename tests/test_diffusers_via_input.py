@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from guidance import dual_guidance
 from steadyedit.backends.diffusers import Denoiser
 from steadyedit.backends.diffusers.sampling import sample
 from steadyedit.diffusion.samplers import SAMPLERS
@@ -38,7 +39,7 @@ def test_an_editor_without_an_image(editor):
     with pytest.raises(ValueError, match="^positive: this MODEL edits images, but the condition holds none"):
         Denoiser(editor, text(1), text(2), 7.5, frames=FRAMES)
     with pytest.raises(ValueError, match="^cond1: this MODEL edits images"):
-        Denoiser.dual(editor, text(1), text(2), text(3), 7.5, 1.5, frames=FRAMES)
+        dual_guidance(editor, text(1), text(2), text(3), 7.5, 1.5, frames=FRAMES)
 
 
 def test_conditions_that_do_not_fit(editor, sigmas):
@@ -46,7 +47,7 @@ def test_conditions_that_do_not_fit(editor, sigmas):
 
     def given(**other):
         named = {"cond1": cond1, "cond2": cond2, "negative": negative, **other}
-        return Denoiser.dual(editor, *named.values(), 7.5, 1.5, frames=FRAMES)
+        return dual_guidance(editor, *named.values(), 7.5, 1.5, frames=FRAMES)
 
     with pytest.raises(ValueError, match="^cond1: holds 3 texts, but the clip has 5 frames; give one"):
         given(cond1=text(1, 3, clip_image(FRAMES)))
@@ -76,6 +77,6 @@ def test_dual_guidance_is_the_hosts_formula(editor, sigmas):
     nothing = text(2, image=torch.zeros(1, 4, SIDE, SIDE).double())
     d1, d2, d = (one(x, sigma) for one in (*apart.values(), Denoiser(editor, nothing, frames=FRAMES)))
     for text_scale, image_scale, branches in ((7.5, 1.5, 3), (7.5, 1.0, 2), (1.0, 1.0, 1), (1.0, 1.5, 3)):
-        denoise = Denoiser.dual(editor, *conditions(FRAMES), text_scale, image_scale, frames=FRAMES)
+        denoise = dual_guidance(editor, *conditions(FRAMES), text_scale, image_scale, frames=FRAMES)
         assert len(denoise.branches) == branches
         assert error(denoise(x, sigma), d + image_scale * (d2 - d) + text_scale * (d1 - d2)) < EXACT

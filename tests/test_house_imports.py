@@ -31,7 +31,6 @@ INNER = {
     "backends": {"backends", "backends/comfy_native", "backends/diffusers", "methods", "diffusion"},
     "backends/comfy_native": {"backends/comfy_native", "backends", "methods", "diffusion", "toyworld"},
     "backends/diffusers": {"backends/diffusers", "backends", "methods", "diffusion", "toyworld"},
-    "backends/double": {"backends/double", "backends", "methods", "diffusion"},
     "vision": {"vision", "files"},
     "video": {"video", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
@@ -219,16 +218,9 @@ def test_only_its_backend_and_the_toy_world_name_diffusers():
     assert not broken, report(broken, f"only {sorted(NAMES_DIFFUSERS)} may import diffusers and its kin")
 
 
-#: Circles that are known and on their way out; nothing may be added.
-KNOWN_CIRCLES = (
-    {"methods/attachment", "methods/rave/shuffling", "methods/via/gather_swap"},
-    {"methods/tuning", "methods/tuning_run"},
-)
-
-
 def test_no_module_imports_itself_by_way_of_others():
     """Imports for types and those inside functions count: a circle is a design that cannot be read in any order."""
-    circles = [circle for circle in circles_of(modules_graph()) if not any(circle <= known for known in KNOWN_CIRCLES)]
+    circles = circles_of(modules_graph())
     assert not circles, f"modules that import each other in a circle: {[sorted(circle) for circle in circles]}"
 
 

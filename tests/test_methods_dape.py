@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from dape_stages import adapter_stage, joint_stage, norm_stage, run_stages
+from double import RecordedProgress, double_model
 from doubles import CONFIGS, FRAMES, HEIGHT, WIDTH, clip, condition, predict, randomised, with_methods
-from steadyedit.backends.double import RecordedProgress, double_model
 from steadyedit.methods.attachment import FrameLayout, NormSite, named_tensors
 from steadyedit.methods.dape import AdjustableNorm, VisualAdapter, build_norm_tune, build_visual_adapter
 from steadyedit.methods.dape.pipeline import run_stage

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from double import DoubleModel
 from doubles import METHODS, clip, condition, predict, randomised, with_methods
-from steadyedit.backends.double import DoubleModel
 from steadyedit.methods.attachment import named_tensors
 from steadyedit.methods.registry import BUILDERS, build, traits
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, load_tuned, save_tuned, tune

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from double import RecordedProgress, double_model
 from doubles import clip, condition, predict, with_methods
 from PIL import Image
-from steadyedit.backends.double import RecordedProgress, double_model
 from steadyedit.files import writing
 from steadyedit.methods import training_loop
 from steadyedit.methods.tuning import Tuned, TunedWeights, TuneRecipe, apply_tuned, load_tuned, save_tuned, tune

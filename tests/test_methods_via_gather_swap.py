@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
+from double import RecordedProgress
 from doubles import clip, condition, predict, with_methods
-from steadyedit.backends.double import RecordedProgress
 from steadyedit.diffusion.samplers import SAMPLERS, sample_heun
 from steadyedit.methods.attachment import BlockSite
 from steadyedit.methods.reference_rows import sample_with_rows

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from double import RecordedProgress
 from doubles import clip, condition, with_methods
 from safetensors.torch import load_file, save_file
-from steadyedit.backends.double import RecordedProgress
 from steadyedit.methods.stored import KEY, store, stored
 from steadyedit.methods.tensor_file import write_tensors
 from steadyedit.methods.tuned_weights import METADATA_KEY, TunedWeights, load_tuned, save_tuned

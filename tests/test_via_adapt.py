@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import pytest
 import torch
+from double import DoubleBackend, RecordedProgress, double_model
+from double.unet import CONTEXT
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
-from steadyedit.backends.double import DoubleBackend, RecordedProgress, double_model
-from steadyedit.backends.double.unet import CONTEXT
 from steadyedit.methods.lora import PROJECTIONS, differences, factors, new_lora
 from steadyedit.methods.preview import PANEL
 from steadyedit.methods.tuning import TuneRecipe

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from double import RecordedProgress
 from steadyedit.backends.diffusers import DiffusersBackend
-from steadyedit.backends.double import RecordedProgress
 from steadyedit.methods.preview import numbered
 from steadyedit.methods.via.candidates import chosen_frame, preservation, root_candidates, score, scored
 from steadyedit.methods.via.per_frame import lines_of, one_condition

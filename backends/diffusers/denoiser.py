@@ -98,23 +98,6 @@ class Denoiser:
             self.source = [Branch("source", text_of(conditioning, frames, "source"),
                                   image_of(conditioning, frames, "source"))]
 
-    @classmethod
-    def dual(cls, model: DiffusersModel, cond1: Any, cond2: Any, negative: Any, cfg_conds: float,
-             cfg_cond2_negative: float, **options: Any) -> Denoiser:
-        """InstructPix2Pix's guidance, as the host's DualCFGGuider with style "regular" has it:
-
-        D = D_neg + cfg_cond2_negative (D_2 - D_neg) + cfg_conds (D_1 - D_2).
-
-        Args:
-            cond1: text and image.
-            cond2: image, empty text.
-            negative: empty text, no image.
-            cfg_conds: guidance by the text.
-            cfg_cond2_negative: guidance by the image; at 1 the negative is dropped.
-            options: ``frames``, ``joint``, ``chunk``.
-        """
-        return cls(model, cond1, negative, cfg_conds, middle=cond2, middle_cfg=cfg_cond2_negative, **options)
-
     def start(self, sigmas: Tensor) -> PlannedRun | None:
         """Begin a run of a sampler over ``sigmas`` [steps + 1], descending; None where nothing attached has a plan.
 

@@ -9,9 +9,9 @@ import comfy.model_base
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler, nodes_ip2p
+from guidance import dual_guidance
 from safetensors.torch import save_file
 from steadyedit.backends.comfy_native import toy
-from steadyedit.backends.diffusers.denoiser import Denoiser
 from steadyedit.backends.diffusers.model import DiffusersModel
 from steadyedit.diffusion.sampling import sample_euler
 from steadyedit.toyworld import models
@@ -67,7 +67,7 @@ def test_the_core_nodes_edit_as_diffusers_does(cfg_image):
             latent_image=latent).args[0]["samples"]
 
     noise = torch.randn(1, 4, PIXELS // 8, PIXELS // 8, generator=torch.Generator().manual_seed(3))
-    denoise = Denoiser.dual(
+    denoise = dual_guidance(
         DiffusersModel(diffusers_editor()), cond1, cond2, silent, CFG, cfg_image, frames=FRAMES)
     x = noise.expand(FRAMES, -1, -1, -1) * (1 + sigmas[0] ** 2).sqrt()
     with torch.no_grad():

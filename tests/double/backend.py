@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from steadyedit.backends import fingerprint
+from steadyedit.diffusion.inversion import ddim_inversion
+from steadyedit.diffusion.samplers import named_sampler
+from steadyedit.diffusion.sampling import guided
+from steadyedit.diffusion.schedule import DiscreteSchedule
+from steadyedit.methods.attachment import Attachment, BlockSite, NormSite, check_rivals, module_parameters
+from steadyedit.methods.lora import PROJECTIONS, differences
+from steadyedit.methods.reference_rows import sample_with_rows
+from steadyedit.methods.sampling_plan import Replacement, RunFacts, plan_of
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...diffusion.inversion import ddim_inversion
-from ...diffusion.samplers import named_sampler
-from ...diffusion.sampling import guided
-from ...diffusion.schedule import DiscreteSchedule
-from ...methods.attachment import Attachment, BlockSite, NormSite, check_rivals, module_parameters
-from ...methods.lora import PROJECTIONS, differences
-from ...methods.reference_rows import sample_with_rows
-from ...methods.sampling_plan import Replacement, RunFacts, plan_of
-from .. import fingerprint
 from .unet import CHANNELS, HEADS, PATHS, Attached, DoubleModel
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from steadyedit.diffusion.schedule import DiscreteSchedule
+from steadyedit.methods.attachment import Attachment, FrameLayout, NormSite
+from steadyedit.methods.sampling_plan import Replacement
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, interpolate, linear, scaled_dot_product_attention
-
-from ...diffusion.schedule import DiscreteSchedule
-from ...methods.attachment import Attachment, FrameLayout, NormSite
-from ...methods.sampling_plan import Replacement
 
 PATHS = (
     "input_blocks.1.1.transformer_blocks.0",
