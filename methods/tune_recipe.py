@@ -35,7 +35,7 @@ class TuneRecipe:
 PUBLISHED = TuneRecipe()
 
 
-def decisive(recipe: TuneRecipe) -> dict[str, Any]:
+def outcome_settings(recipe: TuneRecipe) -> dict[str, Any]:
     """The part of the recipe that decides the outcome."""
     settings = asdict(recipe)
     del settings["checkpoint_every"]

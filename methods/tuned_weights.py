@@ -39,7 +39,7 @@ class TunedWeights:
         metadata: JSON-able. ``version`` of the format, ``methods`` (list of method and
             config, in order), ``base`` (fingerprint of the base model), ``recipe``,
             ``losses``. Of weights tuned on top of other methods: ``base`` is that of
-            ``below``, and ``architecture`` says which models they fit.
+            ``base_name``, and ``architecture`` says which models they fit.
     """
 
     tensors: Mapping[str, Tensor]
@@ -116,7 +116,7 @@ def apply_tuned(backend: Backend, model: Any, weights: TunedWeights, strength: f
                 raise ValueError(f"weights: {entry['method']} has no strength; apply these weights as they are.")
             config["strength"] = strength
         attachment = build_on(backend, model, entry["method"], config)
-        used |= fill(attachment, tensors)
+        used |= load_parameters(attachment, tensors)
         freeze(attachment)
         model = backend.attach(model, attachment)
     deltas = {n.removeprefix(QUERY_PREFIX): t for n, t in tensors.items() if n.startswith(QUERY_PREFIX)}
@@ -136,7 +136,7 @@ def check_base(backend: Backend, model: Any, weights: TunedWeights) -> None:
     if fits is not None and fits != architecture(backend, model):
         raise ValueError("model: these weights were tuned on a model with other layers; "
                          "use one of the architecture that they were tuned on.")
-    base = below(backend, model, [entry["method"] for entry in weights.metadata["methods"]] if fits else None)
+    base = base_name(backend, model, [entry["method"] for entry in weights.metadata["methods"]] if fits else None)
     if tuned_on == base:
         return
     if fits is None:
@@ -153,7 +153,7 @@ def architecture(backend: Backend, model: Any) -> str:
     return content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)])
 
 
-def below(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
+def base_name(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
     """The name of what ``methods`` were tuned on: the U-Net's fingerprint, and what else is at work in training.
 
     With None, or where nothing else is attached, it is ``Backend.fingerprint``.
@@ -167,7 +167,7 @@ def below(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
     return content_hash(base, others) if others else base
 
 
-def fill(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:
+def load_parameters(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:
     """Copy saved tensors into the attachment's modules; returns the names used.
 
     Raises:

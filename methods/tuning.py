@@ -22,15 +22,15 @@ from .ei2.ffam import check_ratio
 from .registry import build_on
 from .training_loop import TrainingRun
 from .training_store import TrainingStore
-from .tune_recipe import PUBLISHED, TuneRecipe, decisive
+from .tune_recipe import PUBLISHED, TuneRecipe, outcome_settings
 from .tuned_weights import (
     FORMAT_VERSION,
     QUERY_PREFIX,
     TunedWeights,
     apply_tuned,
     architecture,
-    below,
-    fill,
+    base_name,
+    load_parameters,
     load_tuned,
     save_tuned,
 )  # fmt: skip
@@ -152,10 +152,10 @@ def tune(
         raise ValueError(f"model: {idle[0]} has strength 0, so that nothing of it can be trained; attach it at 1.")
     # Nodes run in inference mode, whose tensors can never take part in a backward pass.
     with torch.inference_mode(False):
-        base = below(backend, model, only)
+        base = base_name(backend, model, only)
         methods = [{"method": a.method, "config": dict(a.config)} for a in compress(attachments, trains)]
         initial = [named_tensors(a) for a in compress(attachments, trains)]
-        key = content_hash(samples, conditioning, decisive(recipe), methods, initial, base, sorted(only or ()))
+        key = content_hash(samples, conditioning, outcome_settings(recipe), methods, initial, base, sorted(only or ()))
         expected = {name: tensor for tensors in initial for name, tensor in tensors.items()}
         bar = cached(lambda: progress or backend.progress(recipe.steps, "tuning"))
 
@@ -193,7 +193,7 @@ def check_samples(samples: Tensor) -> None:
 def _owned(backend: Backend, model: Any, attachment: Attachment) -> Attachment:
     """A copy whose modules may be trained: the small modules are copied, never the model."""
     copy = build_on(backend, model, attachment.method, attachment.config)
-    fill(copy, named_tensors(attachment))
+    load_parameters(copy, named_tensors(attachment))
     for tree in copy.trees:
         tree.requires_grad_(True).train()
     return replace(copy, sites=attachment.sites)
@@ -210,7 +210,7 @@ def _final_tensors(owned: Sequence[Attachment], trained: Mapping[str, Tensor]) -
     """Trained values with the spectral normalisation in them, and the query differences."""
     tensors = {name: value for name, value in trained.items() if name.startswith(QUERY_PREFIX)}
     for attachment in owned:
-        fill(attachment, {**named_tensors(attachment), **trained})
+        load_parameters(attachment, {**named_tensors(attachment), **trained})
         for module in (module for tree in attachment.trees for module in tree.values()):
             if hasattr(module, "bake"):
                 module.bake()

@@ -17,7 +17,7 @@ def captioners() -> list[str]:
     return names(FOLDER, files=False)
 
 
-def opened(model: str, precision: str) -> Loaded:
+def open_captioner(model: str, precision: str) -> Loaded:
     """The network of a folder, in the host's care."""
     from .. import backends
     from ..vision.captions import EXPECTED, load_captioner
@@ -60,7 +60,7 @@ class Caption(io.ComfyNode):
         numbers = frame_numbers("frames", frames, len(clip))
         if not numbers:
             raise ValueError("frames: is empty; name the frame to describe, such as 0.")
-        captioner, tell, lines = opened(model, precision).ready(1), progress(len(numbers), "describing"), []
+        captioner, tell, lines = open_captioner(model, precision).ready(1), progress(len(numbers), "describing"), []
         for number in numbers:
             lines.append(" ".join(f"{prefix} {captioner.caption(clip[number], style)}".split()))
             tell(len(lines))
@@ -107,7 +107,7 @@ class DescribeRegion(io.ComfyNode):
             if images is None:
                 raise ValueError("images: a model can only answer about a picture; connect the clip.")
             frame = clip_of(images)[0]
-            asking = opened(model, precision)
+            asking = open_captioner(model, precision)
             if not asking.model.chats:
                 raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a "
                                  "vision-language model such as Qwen2.5-VL-3B-Instruct.")

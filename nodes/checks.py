@@ -59,7 +59,7 @@ def multiple_of_8(name: str, size: int) -> None:
 
 
 @contextmanager
-def memory_told(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
+def explain_out_of_memory(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
     """Turn out-of-memory errors into one sentence.
 
     Raises:

@@ -43,7 +43,8 @@ def outputs_of(more: tuple = ()) -> list[Any]:
     ]
 
 
-def trained(model: Any, latent: dict, conditioning: list, methods: dict[str, dict], reuse: bool, **recipe: Any) -> Any:
+def train_stage(model: Any, latent: dict, conditioning: list, methods: dict[str, dict], reuse: bool,
+                **recipe: Any) -> Any:
     """``Tuned``: the methods attached anew and trained alone."""
     from .. import backends
     from ..methods.dape.pipeline import run_stage
@@ -87,7 +88,7 @@ class NormTune(io.ComfyNode):
         kinds = [kind for kind, on in (("resnet", resnet), ("attention", attention), ("final", final)) if on]
         if not kinds:
             raise ValueError("resnet, attention, final: all three are off; switch on the norms that are to be tuned.")
-        tuned = trained(model, latent, conditioning, {"norm-tune": {"kinds": kinds, "gamma0": gamma0}}, **recipe)
+        tuned = train_stage(model, latent, conditioning, {"norm-tune": {"kinds": kinds, "gamma0": gamma0}}, **recipe)
         return io.NodeOutput(tuned.model, tuned.weights, tuned.loss_map, norm_lora(tuned.weights.tensors))
 
 
@@ -127,7 +128,7 @@ class VisualAdapterTrain(io.ComfyNode):
                 raise ValueError("joint: the model has tuned norms already, and here they begin anew; take the model "
                                  "from before Norm-Tune.")
             methods = {"norm-tune": {}, **methods}
-        tuned = trained(model, latent, conditioning, methods, **recipe)
+        tuned = train_stage(model, latent, conditioning, methods, **recipe)
         return io.NodeOutput(tuned.model, tuned.weights, tuned.loss_map)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import clip_latent, conditions_fit, memory_told, ratio_fits
+from .checks import clip_latent, conditions_fit, explain_out_of_memory, ratio_fits
 
 
 class DDIMInversion(io.ComfyNode):
@@ -55,7 +55,7 @@ class DDIMInversion(io.ComfyNode):
         ratio_fits(backend, model, samples)
         sigmas = backend.schedule(model).ddim_sigmas(steps)
         progress = backend.progress(len(sigmas) - 1, "inversion")
-        with memory_told(backend, "inverting", samples):
+        with explain_out_of_memory(backend, "inverting", samples):
             if cls.FOLDER is None:
                 steps = backend.invert(model, conditioning, samples, sigmas.flip(0), refinement, progress)
                 # Outputs stay in memory until the graph changes: half the bits are enough to blend with.

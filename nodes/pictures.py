@@ -75,7 +75,7 @@ def frame_numbers(label: str, text: str, frames: int) -> list[int]:
 
 
 @contextmanager
-def memory_told(work: str, frames: int, images: Tensor) -> Iterator[None]:
+def explain_out_of_memory(work: str, frames: int, images: Tensor) -> Iterator[None]:
     """Turn out-of-memory errors into one sentence.
 
     Raises:

@@ -7,7 +7,7 @@ import logging
 
 from comfy_api.latest import io
 
-from .pictures import CATEGORY, NOTHING, Boxes, Sam, clip_of, memory_told
+from .pictures import CATEGORY, NOTHING, Boxes, Sam, clip_of, explain_out_of_memory
 from .shown_frames import shown_frames, shown_masks
 
 #: Keys under which web/js finds the frames and the masks.
@@ -82,7 +82,7 @@ class PointMask(io.ComfyNode):
             marks.setdefault((frame, 1), Marks()).boxes.extend(given)
         asked, found = any(one.prompts() for one in marks.values()), {}
         if asked:
-            with memory_told("segmenting", 1, clip):
+            with explain_out_of_memory("segmenting", 1, clip):
                 found = masks_of_marks(sam.ready(1), clip, marks)
         masks = {place: mask for place, (mask, _) in found.items()}
         score = min((value for _, value in found.values()), default=0.0)

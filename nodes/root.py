@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import conditions_fit, memory_told
+from .checks import conditions_fit, explain_out_of_memory
 
 CATEGORY = "SteadyEdit/via"
 
@@ -61,7 +61,7 @@ class RootCandidates(io.ComfyNode):
         source = whole_cells(images[frame : frame + 1, ..., :3])
         seeds = [seed + i for i in range(count)]
         height, width = (side // 8 for side in source.shape[1:3])
-        with memory_told(backend, "editing", source.new_empty(1, 4, height, width)):
+        with explain_out_of_memory(backend, "editing", source.new_empty(1, 4, height, width)):
             edits = root_candidates(
                 backend, model, vae, source, positive, negative, seeds, steps=steps, text_guidance=text_guidance,
                 image_guidance=image_guidance, sampler=sampler or "euler")  # fmt: skip

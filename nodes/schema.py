@@ -12,19 +12,19 @@ from .words import BY_INPUT, BY_NODE, Words
 
 
 @cache
-def worded(node: type) -> type:
+def with_words(node: type) -> type:
     """The node, its schema completed by its ``Words`` each time the host asks for it."""
     define = node.define_schema
 
     def define_schema(cls: type) -> Any:
         schema = define()
-        return completed(schema, BY_NODE.get(schema.node_id, Words()))
+        return complete_schema(schema, BY_NODE.get(schema.node_id, Words()))
 
     node.define_schema = classmethod(define_schema)
     return node
 
 
-def completed(schema: Any, words: Words) -> Any:
+def complete_schema(schema: Any, words: Words) -> Any:
     """The schema with search aliases, names of its settings in plain words, and the rarely used ones folded away.
 
     What the schema says itself stays. Ids never change, so saved graphs and API graphs stay readable.

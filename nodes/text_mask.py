@@ -6,7 +6,7 @@ import logging
 
 from comfy_api.latest import io
 
-from .pictures import CATEGORY, NOTHING, Boxes, Grounding, Sam, clip_of, memory_told, progress
+from .pictures import CATEGORY, NOTHING, Boxes, Grounding, Sam, clip_of, explain_out_of_memory, progress
 
 WHOLE = "whole frame"
 
@@ -53,7 +53,7 @@ class TextMask(io.ComfyNode):
         import torch
         from comfy_api.latest import ui
 
-        from ..vision.grounding.detector import drawn, prepared_text
+        from ..vision.grounding.detector import draw_boxes, prepared_text
         from ..vision.masks import box_prompts, filled, masks_of
 
         clip = clip_of(images)
@@ -66,7 +66,7 @@ class TextMask(io.ComfyNode):
             return io.NodeOutput(torch.ones(seen.shape[:3]), [[box]] * len(seen), WHOLE, listed)
         prepared_text(text)
         boxes, tell = [], progress(len(seen), "looking for the words")
-        with memory_told("grounding", chunk, clip):
+        with explain_out_of_memory("grounding", chunk, clip):
             detector = grounding.ready(min(chunk, len(seen)))
             for start in range(0, len(seen), chunk):
                 boxes += detector.detect(seen[start : start + chunk], text, box_threshold, text_threshold)
@@ -81,12 +81,13 @@ class TextMask(io.ComfyNode):
         if sam is None:
             masks = filled(boxes, height, width)
         else:
-            with memory_told("segmenting", chunk, clip):
+            with explain_out_of_memory("segmenting", chunk, clip):
                 masks, _ = masks_of(sam.ready(min(chunk, len(seen))), seen, box_prompts(boxes), chunk,
                                     progress(sum(map(bool, boxes)), "masking"))
         lines = [f"{number}: " + ", ".join(f"{box['label']} {box['score']:.2f}" for box in row)
                  for number, row in zip(numbers, boxes)]
-        return io.NodeOutput(masks, boxes, "\n".join(lines), listed, ui=ui.PreviewImage(drawn(seen, boxes), cls=cls))
+        shown = ui.PreviewImage(draw_boxes(seen, boxes), cls=cls)
+        return io.NodeOutput(masks, boxes, "\n".join(lines), listed, ui=shown)
 
 
 NODES = [TextMask]

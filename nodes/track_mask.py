@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .pictures import CATEGORY, Sam, clip_of, frame_numbers, memory_told, progress
+from .pictures import CATEGORY, Sam, clip_of, explain_out_of_memory, frame_numbers, progress
 
 METHODS = ["auto", "memory", "flow"]
 
@@ -56,7 +56,7 @@ class TrackMask(io.ComfyNode):
             raise ValueError("method: memory needs a SAM 2 video model in sam, but there is "
                              f"{sam.name if sam else 'none'}; load one, such as sam2.1-hiera-small, or choose flow.")
         given, tell = dict(zip(numbers, mask)), progress(len(clip), "tracking")
-        with memory_told("tracking", 1, clip):
+        with explain_out_of_memory("tracking", 1, clip):
             if remembers and method != "flow":
                 masks, sure = sam.ready(1).track(clip, given, tell)
             else:

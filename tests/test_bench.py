@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from steadyedit.benchmarks.common.cases import World, quiet_backend
-from steadyedit.benchmarks.common.claims import CLAIMS, claims, said
+from steadyedit.benchmarks.common.claims import CLAIMS, claim_line, claims
 from steadyedit.benchmarks.common.edited import Settings
 from steadyedit.benchmarks.common.journal import Journal
 from steadyedit.benchmarks.common.memory import peak_memory
@@ -229,7 +229,7 @@ def test_claims_are_answered_by_paired_intervals():
     found = {(c["key"], c["method"], c["against"]): c for c in claims(clips)}
     right = found["edit_accuracy", "ei2", "tune-a-video"]
     assert right["shows"] is True and right["difference"] == pytest.approx(0.4) and 0 < right["ci"][0] < 0.4
-    assert "ei2 - tune-a-video = 40%" in said(right, ".0%") and said(right, ".0%").endswith(": shows")
+    assert "ei2 - tune-a-video = 40%" in claim_line(right, ".0%") and claim_line(right, ".0%").endswith(": shows")
     assert found["flicker", "ffam-4", "centering-spectral"]["shows"] is None
     assert not any("layer-norm" in pair for pair in found)
     assert {c["method"] for c in found.values()} <= set(METHODS) and {c[3][0][0] for c in CLAIMS} <= set(METHODS)

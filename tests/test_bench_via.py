@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from steadyedit.benchmarks.common.cases import World, quiet_backend
-from steadyedit.benchmarks.common.clock import spent
+from steadyedit.benchmarks.common.clock import timed
 from steadyedit.benchmarks.common.plots import Panel, draw_panels
 from steadyedit.benchmarks.via import report as via_report
 from steadyedit.benchmarks.via import run as via
@@ -202,6 +202,6 @@ def test_curves_are_drawn(tmp_path):
 
 
 def test_two_clocks():
-    with spent() as seconds:
+    with timed() as seconds:
         sum(range(100_000))
     assert seconds.wall > 0 and seconds.own >= 0

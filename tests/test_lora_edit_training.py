@@ -14,7 +14,7 @@ from steadyedit.methods.lora_edit import memory
 from steadyedit.methods.lora_edit.choices import HUNYUAN, NOISE_RANGES
 from steadyedit.methods.lora_edit.memory import MemoryPlan
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe, targeted
-from steadyedit.methods.lora_edit.samples import Sample, drawn
+from steadyedit.methods.lora_edit.samples import Sample, draw_sample
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from steadyedit.methods.tuning import TuneRecipe
 
@@ -219,7 +219,7 @@ def test_memory_that_runs_out_is_tried_again_with_less_of_the_model_on_the_devic
 
 def test_an_epoch_holds_every_sample_as_often_as_it_repeats():
     samples = [sample(1), sample(2, repeats=9), sample(3, repeats=9)]
-    numbers = [drawn(samples, step, 5) for step in range(38)]
+    numbers = [draw_sample(samples, step, 5) for step in range(38)]
     for epoch in (numbers[:19], numbers[19:]):
         assert [epoch.count(i) for i in range(3)] == [1, 9, 9]
     assert numbers[:19] != numbers[19:]

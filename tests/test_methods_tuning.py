@@ -293,10 +293,10 @@ def test_the_published_weight_decay_is_used():
 @pytest.mark.parametrize("method", ["gather-swap", "rave"])
 def test_what_changes_sampling_alone_is_no_part_of_the_base(method):
     """A training below it is found again, and its weights fit the same models."""
-    from steadyedit.methods.tuned_weights import below
+    from steadyedit.methods.tuned_weights import base_name
 
     backend, model, attached = with_methods("norm-tune")
     _, _, also = with_methods("norm-tune", method)
     for methods in (["visual-adapter"], ["norm-tune"], []):
-        assert below(backend, also, methods) == below(backend, attached, methods)
-    assert below(backend, attached, ["visual-adapter"]) != below(backend, model, ["visual-adapter"])
+        assert base_name(backend, also, methods) == base_name(backend, attached, methods)
+    assert base_name(backend, attached, ["visual-adapter"]) != base_name(backend, model, ["visual-adapter"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from steadyedit.toyworld import models
 from steadyedit.toyworld.models import wan
-from steadyedit.toyworld.models.low_rank import LowRank, file_names, whole
+from steadyedit.toyworld.models.low_rank import LowRank, file_names, multiply_out
 from steadyedit.toyworld.training.recipes import wan as first
 from steadyedit.toyworld.training.recipes import wan_deeper
 
@@ -55,7 +55,7 @@ def test_the_file_holds_factors_and_both_sides_read_products(small):
     assert {"blocks.0.cross_attn.q.weight.up", "blocks.7.cross_attn.o.weight.down", "blocks.7.cross_attn.o.bias",
             "blocks.7.self_attn.q.weight"} <= stored.keys()
     plain = wan.build()
-    native = whole(stored)
+    native = multiply_out(stored)
     assert native.keys() == wan.to_wan(plain.state_dict()).keys(), "Wan's names and no others"
     plain.load_state_dict(models.from_file_keys("wan", native, plain), strict=True)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_the_file_holds_factors_and_both_sides_read_products(small):
 
 def test_names_without_factors_stay():
     state = {"a.weight": torch.ones(2), "proj.bias": torch.ones(1)}
-    assert file_names(state) == state and whole(state) == state
+    assert file_names(state) == state and multiply_out(state) == state
 
 
 def test_stages_run_in_turn_each_at_its_pace_and_publish_what_loads(small, tmp_path, monkeypatch):
@@ -91,5 +91,5 @@ def test_stages_run_in_turn_each_at_its_pace_and_publish_what_loads(small, tmp_p
     assert (tmp_path / "wan_deeper.pt").exists() and (tmp_path / "wan_calm.pt").exists()
     assert kept["record"]["steps"] == 1 and kept["record"].keys() <= record.keys()
     plain = wan.build()
-    native = whole(models.to_file_keys("wan", kept["state"]))
+    native = multiply_out(models.to_file_keys("wan", kept["state"]))
     plain.load_state_dict(models.from_file_keys("wan", native, plain), strict=True)

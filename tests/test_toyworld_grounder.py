@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from steadyedit.toyworld import models, render, sample_scene
-from steadyedit.toyworld.models.grounder import ToyDetector, kept, overlaps
+from steadyedit.toyworld.models.grounder import ToyDetector, overlaps, suppress_overlaps
 from steadyedit.toyworld.training import loop as training
 from steadyedit.toyworld.training.data import still
 from steadyedit.toyworld.training.recipes import grounder as recipe
@@ -52,8 +52,8 @@ def test_cells_near_a_centre_belong_to_its_box():
 def test_overlaps_and_doubles():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [1, 0, 11, 10], [50, 50, 60, 60]])
     assert overlaps(boxes[0], boxes[1]).item() == pytest.approx(0.5)
-    assert kept(torch.tensor([0.9, 0.8, 0.7, 0.6]), boxes, 0.5, same=0.4) == [0, 3]
-    assert kept(torch.tensor([0.9, 0.1, 0.8, 0.6]), boxes, 0.5) == [0, 3]
+    assert suppress_overlaps(torch.tensor([0.9, 0.8, 0.7, 0.6]), boxes, 0.5, same=0.4) == [0, 3]
+    assert suppress_overlaps(torch.tensor([0.9, 0.1, 0.8, 0.6]), boxes, 0.5) == [0, 3]
 
 
 def test_it_learns_and_publishes(folder, monkeypatch):

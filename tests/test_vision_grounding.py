@@ -6,7 +6,7 @@ import pytest
 import torch
 from steadyedit.vision.grounding import load as loading
 from steadyedit.vision.grounding import names
-from steadyedit.vision.grounding.detector import Tokens, drawn, prepared_text, scaled_size
+from steadyedit.vision.grounding.detector import Tokens, draw_boxes, prepared_text, scaled_size
 from tiny_vision import TINY_GROUNDING, clip, shaken, vocabulary
 
 #: The published sizes: groundingdino_swint_ogc and groundingdino_swinb_cogcoor.
@@ -236,6 +236,6 @@ def test_the_tokenizer_that_is_missing_is_told(tmp_path, monkeypatch):
 
 def test_boxes_are_drawn_on_a_copy():
     frames = clip(1)
-    shown = drawn(frames, [[{"x": 5, "y": 30, "width": 20, "height": 20, "label": "dog", "score": 0.5}]])
+    shown = draw_boxes(frames, [[{"x": 5, "y": 30, "width": 20, "height": 20, "label": "dog", "score": 0.5}]])
     assert shown.shape == frames.shape and not torch.equal(shown, frames)
     assert torch.equal(shown[:, 60:], frames[:, 60:])

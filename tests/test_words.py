@@ -32,15 +32,16 @@ def test_words_name_inputs_that_are_there(words):
 
 
 def test_only_fields_that_the_host_has_are_filled(words):
-    from steadyedit.nodes.schema import completed, known
+    from steadyedit.nodes.schema import complete_schema, known
     from steadyedit.nodes.words import Words
 
     said = Words(("phrase",), {"a": "plain words"}, ("a",), "Video Tools")
     old = SimpleNamespace(inputs=[SimpleNamespace(id="a", display_name=None)])
-    assert vars(completed(old, said).inputs[0]) == {"id": "a", "display_name": "plain words"} and len(vars(old)) == 1
+    assert vars(complete_schema(old, said).inputs[0]) == {"id": "a", "display_name": "plain words"}
+    assert len(vars(old)) == 1
     new = SimpleNamespace(inputs=[SimpleNamespace(id="a", display_name="own", advanced=None)], search_aliases=[],
                           essentials_category=None)
-    completed(new, said)
+    complete_schema(new, said)
     assert vars(new.inputs[0]) == {"id": "a", "display_name": "own", "advanced": True}
     assert new.search_aliases == ["phrase"] and new.essentials_category == "Video Tools"
     assert known(lambda id, tooltip=None: (id, tooltip), "a", tooltip="t", advanced=True) == ("a", "t")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .clip import Audio
-from .source import Source, audio_stream, opened
+from .source import Source, audio_stream, open_source
 
 # Rates that AAC knows; any other is resampled to 48 kHz.
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -25,7 +25,7 @@ def read_audio(source: Source, begin: Fraction, end: Fraction) -> Audio | None:
     Sound that starts later than ``begin`` and gaps are silence, so that it stays in step
     with the picture; sound that ends before ``end`` simply ends.
     """
-    with opened(source) as container:
+    with open_source(source) as container:
         stream = audio_stream(container)
         if stream is None:
             return None

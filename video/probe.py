@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import av
 
-from .source import Source, audio_stream, decoded, name_of, opened, video_stream
+from .source import Source, audio_stream, decoded, name_of, open_source, video_stream
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def probe(source: Source) -> VideoInfo:
     do not, and guess a rate from their first packets, so those are measured.
 
     Raises:
-        FileNotFoundError, ValueError: see ``source.opened``; no video stream; zero frames.
+        FileNotFoundError, ValueError: see ``source.open_source``; no video stream; zero frames.
     """
     name = name_of(source)
-    with opened(source) as container:
+    with open_source(source) as container:
         stream = video_stream(container, name)
         begin = (stream.start_time or 0) * stream.time_base
         rate = stream.average_rate
@@ -121,7 +121,7 @@ def first_frame(source: Source) -> av.VideoFrame:
         ValueError: zero frames can be decoded.
     """
     name = name_of(source)
-    with opened(source) as container:
+    with open_source(source) as container:
         for frame in decoded(container, video_stream(container, name)):
             return frame
     raise ValueError(f"{name}: the video stream has zero frames that can be decoded.")

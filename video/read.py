@@ -19,7 +19,7 @@ from .audio import read_audio
 from .clip import VideoClip
 from .geometry import Size, pixels, plan, shown_size
 from .probe import VideoInfo, first_frame, probe
-from .source import Source, decoded, opened, video_stream
+from .source import Source, decoded, open_source, video_stream
 
 # Further back than the keyframe distance of nearly every encoder; see _frames_from.
 _STEPS_BACK = (0, 2, 12)
@@ -99,7 +99,7 @@ def iter_frames(
     origin = info.begin + Fraction(window[0]).limit_denominator(10**6)
     limit = origin + Fraction(window[1]).limit_denominator(10**6) if window[1] else None
     frame = first_frame(source)
-    with opened(source) as container:
+    with open_source(source) as container:
         aspect = video_stream(container, info.name).sample_aspect_ratio
     layout = plan(*shown_size(frame, aspect), size, fit, multiple)
 
@@ -153,7 +153,7 @@ def _frames_from(
     """
     jumps = [moment - back for back in _STEPS_BACK if info.seekable and moment - back > info.begin + 1]
     for jump in [*jumps, None]:
-        with opened(source) as container:
+        with open_source(source) as container:
             stream = video_stream(container, info.name)
             stream.thread_type = "AUTO"
             if jump is not None:

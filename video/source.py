@@ -18,7 +18,7 @@ def name_of(source: Source) -> str:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[av.container.InputContainer]:
+def open_source(source: Source) -> Iterator[av.container.InputContainer]:
     """An open container, closed on leaving.
 
     Raises:

@@ -56,7 +56,7 @@ class ComfyBackend:
         return lora.shapes_of(model)
 
     def add_lora(self, model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
-        return lora.added(model, weights)
+        return lora.add_lora(model, weights)
 
     def takes_image(self, model: ModelPatcher) -> bool:
         return isinstance(model.model, comfy.model_base.IP2P)
@@ -83,7 +83,7 @@ class ComfyBackend:
         self, model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int,
         queries: bool = True, checkpointing: bool = False, lora: Mapping[str, Tensor] | None = None,
     ) -> AbstractContextManager[TrainingView]:
-        return training.opened(model, attachments, conditioning, frames, queries, checkpointing, lora or {})
+        return training.open_for_training(model, attachments, conditioning, frames, queries, checkpointing, lora or {})
 
     def invert(
         self, model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
@@ -167,13 +167,13 @@ class ComfyBackend:
         self, model: ModelPatcher, samples: Sequence[Sample], lora: Mapping[str, Tensor], planned: MemoryPlan,
         precision: str,
     ) -> AbstractContextManager[VideoTrainingView]:
-        return video.opened(model, samples, lora, planned, precision)
+        return video.open_for_training(model, samples, lora, planned, precision)
 
     def has_video_lora(self, model: ModelPatcher, lora: Mapping[str, Tensor]) -> bool:
         return video.carries(model, lora)
 
     def add_video_lora(self, model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
-        return video.added(model, weights)
+        return video.add_lora(model, weights)
 
     def out_of_memory(self) -> tuple[type[BaseException], ...]:
         # Not the host's OOM_EXCEPTION, which is plain Exception where torch has no CUDA.

@@ -25,7 +25,7 @@ def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, int]]:
     return found
 
 
-def added(model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
+def add_lora(model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
     """``Backend.add_lora``."""
     check_shapes(weights, shapes_of(model))
     clone = model.clone()

@@ -57,7 +57,7 @@ def extended_block(block: nn.Module, path: str, state: Attached) -> Callable:
         def run(x: Tensor, context: Tensor | None) -> Tensor:
             with outputs_passed(block, outputs, options):
                 z = inner(x, context=context, transformer_options=options)
-            return through(modules, z, options)
+            return apply_modules(modules, z, options)
 
         if recomputed(state, x.shape[0] * x.shape[1]):
             return checkpoint(run, x, context, use_reentrant=False, preserve_rng_state=False)
@@ -66,7 +66,7 @@ def extended_block(block: nn.Module, path: str, state: Attached) -> Callable:
     return forward
 
 
-def through(modules: Sequence[nn.Module], z: Tensor, options: Mapping[str, Any]) -> Tensor:
+def apply_modules(modules: Sequence[nn.Module], z: Tensor, options: Mapping[str, Any]) -> Tensor:
     """z [branches * frames, tokens, channels] after each of the modules, in their width and back."""
     for module in modules:
         width = next(on_device_of(module, z).parameters()).dtype
@@ -81,7 +81,7 @@ def outputs_passed(
     """The outputs of a block's submodules go through ``outputs`` (by name), inside the ``with``."""
 
     def passed(inner: Callable, modules: Sequence[nn.Module]) -> Callable:
-        return lambda z: through(modules, inner(z), options)
+        return lambda z: apply_modules(modules, inner(z), options)
 
     with ExitStack() as stack:
         for name, modules in outputs.items():

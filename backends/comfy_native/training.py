@@ -223,7 +223,7 @@ def modules_on(attachments: Iterable[Attachment], device: torch.device, home: to
 
 
 @contextmanager
-def opened(
+def open_for_training(
     model: ModelPatcher, attachments: Iterable[Attachment], conditioning: Any, frames: int, queries: bool,
     checkpointing: bool, lora: Mapping[str, Tensor],
 ) -> Iterator[ComfyTraining]:

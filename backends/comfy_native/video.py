@@ -90,7 +90,7 @@ def check_conditions(samples: Sequence[Sample]) -> None:
                                  "training does not take; give the plain prompt.")
 
 
-def added(model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
+def add_lora(model: ModelPatcher, weights: Mapping[str, Tensor]) -> ModelPatcher:
     """A clone with a LoRA as ordinary weight patches, as the host's own loaders make them.
 
     Raises:
@@ -115,7 +115,7 @@ def carries(model: ModelPatcher, lora: Mapping[str, Tensor]) -> bool:
 
 
 @contextmanager
-def opened(
+def open_for_training(
     model: ModelPatcher, samples: Sequence[Sample], lora: Mapping[str, Tensor], plan: MemoryPlan, precision: str,
 ) -> Iterator[ComfyVideoTraining]:
     """``VideoBackend.video_training`` on the host's MODEL; see there."""

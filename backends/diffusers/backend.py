@@ -26,7 +26,7 @@ from .norms import located_norms
 from .paths import locate
 from .sampling import sample
 from .toy import load_toy_clip, load_toy_controlnet, load_toy_editor, load_toy_models
-from .training import opened
+from .training import open_for_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ class DiffusersBackend:
     def training(self, model: DiffusersModel, attachments: Iterable[Attachment], conditioning: Any, frames: int,
                  queries: bool = True, checkpointing: bool = False,
                  lora: Mapping[str, Tensor] | None = None) -> AbstractContextManager[TrainingView]:
-        return opened(model, tuple(attachments), conditioning, frames, queries, checkpointing, lora or {})
+        return open_for_training(model, tuple(attachments), conditioning, frames, queries, checkpointing, lora or {})
 
     def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
                progress: Progress) -> list[Tensor]:

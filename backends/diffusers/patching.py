@@ -113,7 +113,7 @@ def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Calla
     original = block.forward
 
     def run(hidden_states: Tensor, *args, **kwargs) -> Tensor:
-        return through(original(hidden_states, *args, **kwargs), modules, layout)
+        return apply_modules(original(hidden_states, *args, **kwargs), modules, layout)
 
     def forward(hidden_states: Tensor, *args, **kwargs) -> Tensor:
         if recompute_from is not None and hidden_states.shape[0] * hidden_states.shape[1] >= recompute_from:
@@ -123,17 +123,17 @@ def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Calla
     return forward
 
 
-def passed_on(part: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Callable:
+def with_modules_after(part: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Callable:
     """Forward of a part of a transformer block with ``modules`` on its output."""
     original = part.forward
 
     def forward(*args, **kwargs) -> Tensor:
-        return through(original(*args, **kwargs), modules, layout)
+        return apply_modules(original(*args, **kwargs), modules, layout)
 
     return forward
 
 
-def through(out: Tensor, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Tensor:
+def apply_modules(out: Tensor, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Tensor:
     """The modules one after another, each in the float width of its own weights."""
     for module in modules:
         width = next(module.parameters()).dtype
@@ -176,7 +176,8 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     for part in OUTPUTS:
         outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
         if outputs := [module for module in outputs if module.strength != 0]:
-            yield forward_replaced(block.get_submodule(part), passed_on(block.get_submodule(part), outputs, layout))
+            inner = block.get_submodule(part)
+            yield forward_replaced(inner, with_modules_after(inner, outputs, layout))
     modules = [a.modules[key] for a in here if a.modules is not None and key in a.modules]
     if modules or recompute_from is not None:
         yield forward_replaced(block, extended_block(block, modules, layout, recompute_from))

@@ -70,7 +70,7 @@ def _frozen(unet: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def opened(model: DiffusersModel, attachments: Sequence[Attachment], conditioning: Any, frames: int,
+def open_for_training(model: DiffusersModel, attachments: Sequence[Attachment], conditioning: Any, frames: int,
            queries: bool, checkpointing: bool, lora: Mapping[str, Tensor]) -> Iterator[DiffusersTrainingView]:
     """See ``backends.protocol.Backend.training``.
 

@@ -135,7 +135,7 @@ class DiffusersVideoTraining:
 
 
 @contextmanager
-def opened(
+def open_for_training(
     model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor]
 ) -> Iterator[DiffusersVideoTraining]:
     """``VideoBackend.video_training``; the network's blocks are computed again in backward."""
@@ -192,7 +192,7 @@ class DiffusersVideoBackend:
     def video_training(self, model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor],
                        planned: MemoryPlan, precision: str):
         # Nothing is streamed here: the network computes where and in what it lies.
-        return opened(model, samples, lora)
+        return open_for_training(model, samples, lora)
 
     def has_video_lora(self, model: DiffusersVideoModel, lora: Mapping[str, Tensor]) -> bool:
         wanted = factors(lora)

@@ -135,7 +135,7 @@ def claims(clips: Sequence[dict[str, Any]], asked: Sequence[Claim] = CLAIMS) -> 
     return found
 
 
-def said(claim: dict[str, Any], form: str) -> str:
+def claim_line(claim: dict[str, Any], form: str) -> str:
     """One line about a claim; ``form`` is the format of its key's numbers."""
     verdict = {True: "shows", False: "the opposite shows", None: "-"}[claim["shows"]]
     interval = "" if claim["ci"] is None else " [{0:{2}}, {1:{2}}]".format(*claim["ci"], form)

@@ -21,8 +21,8 @@ def clock() -> tuple[Callable[[], float], str]:
 
 
 @dataclass
-class Spent:
-    """Seconds, set on leaving ``spent``.
+class Seconds:
+    """Seconds, set on leaving ``timed``.
 
     Args:
         wall: as they pass.
@@ -34,9 +34,9 @@ class Spent:
 
 
 @contextmanager
-def spent() -> Iterator[Spent]:
+def timed() -> Iterator[Seconds]:
     """Time the ``with`` by both clocks."""
-    seconds, (now, _) = Spent(), clock()
+    seconds, (now, _) = Seconds(), clock()
     wall, own = time.perf_counter(), now()
     yield seconds
     if torch.cuda.is_available():

@@ -48,7 +48,7 @@ def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[
     embeddings, prompt = world.embed(frames, truth.caption)
     mean_shift, variance_shift = _shifts(world, case, edited, settings)
     return {
-        "edit_accuracy": metrics.edit_accuracy(named(world, case, frames), case.edit.target),
+        "edit_accuracy": metrics.edit_accuracy(judged_names(world, case, frames), case.edit.target),
         "psnr_truth": metrics.psnr(frames, truth.frames),
         "psnr_inside": metrics.psnr(frames, truth.frames, mask),
         "psnr_background": metrics.psnr(frames, truth.frames, far),
@@ -65,7 +65,7 @@ def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[
     }
 
 
-def named(world: World, case: Case, frames: Tensor) -> list[str]:
+def judged_names(world: World, case: Case, frames: Tensor) -> list[str]:
     """What the judge sees in each frame: of the object's surroundings, or of all of it."""
     from ...toyworld.models.classifier import boxes_of
     from ...toyworld.models.judge import classify

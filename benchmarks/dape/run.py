@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ...vision import metrics
 from ..common.cases import World
-from ..common.claims import DAPE_CLAIMS, claims, said
+from ..common.claims import DAPE_CLAIMS, claim_line, claims
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
 from ..common.report import meta, rows, table, write_json
@@ -183,7 +183,7 @@ def _show(report: dict[str, Any], settings: Settings) -> None:
         print(table([row for row in report["rows"] if row["base"] == base], KEYS))
         for claim in report["claims"]:
             if claim["base"] == base:
-                print(said(claim, KEYS[claim["key"]][1]))
+                print(claim_line(claim, KEYS[claim["key"]][1]))
 
 
 def _draw_sheet(path: Path, count: int, methods: Sequence[str], journals: dict[str, Journal], world: World) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..common.cases import World
-from ..common.claims import claims, said
+from ..common.claims import claim_line, claims
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
 from ..common.report import meta, rows, table, write_json
@@ -102,7 +102,7 @@ def main(
     print(f"\nAll methods tuned for {settings.recipe.steps} steps; {count} clips; * : paired 95 % interval excludes 0.")
     print(table(summary, KEYS))
     for claim in report["claims"]:
-        print(said(claim, KEYS[claim["key"]][1]))
+        print(claim_line(claim, KEYS[claim["key"]][1]))
     if json_path is not None:
         write_json(json_path, report)
         print(f"numbers: {json_path}")

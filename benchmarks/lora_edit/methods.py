@@ -17,7 +17,7 @@ from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import frame_sample, mask_samples
 from ...methods.lora_edit.train import VideoSettings, train_mask_lora
 from ...methods.tune_recipe import TuneRecipe
-from ..common.clock import Spent, spent
+from ..common.clock import Seconds, timed
 from ..common.edited import Edited
 from ..common.memory import peak_memory
 from ..common.report import write_json
@@ -102,9 +102,9 @@ def edit(
         what it made, and the seconds that it took by ``clock``, trainings found again not counted.
     """
     method = METHODS[slug]
-    with peak_memory() as memory, spent() as whole:
+    with peak_memory() as memory, timed() as whole:
         tuned, seconds = trained(world, found, method, settings, kept) if method.trains else (None, None)
-        with spent() as sampling:
+        with timed() as sampling:
             frames = world.vae.decode(sampled(world, tuned.model if tuned else world.model, found, method, settings,
                                               seed))  # fmt: skip
     edited = Edited(frames, seconds, sampling.wall, memory.peak_mb, None, [], torch.empty(0))
@@ -134,13 +134,13 @@ def trained(
 
 def _timed(world: World, samples: tuple, recipe: MaskLoRARecipe, kept: Path, start: Any = None) -> tuple[Tuned, float]:
     """Train, or find what was trained, with the time that it took then."""
-    with spent() as seconds:
+    with timed() as seconds:
         tuned = train_mask_lora(world.backend, world.model, samples, recipe, VideoSettings(preview_every=0),
                                 start=start, cache=kept)  # fmt: skip
     return tuned, _first_seconds(tuned, seconds, kept)
 
 
-def _first_seconds(tuned: Tuned, seconds: Spent, kept: Path) -> float:
+def _first_seconds(tuned: Tuned, seconds: Seconds, kept: Path) -> float:
     """Of the run that trained it; a LoRA is told by its losses."""
     note = kept / f"{content_hash(tuned.losses)[:16]}.json"
     if tuned.from_cache and note.is_file():

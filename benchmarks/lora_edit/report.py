@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch.nn.functional import cosine_similarity
 
 from ...vision import metrics
-from ..common.claims import LORA_EDIT_CLAIMS, LORA_EDIT_TURNING_CLAIMS, claims, said
+from ..common.claims import LORA_EDIT_CLAIMS, LORA_EDIT_TURNING_CLAIMS, claim_line, claims
 from ..common.clock import clock
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
 from ..common.plots import Panel, draw_panels
 from ..common.report import meta, rows, table
 from ..common.scores import KEYS as COMMON
-from ..common.scores import named, score
+from ..common.scores import judged_names, score
 from .cases import PLAIN, TURNING, VideoCase, cases
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def measured(world: World, found: VideoCase, edited: Edited, settings: Settings)
     """Every key of ``KEYS`` for one clip, and ``edit_kept``: by frame, 1 where the judge sees the edit."""
     case, frames = found.case, edited.frames
     values = score(world, case, edited, settings)
-    kept = [float(seen == wanted) for seen, wanted in zip(named(world, case, frames), found.wanted, strict=True)]
+    kept = [float(seen == wanted) for seen, wanted in zip(judged_names(world, case, frames), found.wanted, strict=True)]
     own, first, before = (world.embed(part, "")[0] for part in (frames, case.truth.frames[:1], case.source.frames))
     thing = case.source.masks[0].maximum(case.truth.masks[0])
     values |= {
@@ -114,7 +114,7 @@ def show(report: dict[str, Any]) -> None:
             for row in report[part]:
                 print(f"edit kept by frame, {row['method']}: " + " ".join(f"{share:.0%}" for share in row["edit_kept"]))
     for claim in report["claims"]:
-        print(f"{claim['clips']}: {said(claim, KEYS[claim['key']][1])}")
+        print(f"{claim['clips']}: {claim_line(claim, KEYS[claim['key']][1])}")
 
 
 def draw_curves(report: dict[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from ...methods.via.pipeline import Root, ViaRecipe, find_root, invert_clip, sam
 from ...toyworld.models import EDITOR_IMAGE_GUIDANCE as IMAGE
 from ...toyworld.models import EDITOR_TEXT_GUIDANCE as TEXT
 from ...toyworld.world.edits import LOCAL
-from ..common.clock import Spent, spent
+from ..common.clock import Seconds, timed
 from ..common.edited import Edited
 from ..common.memory import peak_memory
 
@@ -85,7 +85,7 @@ class Prepared:
     tuned: Tuned
     adaptation_seconds: float
     trajectory: Trajectory | None
-    inversion: Spent
+    inversion: Seconds
 
 
 def is_local(edit: Edit) -> bool:
@@ -128,13 +128,13 @@ def prepare(
     rooted = rooted or case
     kept = object_mask(rooted) if is_local(case.edit) else None
     root = find_root(*parts, rooted.source.frames, positive, case.empty, choose, via, kept, seed)
-    with spent() as adaptation:
+    with timed() as adaptation:
         tuned = adapt(
             *parts, root.source, root.edited, positive, case.empty, via.adaptation, cache=cache, preview_every=0
         )
-    trajectory, inversion = None, Spent()
+    trajectory, inversion = None, Seconds()
     if mask is not None:
-        with spent() as inversion:
+        with timed() as inversion:
             trajectory = invert_clip(world.backend, world.model, case.samples, case.empty, via)
     return Prepared(positive, case.empty, mask, root, tuned, adaptation.wall, trajectory, inversion)
 
@@ -154,13 +154,13 @@ def edit(
     recipe = METHODS[method](settings.via)
     adapted = recipe.adaptation is not None
     editor = prepared.tuned.model if adapted else world.model
-    with peak_memory() as memory, spent() as seconds:
+    with peak_memory() as memory, timed() as seconds:
         samples = sample_edit(
             world.backend, editor, case.samples, prepared.positive, prepared.negative, recipe, mask=prepared.mask,
             trajectory=prepared.trajectory, seed=seed,
         )  # fmt: skip
         frames = world.vae.decode(samples)
-    before = Spent() if recipe.blend is None else prepared.inversion
+    before = Seconds() if recipe.blend is None else prepared.inversion
     edited = Edited(
         frames=frames,
         train_seconds=prepared.adaptation_seconds if adapted else None,

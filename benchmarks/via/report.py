@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...toyworld import heldout_edits
 from ...toyworld.world.edits import LOCAL
-from ..common.claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS, claims, said
+from ..common.claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS, claim_line, claims
 from ..common.clock import clock
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
@@ -135,7 +135,7 @@ def show(report: dict[str, Any]) -> None:
         print(f"\n{frames} frames, edits {', '.join(map(str, SERIES))}")
         print(table(own, KEYS))
     for claim in report["claims"]:
-        print(said(claim, KEYS[claim["key"]][1]))
+        print(claim_line(claim, KEYS[claim["key"]][1]))
 
 
 def draw_sheet(path: Path, job: Job, world: World, size: int) -> None:

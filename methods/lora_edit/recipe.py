@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..tune_recipe import TuneRecipe, decisive
+from ..tune_recipe import TuneRecipe, outcome_settings
 from .choices import NOISE_RANGES, TARGETS
 
 #: Left as they are: keys and values of CLIP vision's tokens, and HunyuanVideo's modulation, which sees no token.
@@ -36,9 +36,9 @@ class MaskLoRARecipe:
     targets: str = TARGETS[0]
     sigmas: tuple[float, float] = NOISE_RANGES["all"]
 
-    def decisive(self) -> dict[str, Any]:
+    def outcome_settings(self) -> dict[str, Any]:
         """The part that decides the outcome."""
-        return {**asdict(self), "training": decisive(self.training)}
+        return {**asdict(self), "training": outcome_settings(self.training)}
 
 
 def targeted(layers: Iterable[str], targets: str) -> list[str]:

@@ -129,7 +129,7 @@ def _sample(latent: Tensor, conditioning: list, repeats: int, label: str, family
     return Sample(latent.detach().float().cpu().clone(), conditioning, repeats, label, family)
 
 
-def drawn(samples: Sequence[Sample], step: int, seed: int) -> int:
+def draw_sample(samples: Sequence[Sample], step: int, seed: int) -> int:
     """Number of the sample at a step: every epoch holds each as often as it repeats, in an order of its own.
 
     A function of the step alone, so that a resumed training meets what the uninterrupted one would have met.

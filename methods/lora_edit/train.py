@@ -23,7 +23,7 @@ from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
 from .memory import MemoryPlan, check, plan
 from .recipe import MaskLoRARecipe, targeted
-from .samples import Sample, check_samples, drawn
+from .samples import Sample, check_samples, draw_sample
 
 if TYPE_CHECKING:
     from ...backends.protocol import Progress, VideoBackend, VideoTrainingView
@@ -85,7 +85,7 @@ def train_mask_lora(
     with torch.inference_mode(False):
         lora = first_lora(backend, model, recipe, start)
         content = [content_of(sample) for sample in samples]
-        key = content_hash("mask-lora", content, recipe.decisive(), list(lora.values()), settings.precision,
+        key = content_hash("mask-lora", content, recipe.outcome_settings(), list(lora.values()), settings.precision,
                            backend.fingerprint(model))  # fmt: skip
         bar = cached(lambda: progress or backend.progress(recipe.training.steps, "mask-aware LoRA"))
 
@@ -141,7 +141,7 @@ class MaskTask:
         return self.backend.video_training(self.model, self.samples, self.lora, self.plans[attempt], self.precision)
 
     def batch(self, step: int) -> tuple[Tensor, int]:
-        number = drawn(self.samples, step, self.recipe.training.seed)
+        number = draw_sample(self.samples, step, self.recipe.training.seed)
         return self.clean[number], number
 
     def predict(self, view: VideoTrainingView, noisy: Tensor, level: Tensor, condition: int) -> Tensor:

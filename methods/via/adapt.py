@@ -17,7 +17,7 @@ from ..content_hash import content_hash
 from ..lora import new_lora
 from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
-from ..tune_recipe import TuneRecipe, decisive
+from ..tune_recipe import TuneRecipe, outcome_settings
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
 from .augment import PUBLISHED, AffineRanges, random_maps, warped
@@ -151,7 +151,8 @@ def adapt(
     with torch.inference_mode(False):
         pair = torch.cat([source[..., :3], edited[..., :3]]).clone()
         # The latents name the VAE, too.
-        content = (pair, _encode(vae, pair), instruction, empty, extra, _decisive(recipe), backend.fingerprint(model))
+        content = (pair, _encode(vae, pair), instruction, empty, extra, _outcome_settings(recipe),
+                   backend.fingerprint(model))
         bar = cached(lambda: progress or backend.progress(recipe.training.steps, "adaptation"))
 
         def train() -> TunedWeights:
@@ -186,5 +187,5 @@ def _encode(vae: Any, images: Tensor) -> Tensor:
         return vae.encode(images).float().cpu().clone()
 
 
-def _decisive(recipe: AdaptRecipe) -> dict[str, Any]:
-    return {**asdict(recipe), "training": decisive(recipe.training)}
+def _outcome_settings(recipe: AdaptRecipe) -> dict[str, Any]:
+    return {**asdict(recipe), "training": outcome_settings(recipe.training)}

@@ -123,7 +123,8 @@ class BlendRun:
         source = self.scale(self.blend.trajectory[index, self.ids].to(z.device, torch.float32)).to(z)
         return boundary_blend(z, source, self.keep, weight, self.blend.reading)
 
-    def told(self, callback: Callable[[dict[str, Any]], None] | None, offset: int | None = None) -> Callable | None:
+    def preview_callback(self, callback: Callable[[dict[str, Any]], None] | None,
+                         offset: int | None = None) -> Callable | None:
         """A sampler's callback that shows what the result will be; ``offset`` counts steps for a single one."""
         if callback is None:
             return None
@@ -141,7 +142,7 @@ def sample_step_by_step(sampler: Sampler, run: BlendRun, model: Any, x: Tensor, 
     for t in range(1, run.steps + 1):
         # A copy of the extra arguments: some samplers add to them.
         x = sampler(model, x, run.sigmas[t - 1 : t + 1].clone(), extra_args=dict(extra_args),
-                    callback=run.told(callback, t - 1), disable=True, **options)
+                    callback=run.preview_callback(callback, t - 1), disable=True, **options)
         x = run.after(t, x)
     return x
 
@@ -155,9 +156,9 @@ def sample_through_denoiser(sampler: Sampler, run: BlendRun, model: Any, x: Tens
     """
     response = measure(sampler, model, run.sigmas, extra_args, x.dtype, **options)
     mixed = _MixedDenoiser(model, run, response)
-    out = sampler(mixed, x, run.sigmas.clone(), extra_args=extra_args, callback=run.told(callback), disable=disable,
-                  **options)
-    return run.after(run.steps, out + mixed.carried(response.end) if mixed.offset is not None else out)
+    out = sampler(mixed, x, run.sigmas.clone(), extra_args=extra_args, callback=run.preview_callback(callback),
+                  disable=disable, **options)
+    return run.after(run.steps, out + mixed.offset_at(response.end) if mixed.offset is not None else out)
 
 
 class _MixedDenoiser:
@@ -172,7 +173,7 @@ class _MixedDenoiser:
         # Samplers ask the model for its schedule.
         return getattr(self.model, name)
 
-    def carried(self, response: float) -> Tensor:
+    def offset_at(self, response: float) -> Tensor:
         """The offset as it is where a change of the start has become ``response``."""
         assert self.offset is not None
         return self.offset * (response / self.since if self.since else 0.0)
@@ -180,7 +181,7 @@ class _MixedDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         response, step = self.response.calls[self.calls], self.response.completed[self.calls]
         self.calls += 1
-        state = x if self.offset is None else x + self.carried(response)
+        state = x if self.offset is None else x + self.offset_at(response)
         if step:
             state = self.run.after(step, state)
             self.offset, self.since = state - x, response

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import wan
-from .low_rank import file_names, whole
+from .low_rank import file_names, multiply_out
 from .tokenizer import BOS, EOS, TOKENIZER, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -208,7 +208,7 @@ def state_of(name: str) -> dict:
     check_hash(name)
     own = load_file(weights_path(name))
     if (base := OVERLAYS.get(name)) is None:
-        return whole(own)
+        return multiply_out(own)
     if config_of(name)["base_sha256"] != sha256_of(weights_path(base)):
         raise ValueError(f"toyworld/weights/{base}.safetensors is not the file that {name} was trained from: "
                          "restore it from the repository or train it again.")

@@ -102,7 +102,7 @@ class ToyDetector:
             ids = tokenize([phrase]).to(device).expand(len(frames), -1)
             logits, boxes = self.module(pixels, ids)
             for row, chances, places in zip(found, logits.sigmoid().flatten(1).cpu(), boxes.flatten(1, 2).cpu()):
-                for index in kept(chances, places, box_threshold):
+                for index in suppress_overlaps(chances, places, box_threshold):
                     box = from_corners(places[index] * scale, label=phrase, score=chances[index].item())
                     row += [part] if (part := inside(box, height, width)) else []
         return [sorted(row, key=lambda box: -box["score"]) for row in found]
@@ -114,7 +114,7 @@ def understood(phrase: str) -> bool:
     return words <= set(vocabulary()) and bool(words & {*COLOURS, *SHAPES, *TEXTURES, "thing"})
 
 
-def kept(chances: torch.Tensor, boxes: torch.Tensor, threshold: float, same: float = 0.5) -> list[int]:
+def suppress_overlaps(chances: torch.Tensor, boxes: torch.Tensor, threshold: float, same: float = 0.5) -> list[int]:
     """Numbers of the boxes above a threshold, best first, without those that lie on a better one."""
     order = [i for i in chances.argsort(descending=True).tolist() if chances[i] > threshold]
     doubles = (overlaps(boxes[:, None], boxes[None]) >= same).tolist()

@@ -27,7 +27,7 @@ def file_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for key, value in state.items() for stem, _, part in (key.rpartition("."),)}
 
 
-def whole(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def multiply_out(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The way back: NAME.weight = up @ down, rounded to the factors' dtype, in place of both."""
     products = {}
     for key, value in state.items():

@@ -141,7 +141,7 @@ class Detector:
         return " ".join(text.replace(".", " ").split())
 
 
-def drawn(frames: Tensor, boxes: list[list[Box]]) -> Tensor:
+def draw_boxes(frames: Tensor, boxes: list[list[Box]]) -> Tensor:
     """An IMAGE batch with boxes and their labels on it, for a preview."""
     from PIL import ImageDraw
 

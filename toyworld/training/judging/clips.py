@@ -100,7 +100,8 @@ def cut(frame: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.Tensor:
     return F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
 
 
-def kept(clips: torch.Tensor, boxes: torch.Tensor, scenes: list[Scene], judge) -> tuple[torch.Tensor, torch.Tensor]:
+def edit_kept(clips: torch.Tensor, boxes: torch.Tensor, scenes: list[Scene],
+              judge) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether colour and shape are the scene's in each frame, bool [N,T]; and how far the thing went, pixels [N]."""
     right, path = [], []
     for clip, box, scene in zip(clips, boxes, scenes):
@@ -125,7 +126,7 @@ def judge_clips(count: int = 64, steps: int = 20, guidance: float = 1.0, parts: 
     clips = animate(frames[:, 0], [scene.caption for scene in scenes], steps, guidance, parts=parts)
     result = {"clips": count, "sampling_steps": steps, "guidance": guidance}
     for word, shown in (("", clips), ("_truth", frames)):
-        right, path = kept(shown, boxes, scenes, judge)
+        right, path = edit_kept(shown, boxes, scenes, judge)
         result |= {f"kept{word}": right.float().mean(), f"kept_last{word}": right[:, -1].float().mean(),
                    f"kept_throughout{word}": right.all(1).float().mean(), f"travel{word}": path.mean()}
     first = -10 * torch.log10((clips[:, 0] - frames[:, 0]).square().mean((1, 2, 3)))
