@@ -43,13 +43,18 @@ class STAM(io.ComfyNode):
             category=CATEGORY,
             description="EI2's shift-restricted temporal attention after every transformer block. It starts as the "
             "identity: tune it on the clip with One-Shot Tune.",
-            inputs=[model_input()],
+            inputs=[
+                model_input(),
+                io.Boolean.Input("recenter", default=True, optional=True, tooltip="Centre what the attention returns "
+                                 "once more, so that the mean over the frames stays exactly as it was, as the paper "
+                                 "claims. Off: its equation 9 to the letter."),
+            ],
             outputs=[model_output()],
         )
 
     @classmethod
-    def execute(cls, model) -> io.NodeOutput:
-        return attached(model, cls.METHOD)
+    def execute(cls, model, recenter=True) -> io.NodeOutput:
+        return attached(model, cls.METHOD, recenter=recenter)
 
 
 class FFAM(io.ComfyNode):

@@ -40,10 +40,10 @@ class BoxMask(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="1 where to edit, one mask a frame (Track Mask, or any other)."),
                 io.Combo.Input("shape", options=list(SHAPES), tooltip="The authors' boxes, or dilated silhouettes, "
                                "which leave more of the background but show the old outline."),
-                io.Float.Input("growth", default=0.1, min=0.0, max=2.0, step=0.01, tooltip="Boxes: share of a box's "
-                               "width and height by which each of its sides moves out."),
+                io.Float.Input("growth", default=0.05, min=0.0, max=2.0, step=0.01, tooltip="Boxes: share of a box's "
+                               "width and height by which each of its sides moves out. The authors: 0.05."),
                 io.Int.Input("smallest", default=50, min=0, max=1000000,
-                             tooltip="Boxes: regions of fewer pixels are dropped."),
+                             tooltip="Boxes of fewer pixels, before they grow, are dropped. The authors: 50."),
                 io.Int.Input("pixels", default=16, min=0, max=512,
                              tooltip="Silhouettes: how far they grow, in pixels."),
             ],

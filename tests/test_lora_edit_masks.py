@@ -150,29 +150,47 @@ def test_hunyuan_with_the_first_frame_alone_is_its_own_default():
 
 def test_boxes_one_per_contour_grown_and_small_ones_dropped():
     mask = torch.zeros(2, 64, 96)
-    mask[0, 10:30, 20:60] = 1  # 20 x 40: grown by 2 and 4
-    mask[0, 50:57, 2:9] = 1  # 49 pixels: dropped
-    mask[1, 40:64, 70:96] = 1  # at the border: grown by 2 inwards only
+    mask[0, 10:30, 20:60] = 1  # 20 x 40: grown by 1 and 2
+    mask[0, 50:57, 2:9] = 1  # a box of 49 pixels: dropped
+    mask[1, 40:64, 70:96] = 1  # at the border: grown by 1 inwards only
     ring = torch.zeros(64, 96)
     ring[2:32, 2:32] = 1
     ring[8:26, 8:26] = 0
     ring[12:22, 12:22] = 1  # inside a hole: no contour of its own
     expected = torch.zeros(2, 64, 96)
-    expected[0, 8:32, 16:64] = 1
-    expected[1, 38:64, 68:96] = 1
+    expected[0, 9:31, 18:62] = 1
+    expected[1, 39:64, 69:96] = 1
     assert torch.equal(boxes(mask), expected)
     grown = torch.zeros(1, 64, 96)
-    grown[0, 0:35, 0:35] = 1
+    grown[0, 1:33, 1:33] = 1
     assert torch.equal(boxes(ring[None]), grown)
 
 
 def test_boxes_join_diagonal_neighbours_and_count_from_50():
     mask = torch.zeros(1, 64, 64)
-    mask[0, 10:15, 10:15] = 1
-    mask[0, 15:20, 15:20] = 1  # touches by a corner: 50 pixels together
-    assert boxes(mask, growth=0)[0].sum() == 100
-    mask[0, 19, 19] = 0
+    mask[0, 10:15, 10:15] = 1  # a box of 25 pixels alone
     assert boxes(mask, growth=0).sum() == 0
+    mask[0, 15:20, 15:20] = 1  # touches by a corner: a box of 100
+    assert boxes(mask, growth=0)[0].sum() == 100
+    mask[:] = 0
+    mask[0, 30, 4:54] = 1  # a line of 50 pixels
+    assert boxes(mask, growth=0).sum() == 50
+    mask[:] = 0
+    mask[0].fill_diagonal_(1)  # few pixels, a large box
+    mask[0, 8:] = 0
+    assert boxes(mask, growth=0).sum() == 64
+
+
+def test_boxes_grow_as_the_authors_grow_them():
+    """int(0.1 x side) in all, half on each side: 300x200 becomes 330x220; so at every size."""
+    mask = torch.zeros(1, 400, 500)
+    mask[0, 100:300, 100:400] = 1
+    (rows, columns) = (boxes(mask)[0].any(axis).sum().item() for axis in (1, 0))
+    assert (columns, rows) == (330, 220)
+    for side in range(8, 300, 7):
+        mask[:] = 0
+        mask[0, 50:60, 100 : 100 + side] = 1
+        assert boxes(mask)[0].any(0).sum() == side + 2 * (int(0.1 * side) // 2)
 
 
 def test_silhouettes_grow_by_pixels():

@@ -12,6 +12,7 @@ from steadyedit.standalone import host_api
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.vision import metrics
 from steadyedit.vision.flow import consistent, estimate_flow
+from steadyedit.vision.measured import Measured
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,9 @@ def test_bad_input_is_one_sentence(node, clip, more, sentence):
 def test_a_flow_that_is_none(node, clip):
     with pytest.raises(TypeError, match="^optical_flow: expected a loaded flow network, but got str"):
         node.execute(clip.frames, optical_flow="raft")
+
+
+def test_a_reader_sees_the_scale_of_the_papers_beside_ours():
+    lines = Measured({"CLIP-Frame": 0.95123, "Interpolation Error": 0.0331, "Warping Error": 0.002}).lines().split("\n")
+    assert lines == ["CLIP-Frame: 0.9512 (in papers 95.12)", "Interpolation Error: 0.03310 (in papers 8.44 of 255)",
+                     "Warping Error: 0.002000"]  # fmt: skip

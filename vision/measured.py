@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Of two frames [H, W, 3]: the flow [H, W, 2] from the first to the second.
 PairFlow = Callable[["Tensor", "Tensor"], "Tensor"]
+#: How papers write some of them, said behind the value: times 100, or in 8-bit levels.
+PUBLISHED = {"CLIP-Frame": (100, ".2f", ""), "CLIP-Text": (100, ".2f", ""),
+             "Interpolation Error": (255, ".2f", " of 255")}  # fmt: skip
 #: How a reader sees each value.
 LOOKS = {
     "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
@@ -34,12 +37,20 @@ class Measured:
 
     def lines(self) -> str:
         """For a reader, one value a line."""
-        own = [f"{name}: {value:{LOOKS[name]}}" + (" dB" if name in DECIBEL else "")
+        own = [f"{name}: {value:{LOOKS[name]}}" + (" dB" if name in DECIBEL else "") + as_published(name, value)
                for name, value in self.values.items() if value is not None]  # fmt: skip
         return "\n".join(own + [f"{name}: {value}" for name, value in self.told.items() if value is not None])
 
     def json(self) -> str:
         return json.dumps({**self.values, **self.told}, indent=1)
+
+
+def as_published(name: str, value: float) -> str:
+    """The value on the papers' scale, in words behind it; nothing where the scale is the same."""
+    if name not in PUBLISHED:
+        return ""
+    factor, look, unit = PUBLISHED[name]
+    return f" (in papers {factor * value:{look}}{unit})"
 
 
 def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,12 @@ def cases(world: World, part: str, numbers: Collection[int], frames: int, size: 
         texts = (world.conditioning(text) for text in (source.caption, truth.caption, ""))
         name = f"{number:02d} {source.caption}: {edit.instruction}" + (", and its other side" * (part == TURNING))
         case = Case(name, edit, source, truth, torch.empty(0), *texts)
-        yield VideoCase(case, boxes(source.masks[0]), wanted, (turn + frames) // 2 if part == TURNING else frames - 1)
+        last = (turn + frames) // 2 if part == TURNING else frames - 1
+        yield VideoCase(case, boxes(source.masks[0], GROWTH), wanted, last)
+
+
+#: Of the boxes, a side; twice the authors', since the toy objects are a few cells wide.
+GROWTH = 0.1
 
 
 def other_side(scene: Scene, edit: Edit) -> tuple[Scene, Scene]:

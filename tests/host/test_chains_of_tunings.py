@@ -46,13 +46,13 @@ def test_ffam_may_take_another_ratio_after_tuning(tuned):
 
 def test_a_dape_stage_does_not_replace_itself():
     from steadyedit.methods.dape.pipeline import run_stage
-    from steadyedit.methods.dape.recipes import norm_stage
+    from steadyedit.methods.dape.recipes import Stage
 
     recipe = TuneRecipe(steps=1, queries=False)
     with torch.inference_mode():
-        first = run_stage(BACKEND, model(), clip(), text(1), norm_stage(recipe), progress=Quiet())
+        first = run_stage(BACKEND, model(), clip(), text(1), Stage({"norm-tune": {}}, recipe), progress=Quiet())
         with pytest.raises(ValueError, match="model: norm-tune is on it already, with tuned weights"):
-            run_stage(BACKEND, first.model, clip(), text(1), norm_stage(recipe), progress=Quiet())
+            run_stage(BACKEND, first.model, clip(), text(1), Stage({"norm-tune": {}}, recipe), progress=Quiet())
 
 
 def test_a_merge_does_not_take_half_of_a_tuning(tuned):
@@ -137,3 +137,10 @@ def test_stage_two_with_model_and_lora_of_stage_one_is_told():
         with pytest.raises(ValueError, match="^lora: is on the model's weights already"):
             train_mask_lora(VIDEO, first.model, [video_sample("plain")], recipe, quiet,
                             start=first.weights.tensors, progress=Quiet())  # fmt: skip
+
+
+def test_stam_runs_its_equation_to_the_letter_by_a_switch():
+    graph = {"model": model()}
+    configs = [BACKEND.attachments(run("SteadyEditSTAM", **graph, **more)[0])[0].config["recenter"]
+               for more in ({}, {"recenter": True}, {"recenter": False})]  # fmt: skip
+    assert configs == [True, True, False], "graphs from before the switch run as they did"
