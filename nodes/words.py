@@ -136,6 +136,7 @@ BY_NODE = {
     "SteadyEditApplyNormTune": words("dape", "apply tuned norms", "norm strength"),
     "SteadyEditApplyVisualAdapter": words("dape", "apply adapter", "adapter strength"),
     "SteadyEditSaveTuned": words("save training", "save tuned", "save weights"),
+    "SteadyEditSaveLoRA": words("save lora", "diffusers lora", "export lora", "kohya", names="whose layer names"),
     "SteadyEditLoadTuned": words("load training", "load tuned", "load weights", name="file"),
     # Sampling.
     "SteadyEditDDIMInversion": words("invert video", "inversion", "video to noise", "unsample", "unsampler",

@@ -144,3 +144,18 @@ def test_stam_runs_its_equation_to_the_letter_by_a_switch():
     configs = [BACKEND.attachments(run("SteadyEditSTAM", **graph, **more)[0])[0].config["recenter"]
                for more in ({}, {"recenter": True}, {"recenter": False})]  # fmt: skip
     assert configs == [True, True, False], "graphs from before the switch run as they did"
+
+
+def test_a_lora_under_diffusers_names_is_the_same_to_the_hosts_loader():
+    import comfy.sd
+    from steadyedit.methods.lora import factors, new_lora
+    from steadyedit.methods.lora_names import for_diffusers
+
+    generator = torch.Generator().manual_seed(6)
+    lora = {key: value + 0.1 * torch.randn(value.shape, generator=generator)
+            for key, value in new_lora(BACKEND.projections(model()), 2, seed=0).items()}  # fmt: skip
+    with torch.inference_mode():
+        loaded, _ = comfy.sd.load_lora_for_models(model(), None, for_diffusers(lora), 1.0, 0.0)
+        assert len(loaded.patches) == len(factors(lora))
+        assert torch.allclose(sample(loaded), sample(BACKEND.add_lora(model(), lora)), atol=1e-4)
+        assert (sample(loaded) - sample(model())).abs().max() > 0.01

@@ -16,7 +16,8 @@ NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 IDS = {
     "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
     "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
-    "SteadyEditSaveTuned", "SteadyEditLoadTuned", "SteadyEditLoadFrames", "SteadyEditGatherSwap",
+    "SteadyEditSaveTuned", "SteadyEditSaveLoRA", "SteadyEditLoadTuned", "SteadyEditLoadFrames",
+    "SteadyEditGatherSwap",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
     "SteadyEditToyControlNet", "SteadyEditRAVE",
