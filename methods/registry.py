@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .attachment import Attachment, BlockSite, NormSite
 from .dape import build_norm_tune, build_visual_adapter
 from .ei2 import build_ffam, build_stam
+from .ei2.ffam import check_ratio
 from .rave import build_rave
 from .traits import Traits
 from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
@@ -25,12 +26,14 @@ class Method:
     Args:
         build: ``build(sites, **config) -> Attachment``.
         traits: what the method is.
+        check_size: ``check_size(config, height, width)`` raises ValueError where a latent's size does not fit.
         on_norms: it changes norm layers: ``build`` takes ``NormSite`` in the place of ``BlockSite``.
     """
 
     build: Callable[..., Attachment]
     traits: Traits
     on_norms: bool = False
+    check_size: Callable[[Mapping[str, Any], int, int], None] | None = None
 
 
 #: Every frame sees the others in each block, tuned on the clip: over all blocks, a frame depends on the whole clip.
@@ -38,7 +41,7 @@ AMONG_FRAMES = Traits(mixes_frames=True, needs_whole_clip=True, trains_on_clip=T
 
 METHODS = {
     "stam": Method(build_stam, AMONG_FRAMES),
-    "ffam": Method(build_ffam, AMONG_FRAMES),
+    "ffam": Method(build_ffam, AMONG_FRAMES, check_size=check_ratio),
     "sparse-causal": Method(build_sparse_causal, AMONG_FRAMES),
     "temporal-attention": Method(build_temporal_attention, AMONG_FRAMES),
     "full-attention": Method(build_full_attention, AMONG_FRAMES),
@@ -60,6 +63,14 @@ def traits(method: str) -> Traits:
         ValueError: an unknown method.
     """
     return known(method).traits
+
+
+def check_size(attachments: Iterable[Attachment], height: int, width: int) -> None:
+    """Raise ValueError (one sentence) where what is attached does not fit a latent of this size."""
+    for attachment in attachments:
+        method = METHODS.get(attachment.method)
+        if method is not None and method.check_size is not None:
+            method.check_size(attachment.config, height, width)
 
 
 def known(method: str) -> Method:

@@ -18,8 +18,7 @@ from torch import Tensor
 from ..diffusion.training import check_loss
 from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
-from .ei2.ffam import check_ratio
-from .registry import build_on
+from .registry import build_on, check_size
 from .training_loop import TrainingRun
 from .training_store import TrainingStore
 from .tune_recipe import PUBLISHED, TuneRecipe, outcome_settings
@@ -144,7 +143,7 @@ def tune(
     check_samples(samples)
     check_loss(recipe.loss, recipe.delta)
     attachments = backend.attachments(model)
-    check_ratio(attachments, *samples.shape[-2:])
+    check_size(attachments, *samples.shape[-2:])
     if absent := sorted(set(only or ()) - {a.method for a in attachments}):
         raise ValueError(f"model: {absent[0]} is to be trained, but is not attached; attach it first.")
     trains = [only is None or a.method in only for a in attachments]

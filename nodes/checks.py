@@ -45,11 +45,11 @@ def conditions_fit(name: str, conditioning: list, frames: int) -> None:
                          "every noise level; remove Conditioning Set Timestep Range or fill the gap with a prompt.")
 
 
-def ratio_fits(backend: Backend, model: Any, samples: Tensor) -> None:
-    """Raise ValueError where an attached ratio is larger than the clip's feature map."""
-    from ..methods.ei2.ffam import check_ratio
+def size_fits(backend: Backend, model: Any, samples: Tensor) -> None:
+    """Raise ValueError where what is attached does not fit the clip's size."""
+    from ..methods.registry import check_size
 
-    check_ratio(backend.attachments(model), *samples.shape[-2:])
+    check_size(backend.attachments(model), *samples.shape[-2:])
 
 
 def multiple_of_8(name: str, size: int) -> None:

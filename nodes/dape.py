@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .checks import clip_latent, conditions_fit, ranges, ratio_fits
+from .checks import clip_latent, conditions_fit, ranges, size_fits
 from .training import cache_of, learning_rate_input, loss_map_output, reuse_input, seed_input
 from .tuning import Weights
 
@@ -55,7 +55,7 @@ def train_stage(model: Any, latent: dict, conditioning: list, methods: dict[str,
     backend.schedule(model)
     samples = clip_latent(latent)
     conditions_fit("conditioning", conditioning, len(samples))
-    ratio_fits(backend, model, samples)
+    size_fits(backend, model, samples)
     stage = Stage(methods, TuneRecipe(queries=False, **recipe))
     return run_stage(backend, model, samples, conditioning, stage, cache=cache_of(backend, reuse))
 

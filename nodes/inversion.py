@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import clip_latent, conditions_fit, explain_out_of_memory, ratio_fits
+from .checks import clip_latent, conditions_fit, explain_out_of_memory, size_fits
 
 
 class DDIMInversion(io.ComfyNode):
@@ -52,7 +52,7 @@ class DDIMInversion(io.ComfyNode):
         backend = backends.of(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))
-        ratio_fits(backend, model, samples)
+        size_fits(backend, model, samples)
         sigmas = backend.schedule(model).ddim_sigmas(steps)
         progress = backend.progress(len(sigmas) - 1, "inversion")
         with explain_out_of_memory(backend, "inverting", samples):

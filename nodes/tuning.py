@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import clip_latent, conditions_fit, ratio_fits
+from .checks import clip_latent, conditions_fit, size_fits
 from .training import cache_of, learning_rate_input, loss_map_output, reuse_input, seed_input
 
 Weights = io.Custom("STEADYEDIT_WEIGHTS")
@@ -49,7 +49,7 @@ class OneShotTune(io.ComfyNode):
         backend.schedule(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))
-        ratio_fits(backend, model, samples)
+        size_fits(backend, model, samples)
         if not backend.attachments(model):
             raise ValueError("model: has nothing attached to tune; put STAM and FFAM before this node.")
         recipe = TuneRecipe(steps=steps, learning_rate=learning_rate, seed=seed, queries=tune_queries)

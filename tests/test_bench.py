@@ -255,3 +255,22 @@ def test_peak_memory_sees_what_is_freed_before_the_end():
         time.sleep(0.1)
         del held
     assert 30 < memory.peak_mb < 80
+
+
+@pytest.mark.parametrize("damage", ["row", "picture", "half", "a list", None])
+def test_a_damaged_row_is_set_aside_and_measured_again(damage, tmp_path, caplog):
+    journal = Journal(tmp_path, {"steps": 3})
+    journal.keep(0, "rave", {"psnr": 31.5}, torch.rand(2, 8, 8, 3))
+    path = tmp_path / "00-rave.json"
+    if damage == "row":
+        path.write_text(path.read_text().replace("31.5", "35.5"))
+    if damage == "picture":
+        picture = path.with_suffix(".png")
+        picture.write_bytes(picture.read_bytes()[:-1])
+    if damage in ("half", "a list"):
+        path.write_text("[1]" if damage == "a list" else path.read_text()[:40])
+    found = journal.find(0, "rave")
+    if damage is None:
+        assert found["row"] == {"psnr": 31.5} and found["settings"] == {"steps": 3}
+    else:
+        assert found is None and str(path) in caplog.text and (tmp_path / "00-rave.json.damaged").exists()

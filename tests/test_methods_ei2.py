@@ -9,10 +9,10 @@ import pytest
 import torch
 from doubles import clip, condition, predict, randomised, with_methods
 from steadyedit.methods.attachment import BlockSite, FrameLayout
-from steadyedit.methods.ei2.ffam import FineCoarseMixing, check_ratio
+from steadyedit.methods.ei2.ffam import FineCoarseMixing
 from steadyedit.methods.ei2.spectral import spectrally_normalised
 from steadyedit.methods.ei2.stam import STAM
-from steadyedit.methods.registry import build
+from steadyedit.methods.registry import build, check_size
 from tolerances import assert_close
 
 LAYOUT = FrameLayout(branches=2, frames=3, height=2, width=5)
@@ -219,9 +219,9 @@ def test_ffam_clamps_where_a_deep_map_is_small():
 
 def test_a_ratio_beyond_the_latent_is_named():
     attachments = [build("ffam", SITES, {"ratio": 9})]
-    check_ratio(attachments, 4, 9)
+    check_size(attachments, 4, 9)
     with pytest.raises(ValueError, match=r"ratio: 9 is larger than the largest feature map \(4 x 8\); use 8 or less"):
-        check_ratio(attachments, 4, 8)
+        check_size(attachments, 4, 8)
 
 
 @pytest.mark.parametrize(

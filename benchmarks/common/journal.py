@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files.writing import whole
+from ...methods.content_hash import content_hash
+from ...methods.stored import digest_of, set_aside
 from .report import commit, write_json
 
 if TYPE_CHECKING:
@@ -37,13 +39,25 @@ class Journal:
     def find(self, clip: int, method: str) -> dict[str, Any] | None:
         """What ``keep`` was given, beside ``commit`` and ``load``; None where nothing is finished.
 
+        A damaged row is set aside, with a warning, and measured again.
+
         Raises:
             ValueError: the row was measured with other settings.
         """
         path = self._path(clip, method)
         if not path.is_file():
             return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            # Rows from before there were digests have none.
+            told = kept.pop("digest", None)
+            if told is not None and told != self._digest(kept, path):
+                raise ValueError("it or its picture was changed")
+            if not {"settings", "row", "load", "commit"} <= kept.keys():
+                raise ValueError("it is no row of a benchmark")
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            set_aside(path, f"{path}: is damaged ({error}).")
+            return None
         if kept["settings"] != self.settings:
             raise ValueError(
                 f"json: {path} was measured with other settings; "
@@ -61,7 +75,13 @@ class Journal:
         # The picture first: a row that is there has its picture.
         _write_strip(path.with_suffix(".png"), frames)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        write_json(path, {"settings": self.settings, "commit": self._commit, "load": load, "row": row})
+        kept = {"settings": self.settings, "commit": self._commit, "load": load, "row": row}
+        write_json(path, {**kept, "digest": self._digest(json.loads(json.dumps(kept)), path)})
+
+    @staticmethod
+    def _digest(kept: dict[str, Any], path: Path) -> str:
+        """Of a row and its picture."""
+        return content_hash(json.dumps(kept, sort_keys=True), digest_of(path.with_suffix(".png")))
 
     def frames(self, clip: int, method: str, count: int) -> Tensor:
         """The frames of a finished row, [count, H, W, 3] in 0..1, rounded to 8 bits."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -53,16 +54,12 @@ def build_ffam(sites: Iterable[BlockSite], *, ratio: int = 2, blocks: str = "all
     )
 
 
-def check_ratio(attachments: Iterable[Attachment], height: int, width: int) -> None:
+def check_ratio(config: Mapping[str, Any], height: int, width: int) -> None:
     """Refuse a ratio that is larger than the U-Net's largest feature map, the latent itself.
 
     Raises:
         ValueError: it names the ratio, the map and the largest ratio allowed.
     """
-    for attachment in attachments:
-        ratio = attachment.config.get("ratio", 1)
-        if ratio > max(height, width):
-            raise ValueError(
-                f"ratio: {ratio} is larger than the largest feature map ({height} x {width}); "
-                f"use {max(height, width)} or less."
-            )
+    if config["ratio"] > max(height, width):
+        raise ValueError(f"ratio: {config['ratio']} is larger than the largest feature map ({height} x {width}); "
+                         f"use {max(height, width)} or less.")
