@@ -11,8 +11,10 @@ from steadyedit.methods.registry import build_on
 
 FRAMES, HEIGHT, WIDTH = 3, 5, 6
 METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention", "norm-tune", "visual-adapter"]
+# Nothing of these is tuned or saved, and outside of sampling they do nothing; with settings where they need some.
+SAMPLING_ONLY = {"gather-swap": {}, "rave": {}}
 # The double has four attention stages, and its decoder's first is the last of them.
-CONFIGS = {"visual-adapter": {"positions": [4]}}
+CONFIGS = {"visual-adapter": {"positions": [4]}, **SAMPLING_ONLY}
 
 
 def clip(frames=FRAMES, seed=0):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from double import DoubleModel
-from doubles import METHODS, clip, condition, predict, randomised, with_methods
+from doubles import METHODS, SAMPLING_ONLY, clip, condition, predict, randomised, with_methods
 from steadyedit.methods.attachment import named_tensors
 from steadyedit.methods.registry import BUILDERS, build, traits
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, load_tuned, save_tuned, tune
@@ -22,13 +22,10 @@ TRAINED = {
     "visual-adapter": {"norm_weight", "norm_bias", "w0", "down", "down_bias", "conv", "up", "up_bias"},
 }
 QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}, "norm-tune": set(), "visual-adapter": set()}
-# Nothing of these is tuned or saved, and outside of sampling they do nothing: test_methods_via_gather_swap.py,
-# test_methods_rave.py.
-SAMPLING_ONLY = {"gather-swap", "rave"}
 
 
 def test_the_table_covers_the_registry():
-    assert set(METHODS) | SAMPLING_ONLY == set(BUILDERS)
+    assert set(METHODS) | set(SAMPLING_ONLY) == set(BUILDERS)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from .root import check_editor
 
 if TYPE_CHECKING:
     from ...backends.protocol import Backend
+    from ..attachment import Attachment, BlockSite
 
 #: (source [1, H, W, 3], candidates [n, H, W, 3], mask [H, W] or None) -> number of the best one.
 Choice = Callable[[Tensor, Tensor, "Tensor | None"], int]
@@ -40,6 +41,9 @@ class ViaRecipe:
         text_guidance, image_guidance: InstructPix2Pix's two scales.
         sampler: the host's SAMPLER, or a name.
         refinement: fixed-point iterations of each inversion step.
+        rival: another method in the place of gather-swap that reads the clip's inversion: its attachment, from all
+            blocks of the U-Net, the trajectory and the CONDITIONING that the clip was inverted under. It samples from
+            the inverted noise.
     """
 
     adaptation: AdaptRecipe | None = field(default_factory=AdaptRecipe)
@@ -52,6 +56,7 @@ class ViaRecipe:
     image_guidance: float = 1.5
     sampler: Any = "euler"
     refinement: int = 0
+    rival: Callable[[Sequence[BlockSite], Trajectory, Any], Attachment] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,12 +158,18 @@ def sample_edit(
             raise ValueError("trajectory: the blend follows the clip's inversion; give that of invert_clip.")
         keep = keep_mask(mask, len(samples), *samples.shape[2:])
         sampler = backend.blend_sampler(sampler, BoundaryBlend(trajectory, keep, recipe.blend, recipe.reading))
+    if recipe.rival is not None:
+        trajectory = trajectory or invert_clip(backend, editor, samples, negative, recipe)
+        shown = with_picture(negative, samples)
+        editor = backend.attach(editor, recipe.rival(backend.sites(editor), trajectory, shown))
     if recipe.swap is not None:
         editor = backend.attach(editor, build_gather_swap(backend.sites(editor), **asdict(recipe.swap)))
     schedule = backend.schedule(editor)
     sigmas = schedule.normal_sigmas(recipe.steps) if trajectory is None else trajectory.sigmas.flip(0).float()
     noise = torch.randn(samples[:1].shape, generator=torch.Generator().manual_seed(seed)).expand(samples.shape)
     start = backend.from_model_space(editor, schedule.starting_noise(noise, float(sigmas[0])))
+    if recipe.rival is not None:
+        start = trajectory[len(sigmas) - 1, range(len(samples))].float()
     return backend.sample(
         editor, with_picture(positive, samples), with_picture(negative, None), recipe.text_guidance, start, sigmas,
         backend.progress(len(sigmas) - 1, "sampling"), sampler=sampler, seed=seed,
