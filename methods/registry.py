@@ -11,6 +11,7 @@ from .dape import build_norm_tune, build_visual_adapter
 from .ei2 import build_ffam, build_stam
 from .ei2.ffam import check_ratio
 from .rave import build_rave
+from .tokenflow import build_tokenflow
 from .traits import Traits
 from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
 from .via import build_gather_swap
@@ -48,6 +49,8 @@ METHODS = {
     "gather-swap": Method(build_gather_swap, Traits(mixes_frames=True, uses_reference_frames=True,
                                                     changes_sampling_only=True)),
     "rave": Method(build_rave, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True)),
+    "tokenflow": Method(build_tokenflow, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True,
+                                                needs_inversion=True)),
     "norm-tune": Method(build_norm_tune, Traits(trains_on_clip=True), on_norms=True),
     "visual-adapter": Method(build_visual_adapter, Traits(trains_on_clip=True)),
 }  # fmt: skip

@@ -28,6 +28,7 @@ def node_list() -> list[type]:
         root,
         save_lora,
         text_mask,
+        tokenflow,
         toy,
         toy_clip,
         track_mask,
@@ -39,8 +40,8 @@ def node_list() -> list[type]:
     from .schema import with_words
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
-               gather_swap, rave, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion, blend,
-               lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
+               gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
+               blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
     return [with_words(node) for module in modules for node in module.NODES]
 
 

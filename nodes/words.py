@@ -109,6 +109,13 @@ BY_NODE = {
                             "video style transfer", "restyle video", "zero shot video", "flicker", "no training",
                             grid="frames per side of a grid", shuffle="shuffle each step", chunk="grids at once",
                             advanced="shuffle chunk"),
+    "SteadyEditTokenFlow": words("tokenflow", "video edit", "edit video", "consistent", "consistent video", "flicker",
+                                 "plug and play", "pnp", "restyle video", "zero shot video", "no training", "keyframes",
+                                 inverted="inverted latent", spacing="frames per keyframe",
+                                 injection="keep the source's structure",
+                                 attention_steps="keep its attention until (part of the steps)",
+                                 residual_steps="keep its features until (part of the steps)",
+                                 advanced="attention_steps residual_steps chunk"),
     # VIA.
     "SteadyEditRootCandidates": words("edit first frame", "edit one frame", "edit variations", "keyframe edit",
                                       "instruct pix2pix frame", frame="frame number", count="number of tries",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...methods.tokenflow import Source, build_tokenflow
 from ...methods.tune_recipe import TuneRecipe
 from ...methods.via.adapt import AdaptRecipe, adapt
 from ...methods.via.candidates import score as score_candidates
@@ -47,6 +48,9 @@ METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
     "via-no-blend": lambda via: replace(via, blend=None),
     "via-no-ramp": lambda via: replace(via, blend="no ramp"),
     "via-last-step-blend": lambda via: replace(via, blend="last step only"),
+    # On the editor's own inversion, under the empty prompt and the picture that it was shown.
+    "tokenflow": lambda via: replace(via, adaptation=None, swap=None, blend=None, rival=lambda sites, path, shown:
+                                     build_tokenflow(sites, source=Source(path, shown), spacing=4)),
 }  # fmt: skip
 #: Those that differ from VIA where something is kept, which is so in local edits only.
 LOCAL_ONLY = ("via-no-blend", "via-no-ramp", "via-last-step-blend")

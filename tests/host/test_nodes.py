@@ -20,7 +20,7 @@ IDS = {
     "SteadyEditGatherSwap",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
-    "SteadyEditToyControlNet", "SteadyEditRAVE",
+    "SteadyEditToyControlNet", "SteadyEditRAVE", "SteadyEditTokenFlow",
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",

@@ -104,7 +104,7 @@ def pictures(folder):
 @trained
 @pytest.mark.parametrize(("name", "most"), [
     ("toy_ei2", 16), ("toy_dape", 16), ("toy_rave", 2), ("toy_via_global", 2), ("toy_via_local", 2),
-    ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2)])  # fmt: skip
+    ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2)])  # fmt: skip
 def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
     graph = short_graph(name)
