@@ -20,6 +20,7 @@ from steadyedit.methods.registry import build_on
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.vision import metrics
 from tiny_editor import BACKEND, normal, text, tiny
+from tolerances import FLOAT32, FLOAT32_STEP, NETWORK
 
 QUICK = Settings(Common(recipe=TuneRecipe(steps=1, learning_rate=1e-4), steps=2, guidance=3.0), scale=0.005)
 
@@ -133,7 +134,7 @@ def test_a_rival_starts_as_the_plain_model_and_trains_what_it_names(method):
 
     recipe = TuneRecipe(steps=1, learning_rate=0.0, weight_decay=0.0, loss="huber", queries=False)
     same, trained = tune_rival(method, BACKEND, model, samples, condition, recipe)
-    assert (predict(same) - predict(model)).abs().max() < 1e-5 and trained > 0
+    assert (predict(same) - predict(model)).abs().max() < FLOAT32 and trained > 0
     moved, _ = tune_rival(method, BACKEND, model, samples, condition, replace(recipe, steps=2, learning_rate=1e-2))
     assert (predict(moved) - predict(model)).abs().max() > 1e-4
     assert all(weights[name].equal(value) for name, value in model.unet.state_dict().items())
@@ -150,10 +151,10 @@ def test_interpolation_along_the_flow():
     valid = torch.zeros(frames - 1, 8, 12, dtype=torch.bool)
     valid[:, :, 3:] = True
     error, decibels = metrics.interpolation(clip, flow, valid)
-    assert error < 1e-6 and decibels == 100
+    assert error < FLOAT32_STEP and decibels == 100
     step = clip + 0.1 * torch.tensor([0, 1, 0, 1]).reshape(-1, 1, 1, 1)
     error, decibels = metrics.interpolation(step, flow, valid)
-    assert error == pytest.approx(0.1, rel=1e-4) and decibels == pytest.approx(20, rel=1e-4)
+    assert error == pytest.approx(0.1, rel=NETWORK) and decibels == pytest.approx(20, rel=NETWORK)
     assert metrics.interpolation(clip[:2], flow[:1], valid[:1]) is None
     assert metrics.interpolation(clip, flow, torch.zeros_like(valid)) is None
 

@@ -14,6 +14,7 @@ from steadyedit.methods.attachment import Attachment, FrameLayout
 from steadyedit.methods.ei2 import build_ffam, build_stam
 from steadyedit.methods.tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
 from steadyedit.toyworld.models import UNET_CONFIG, build_unet
+from tolerances import FLOAT32, FLOAT32_NEAREST, NETWORK, RUN
 
 FRAMES, SIDE = 3, 8
 BACKEND = DiffusersBackend()
@@ -142,20 +143,20 @@ def test_another_librarys_forward_survives(model):
 @pytest.mark.parametrize("method", EVERY)
 def test_branches_in_one_call_or_two(model, method):
     model = BACKEND.attach(model, moved(EVERY[method](BACKEND.sites(model))))
-    torch.testing.assert_close(predict(model, joint=True), predict(model, joint=False), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(model, joint=True), predict(model, joint=False), atol=2 * NETWORK, rtol=NETWORK)
 
 
 def test_stam_starts_as_the_identity(model):
     torch.testing.assert_close(predict(BACKEND.attach(model, build_stam(BACKEND.sites(model)))), predict(model),
-                               atol=2e-4, rtol=1e-4)
+                               atol=2 * NETWORK, rtol=NETWORK)
 
 
 def test_ffam_of_one_frame_is_self_attention_and_of_ratio_1_is_full(model):
     sites = BACKEND.sites(model)
     one = BACKEND.attach(model, build_ffam(sites))
-    torch.testing.assert_close(predict(one, frames=1), predict(model, frames=1), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(one, frames=1), predict(model, frames=1), atol=2 * NETWORK, rtol=NETWORK)
     fine, full = (BACKEND.attach(model, a) for a in (build_ffam(sites, ratio=1), build_full_attention(sites)))
-    torch.testing.assert_close(predict(fine), predict(full), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(fine), predict(full), atol=2 * NETWORK, rtol=NETWORK)
 
 
 def test_layout_follows_the_feature_map(model):
@@ -192,7 +193,7 @@ def test_query_deltas_add_up_and_are_exact(model):
     changed = BACKEND.add_query_deltas(BACKEND.add_query_deltas(model, {key: delta}), {key: delta})
     plain = copy.deepcopy(model.unet)
     locate(plain)[0].block.attn2.to_q.weight.data += 2 * delta
-    torch.testing.assert_close(predict(changed), predict(DiffusersModel(plain)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predict(changed), predict(DiffusersModel(plain)), atol=FLOAT32, rtol=FLOAT32)
     assert model.query_deltas == {}
 
 
@@ -274,14 +275,14 @@ def test_gradients_are_those_of_a_plain_float64_copy(model):
     for name, expected in plain.items():
         assert ours[name].dtype == torch.float32
         torch.testing.assert_close(
-            ours[name].double(), expected, atol=1e-4 * float(scale), rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+            ours[name].double(), expected, atol=NETWORK * float(scale), rtol=RUN, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_checkpointing_changes_no_gradient(model):
     attachments = [moved(build_stam(BACKEND.sites(model))), build_ffam(BACKEND.sites(model))]
     kept, again = (training_gradients(model, attachments, checkpointing=c) for c in (False, True))
     for name in kept:
-        torch.testing.assert_close(again[name], kept[name], atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(again[name], kept[name], atol=FLOAT32_NEAREST, rtol=FLOAT32)
 
 
 def test_training_leaves_the_model_as_it_was(model):

@@ -12,10 +12,11 @@ from steadyedit.backends.diffusers.sampling import sample
 from steadyedit.diffusion.samplers import SAMPLERS
 from steadyedit.methods.via import group_frames
 from tiny_editor import BACKEND, clip_image, conditions, normal, start, swapped, text, tiny
+from tolerances import FLOAT32, FLOAT64_CHAIN
 from two_pass import TwoPass
 
 FRAMES, GROUP, STEPS = 5, 3, 5
-EXACT = 1e-9
+EXACT = FLOAT64_CHAIN
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_nor_in_float32_in_one_call(sigmas, chunk, joint):
         with torch.no_grad():
             return dual(model, frames, **options)(x, sigma, frame_ids=ids, sample_sigmas=sigmas)
 
-    assert error(once(chunk=chunk, joint=joint), once(chunk=frames)) < 1e-5
+    assert error(once(chunk=chunk, joint=joint), once(chunk=frames)) < FLOAT32
 
 
 def test_the_chunk_of_the_settings_is_used(editor, sigmas):

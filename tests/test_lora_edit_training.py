@@ -17,6 +17,7 @@ from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe, targeted
 from steadyedit.methods.lora_edit.samples import Sample, draw_sample
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from steadyedit.methods.tuning import TuneRecipe
+from tolerances import FLOAT32_STEP, FLOAT64_CHAIN, NETWORK
 
 BACKEND = DiffusersVideoBackend()
 ANY = MemoryPlan(0, 0, 0, 0)
@@ -98,12 +99,12 @@ def test_loss_and_gradients_are_those_of_pefts_layers(model):
     other = DiffusersVideoModel(theirs, model.mean, model.std)
     expected = (velocity(other, noisy, sigma, found.conditioning) - target).square().mean()
     expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert loss.item() == pytest.approx(expected.item(), rel=FLOAT64_CHAIN)
     for name in names:
         layer = theirs.get_submodule(names[name])
         for part, grad in (("A", layer.lora_A["default"].weight.grad), ("B", layer.lora_B["default"].weight.grad)):
             ours = got[f"diffusion_model.{name}.lora_{part}.weight"].double()
-            assert torch.allclose(ours, grad, rtol=1e-4, atol=1e-9)
+            assert torch.allclose(ours, grad, rtol=NETWORK, atol=FLOAT64_CHAIN)
 
 
 def test_training_lowers_the_loss_and_leaves_the_model(model):
@@ -151,13 +152,13 @@ def test_stage_two_goes_on_from_an_earlier_lora(model):
     start = dict(first.weights.tensors)
     none = train_mask_lora(BACKEND, model, [sample(2)], recipe(1, learning_rate=1e-12), QUIET, start=start,
                            progress=Quiet())  # fmt: skip
-    assert all(torch.allclose(none.weights.tensors[key], start[key], atol=1e-9) for key in start)
+    assert all(torch.allclose(none.weights.tensors[key], start[key], atol=FLOAT64_CHAIN) for key in start)
     name = next(iter(factors(start)))
     halved = {**start, f"diffusion_model.{name}.alpha": torch.tensor(1.0)}
     scaled = train_mask_lora(BACKEND, model, [sample(2)], recipe(1, learning_rate=1e-12), QUIET, start=halved,
                              progress=Quiet())  # fmt: skip
     key = f"diffusion_model.{name}.lora_B.weight"
-    assert torch.allclose(scaled.weights.tensors[key], start[key] / 2, atol=1e-9)
+    assert torch.allclose(scaled.weights.tensors[key], start[key] / 2, atol=FLOAT64_CHAIN)
     with pytest.raises(ValueError, match="lora: has .* rank 2, but the recipe trains .* of rank 3"):
         train_mask_lora(BACKEND, model, [sample()], MaskLoRARecipe(rank=3), QUIET, start=start)
 
@@ -238,7 +239,7 @@ def test_the_flow_is_a_straight_line():
     flow, sigma = RectifiedFlow(), torch.tensor([0.25, 1.0])
     noisy = flow.add_noise(clean, noise, sigma)
     assert torch.allclose(noisy[0], 0.75 * clean[0] + 0.25 * noise[0])
-    assert torch.allclose(flow.remove_noise(noisy, flow.target(clean, noise), sigma), clean, atol=1e-6)
+    assert torch.allclose(flow.remove_noise(noisy, flow.target(clean, noise), sigma), clean, atol=FLOAT32_STEP)
 
 
 def test_what_will_not_fit_is_refused_with_numbers_before_it_begins(model, monkeypatch):
@@ -263,7 +264,7 @@ def test_the_frames_that_would_fit_are_named():
     fits = (1, 16, (frames - 1) // 4 + 1, 60, 104)
     memory.check(memory.plan(size, fits, 16, 76_000_000), size, fits, 12 * 2**30, "12 GiB")
     kept = memory.plan(size, latent, 16, 76_000_000, blocks_kept=8)
-    assert kept.needed - planned.needed == pytest.approx(16 * 2**30 - 32 * 0.37 * 2**30, rel=1e-6)
+    assert kept.needed - planned.needed == pytest.approx(16 * 2**30 - 32 * 0.37 * 2**30, rel=FLOAT32_STEP)
 
 
 @pytest.mark.parametrize("samples, words", [

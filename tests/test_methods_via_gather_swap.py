@@ -15,7 +15,7 @@ from steadyedit.methods.reference_rows import sample_with_rows
 from steadyedit.methods.registry import build
 from steadyedit.methods.sampling_plan import RunFacts
 from steadyedit.methods.via import GatherSwap, GroupAttention, KeyValueCache, active, build_gather_swap, group_frames
-from tolerances import assert_close
+from tolerances import FLOAT32_STEP, RUN, assert_close
 
 SIGMAS = torch.tensor([14.0, 9.0, 6.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.1, 0.0], dtype=torch.float64)
 
@@ -215,7 +215,7 @@ def test_a_run_that_goes_on_amid_the_swap_is_refused(first, end, fits):
 def test_outside_of_sampling_nothing_changes(methods):
     """The attachment has no weights and no part in a call of the U-Net that holds no lanes."""
     _, model, attached = with_methods(*methods, gather_swap={"group": 2})
-    assert predict(attached, clip(), condition()).allclose(predict(model, clip(), condition()), atol=1e-6)
+    assert predict(attached, clip(), condition()).allclose(predict(model, clip(), condition()), atol=FLOAT32_STEP)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -233,7 +233,7 @@ def test_the_double_samples_in_lock_step(sampler):
 
     for frames, group in ((1, 1), (3, 2)):
         backend, model, attached = with_methods("gather-swap", gather_swap={"group": group})
-        same = run(backend, attached, frames).allclose(run(backend, model, frames), atol=1e-3)
+        same = run(backend, attached, frames).allclose(run(backend, model, frames), atol=RUN)
         assert same == (frames == 1)
 
 

@@ -13,6 +13,7 @@ from steadyedit.standalone.run import known_nodes, run_standalone
 from steadyedit.toyworld import models
 from steadyedit.video.read import read_clip
 from steadyedit.video.write import write_clip
+from tolerances import RUN
 
 FRAMES, SIZE = 3, 64
 
@@ -106,7 +107,7 @@ def test_demo_measures(tmp_path):
     true, unedited = (demo.measure(frames, clip, answer, edit) for frames in (answer.frames, clip.frames))
     assert true.truth > 90 and unedited.background > 90 and unedited.truth < 40
     assert true.frames == FRAMES and "to the truth" in str(true)
-    assert true.flicker < 1e-3 < unedited.flicker
+    assert true.flicker < RUN < unedited.flicker
     table = demo.report([("EI2", unedited, 12.0), ("truth", true, 0.0)])
     assert "EI2" in table and "12" in table
 

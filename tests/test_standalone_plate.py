@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from steadyedit.standalone.run import run_standalone
+from tolerances import RUN
 
 pytestmark = pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process")
 
@@ -36,4 +37,4 @@ def test_the_edit_in_the_box_becomes_the_edit_of_the_clip(tmp_path):
     assert torch.equal(out[mask == 1], truth[mask == 1])
     # Nothing but the object changes its colour, so that all of the frame is the true answer but for the object's rim.
     assert (out - truth).abs().mean() < 0.1 * (images - truth).abs().mean()
-    assert (results["5"][0].mean((0, 1, 2)) - truth.mean((0, 1, 2))).abs().max() < 1e-3
+    assert (results["5"][0].mean((0, 1, 2)) - truth.mean((0, 1, 2))).abs().max() < RUN

@@ -16,6 +16,7 @@ from steadyedit.standalone.run import known_nodes
 from steadyedit.standalone.windowed import roots_of
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.video.write import write_clip
+from tolerances import CODEC, RUN
 
 GRAPHS = Path(streaming.__file__).parents[1] / "workflows" / "api"
 FRAMES = 7
@@ -69,7 +70,7 @@ def refusal(graph, folder) -> str:
 
 def test_what_works_frame_by_frame_is_exact(video, tmp_path, monkeypatch):
     whole, cut = (pictures(sampled(video), tmp_path / str(n), n, monkeypatch) for n in (FRAMES, 3))
-    torch.testing.assert_close(cut, whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(cut, whole, atol=RUN, rtol=0)
 
 
 @pytest.mark.parametrize("node", ["SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal",
@@ -178,7 +179,7 @@ def test_the_root_is_the_frame_that_the_whole_clip_would_give(video, tmp_path, m
 
         assert given["frame"] == given["count"] - 1
         torch.testing.assert_close(given["picture"][::4, ::4].mean(), _cropped(read_clip(video).frames[wanted]),
-                                   atol=0.02, rtol=0)
+                                   atol=CODEC, rtol=0)
     graph[root]["inputs"]["frame"] = FRAMES
     assert "the clip has 7 frames" in refusal(graph, tmp_path)
     assert not any(is_link(v) and v == [root, 3] for n in graph.values() for v in n["inputs"].values())

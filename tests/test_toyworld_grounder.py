@@ -14,6 +14,7 @@ from steadyedit.toyworld.training.recipes import grounder as recipe
 from steadyedit.toyworld.training.recipes import sam
 from steadyedit.toyworld.world.scene import Thing, Wave
 from steadyedit.vision.boxes import around, corners
+from tolerances import FLOAT32, FLOAT32_NEAREST
 
 
 @pytest.fixture
@@ -85,7 +86,8 @@ def test_words_count_and_their_order_does_not():
     frame = torch.rand(1, 128, 128, 3)
     scores = [[round(b["score"], 6) for b in detector.detect(frame, text, 0.0)[0]][:3]
               for text in ("red ball", "ball red", "blue ball")]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] != pytest.approx(scores[2], abs=1e-7)
+    assert scores[0] == pytest.approx(scores[1], abs=FLOAT32)
+    assert scores[0] != pytest.approx(scores[2], abs=FLOAT32_NEAREST)
 
 
 @pytest.mark.parametrize("text", ["an elephant", "a green elephant", "person. car", "background", "grass"])

@@ -16,6 +16,7 @@ from steadyedit.methods.preview import PANEL
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe, PairTask, adapt
 from steadyedit.toyworld import models
+from tolerances import FLOAT32, NETWORK
 
 SIZE = 32
 RECIPE = AdaptRecipe(TuneRecipe(steps=4, learning_rate=1e-3, checkpoint_every=2, queries=False), rank=4, batch=2,
@@ -166,7 +167,7 @@ def test_memory_that_runs_out_once(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         again = adapted()
     assert "adaptation: memory ran out; trying again with gradient checkpointing" in caplog.text
-    assert again.losses == pytest.approx(whole.losses, rel=1e-4) and len(again.losses) == 4
+    assert again.losses == pytest.approx(whole.losses, rel=NETWORK) and len(again.losses) == 4
 
 
 def test_previews_show_a_sample_and_the_curve():
@@ -256,7 +257,7 @@ def test_its_weights_meet_those_of_peft():
         wrapped.lora_A["default"].weight.data.copy_(down)
         wrapped.lora_B["default"].weight.data.copy_(up)
     expected, found = predict(DiffusersModel(copied)), predict(tuned.model)
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (found - expected).abs().max() < FLOAT32 * expected.abs().max()
 
 
 @pytest.mark.parametrize("host", ["diffusers", "double"])
@@ -273,4 +274,4 @@ def test_what_trains_is_the_model_with_the_lora_on_it(host):
         assert set(view.parameters) == set(lora) and all(p.grad.abs().max() > 0 for p in view.parameters.values())
     with backend.training(backend.add_lora(model, lora), (), told, 2) as view:
         expected = view.predict_noise(x, t)
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (found - expected).abs().max() < FLOAT32 * expected.abs().max()

@@ -20,6 +20,7 @@ from steadyedit.methods.reference_rows import sample_with_rows
 from steadyedit.methods.via.blend import MODES, BoundaryBlend, blended
 from steadyedit.methods.via.latent_mask import keep_mask
 from steadyedit.methods.via.response import measure
+from tolerances import FLOAT32_STEP, FLOAT64_CHAIN
 
 FRAMES, SHAPE, SCALE = 3, (3, 4, 6, 5), 0.18215
 SPREAD = 1.3
@@ -94,14 +95,14 @@ def test_euler_is_mixed_after_every_step_in_both_forms(settings, soft):
         expected = overwritten(blend, expected + (sigmas[t] - sigmas[t - 1]) * slope, sigmas, t)
     for literal in (True, False):
         result = with_blend(sample_euler, blend, literal)(model, start, sigmas)
-        assert (result - expected).abs().max() < 1e-6 * expected.abs().max(), literal
+        assert (result - expected).abs().max() < FLOAT32_STEP * expected.abs().max(), literal
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_heun_is_the_same_in_both_forms(settings):
     blend, sigmas = prepared(**settings)
     results = [with_blend(sample_heun, blend, literal)(model, 6 * drawn(2), sigmas) for literal in (True, False)]
-    assert (results[0] - results[1]).abs().max() < 1e-9
+    assert (results[0] - results[1]).abs().max() < FLOAT64_CHAIN
 
 
 def test_dpmpp_2m_keeps_its_memory_while_its_state_is_mixed():
@@ -115,7 +116,7 @@ def test_dpmpp_2m_keeps_its_memory_while_its_state_is_mixed():
         x = overwritten(blend, target / sigma * x + (1 - target / sigma) * solved, sigmas, t)
         last = denoised
     result = with_blend(sample_dpmpp_2m, blend)(model, 6 * drawn(2), sigmas)
-    assert (result - x).abs().max() < 1e-6
+    assert (result - x).abs().max() < FLOAT32_STEP
     pairs = with_blend(sample_dpmpp_2m, blend, literal=True)(model, 6 * drawn(2), sigmas)
     assert (pairs - x).abs().max() > 1e-3, "two levels at a time, it would be Euler's method"
 
@@ -127,7 +128,7 @@ def test_ancestral_noise_is_drawn_once_a_step():
         x = sample_euler_ancestral(model, x, sigmas[t - 1 : t + 1], noise_sampler=noise)
         x = overwritten(blend, x, sigmas, t)
     result = with_blend(sample_euler_ancestral, blend)(model, 6 * drawn(2), sigmas, {"seed": 5})
-    assert (result - x).abs().max() < 1e-6
+    assert (result - x).abs().max() < FLOAT32_STEP
     pairs = with_blend(sample_euler_ancestral, blend, literal=True)(model, 6 * drawn(2), sigmas, {"seed": 5})
     assert (pairs - x).abs().max() > 1e-2, "two levels at a time, every step would draw the same noise"
 
@@ -210,7 +211,7 @@ def test_callbacks_count_the_steps_and_show_the_result():
         with_blend(sample_euler, blend, literal)(model, 6 * drawn(2), sigmas, callback=told.append)
         assert [state["i"] for state in told] == list(range(6))
         shown = told[-1]["denoised"][..., :2]
-        assert torch.allclose(shown, blend.trajectory.source[..., :2] * SCALE, atol=1e-6)
+        assert torch.allclose(shown, blend.trajectory.source[..., :2] * SCALE, atol=FLOAT32_STEP)
 
 
 def test_what_carries_a_change():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from steadyedit.methods.via.composite import LARGEST, RING, colour_offset, composite, feathered, morphed
+from tolerances import FLOAT32, FLOAT32_STEP, FLOAT64_CHAIN
 
 
 def scene(frames=2, height=37, width=51, seed=0):
@@ -54,7 +55,7 @@ def test_a_mask_at_the_border_has_the_same_seam_there():
     mask = torch.zeros(1, 1, 30, 40)
     mask[..., :10, 10:20] = 1
     seam = feathered(mask, 8)[0, 0]
-    assert torch.allclose(seam[0], seam[5], atol=1e-6) and seam.max() == 1
+    assert torch.allclose(seam[0], seam[5], atol=FLOAT32_STEP) and seam.max() == 1
 
 
 def test_growing_and_shrinking_are_by_squares():
@@ -82,7 +83,7 @@ def test_the_offset_is_its_equation():
             for u in range(max(0, x - reach), min(51, x + reach + 1)):
                 g = line[v - y + reach] * line[u - x + reach]
                 near, weight = near + g * delta[:, v, u], weight + g * ring[v, u]
-        assert torch.allclose(out[:, y, x], (near + fade * mean) / (weight + fade), atol=1e-9)
+        assert torch.allclose(out[:, y, x], (near + fade * mean) / (weight + fade), atol=FLOAT64_CHAIN)
 
 
 @pytest.mark.parametrize("shift", [0.05, -0.03])
@@ -90,7 +91,7 @@ def test_a_shift_of_colour_disappears(shift):
     _, original, mask = scene()
     original = 0.2 + 0.6 * original
     out = composite(original + shift, original, mask)
-    assert (out - original).abs().max() < 1e-5
+    assert (out - original).abs().max() < FLOAT32
     unmatched = composite(original + shift, original, mask, match_colour=False)
     assert (unmatched - original).abs().max() > 0.9 * abs(shift)
 
@@ -132,7 +133,7 @@ def test_soft_masks_mix():
     edited, original, mask = scene()
     out = composite(edited, original, 0.5 * mask, feather=0, match_colour=False)
     inside = mask.bool()
-    assert torch.allclose(out[inside], (edited + original)[inside] / 2, atol=1e-6)
+    assert torch.allclose(out[inside], (edited + original)[inside] / 2, atol=FLOAT32_STEP)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 130)])

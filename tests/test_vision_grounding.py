@@ -8,6 +8,7 @@ from steadyedit.vision.grounding import load as loading
 from steadyedit.vision.grounding import names
 from steadyedit.vision.grounding.detector import Tokens, draw_boxes, prepared_text, scaled_size
 from tiny_vision import TINY_GROUNDING, clip, shaken, vocabulary
+from tolerances import FLOAT32, NETWORK, RUN
 
 #: The published sizes: groundingdino_swint_ogc and groundingdino_swinb_cogcoor.
 BERT = tuple(dict(hidden_size=768, vocab_size=30522, max_position_embeddings=512, num_hidden_layers=12,
@@ -51,7 +52,7 @@ def test_boxes_equal_transformers_own_way(detector):
     processor = GroundingDinoProcessor(GroundingDinoImageProcessorPil(size=size), network.tokenizer)
     pictures = [(frame * 255).round().byte().numpy() for frame in frames]
     inputs = processor(images=pictures, text=["a dog . red ball ."] * 2, return_tensors="pt")
-    torch.testing.assert_close(detector.pixels(frames), inputs["pixel_values"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(detector.pixels(frames), inputs["pixel_values"], atol=FLOAT32, rtol=0)
     with torch.no_grad():
         outputs = network.module(**inputs)
     threshold, sizes = 0.5, [(75, 53)] * 2
@@ -64,7 +65,7 @@ def test_boxes_equal_transformers_own_way(detector):
         rows = [[b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"], b["score"]] for b in ours]
         # Which of two that score alike comes first is open: each box has its like on the other side.
         apart = torch.cdist(torch.tensor(rows), torch.cat([corners, theirs["scores"][:, None]], 1))
-        assert max(apart.min(0).values.max(), apart.min(1).values.max()) < 1e-3
+        assert max(apart.min(0).values.max(), apart.min(1).values.max()) < RUN
 
 
 def test_frames_in_chunks_are_frames_one_by_one(detector):
@@ -72,7 +73,7 @@ def test_frames_in_chunks_are_frames_one_by_one(detector):
     together = detector.detect(frames, "dog", 0.0)
     for row, frame in zip(together, frames):
         (alone,) = detector.detect(frame[None], "dog", 0.0)
-        assert [b["score"] for b in row] == pytest.approx([b["score"] for b in alone], abs=1e-4)
+        assert [b["score"] for b in row] == pytest.approx([b["score"] for b in alone], abs=NETWORK)
 
 
 @pytest.mark.parametrize("name", FULL)

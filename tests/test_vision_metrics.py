@@ -8,6 +8,7 @@ import pytest
 import torch
 from steadyedit.toyworld import apply_edit, edits_of, render, sample_scene
 from steadyedit.vision import metrics
+from tolerances import FLOAT32_STEP, FLOAT64_CHAIN, NETWORK, RUN
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,15 @@ def clip():
 
 def test_psnr():
     truth = torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
-    assert metrics.psnr(truth + 0.1, truth) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr(truth + 0.1, truth) == pytest.approx(20, abs=NETWORK)
     assert metrics.psnr(truth, truth) == 100
     mask = torch.zeros(2, 4, 5)
     mask[:, :2] = 1
     frames = truth.clone()
     frames[:, :2] += 0.01
     frames[:, 2:] += 0.5
-    assert metrics.psnr(frames, truth, mask) == pytest.approx(40, abs=1e-3)
-    assert metrics.psnr(frames, truth, 1 - mask) == pytest.approx(-20 * math.log10(0.5), abs=1e-3)
+    assert metrics.psnr(frames, truth, mask) == pytest.approx(40, abs=RUN)
+    assert metrics.psnr(frames, truth, 1 - mask) == pytest.approx(-20 * math.log10(0.5), abs=RUN)
     assert metrics.psnr(frames, truth, mask * 0) is None
 
 
@@ -44,7 +45,7 @@ def test_boundary_error_looks_at_five_pixels_around_the_edge():
 
 def test_the_truth_does_not_flicker(clip):
     assert metrics.flicker(clip.frames, clip.frames, clip.flow, clip.flow_valid) == 0
-    assert metrics.warp_error(clip.frames, clip.flow, clip.flow_valid) < 1e-3
+    assert metrics.warp_error(clip.frames, clip.flow, clip.flow_valid) < RUN
 
 
 def test_flicker_against_a_plain_loop(clip):
@@ -60,15 +61,15 @@ def test_flicker_against_a_plain_loop(clip):
                 elif valid[t, y, x]:
                     total += float((difference[t + 1, to_y, to_x] - difference[t, y, x]).abs().mean())
                     count += 1
-    assert metrics.flicker(frames, clip.frames, flow, valid) == pytest.approx(total / count, rel=1e-4)
+    assert metrics.flicker(frames, clip.frames, flow, valid) == pytest.approx(total / count, rel=NETWORK)
 
 
 def test_flicker_sees_flicker_and_not_a_steady_error(clip):
     steady = clip.frames + 0.2
     alternating = clip.frames + torch.tensor([0.1, -0.1, 0.1, -0.1, 0.1])[:, None, None, None]
     values = [metrics.flicker(f, clip.frames, clip.flow, clip.flow_valid) for f in (steady, alternating)]
-    assert values[0] < 1e-6
-    assert values[1] == pytest.approx(0.2, abs=1e-4)
+    assert values[0] < FLOAT32_STEP
+    assert values[1] == pytest.approx(0.2, abs=NETWORK)
 
 
 def test_a_frozen_or_smeared_clip_gains_nothing(clip):
@@ -105,7 +106,7 @@ def test_accuracy_and_clip_scores():
     pairs = [
         float(torch.cosine_similarity(embeddings[i], embeddings[j], dim=0)) for i in range(5) for j in range(5) if i < j
     ]
-    assert metrics.clip_frame(embeddings) == pytest.approx(sum(pairs) / 10, abs=1e-6)
+    assert metrics.clip_frame(embeddings) == pytest.approx(sum(pairs) / 10, abs=FLOAT32_STEP)
     assert metrics.clip_frame(embeddings[:1].expand(3, -1)) == pytest.approx(1)
     assert metrics.clip_text(embeddings[:1].expand(3, -1) * 7, embeddings[0]) == pytest.approx(1)
 
@@ -121,10 +122,10 @@ def test_shifts_against_plain_covariances():
             sigma, other = (torch.cov(z.T, correction=0) for z in (a, b))
             up, down = up + (other - sigma).square().sum(), down + sigma.square().sum()
             means, base = means + (b.mean(0) - a.mean(0)).square().sum(), base + a.mean(0).square().sum()
-    assert metrics.variance_shift(before, after, frames) == pytest.approx(float((up / down).sqrt()), rel=1e-9)
-    assert metrics.mean_shift(before, after, frames) == pytest.approx(float((means / base).sqrt()), rel=1e-9)
+    assert metrics.variance_shift(before, after, frames) == pytest.approx(float((up / down).sqrt()), rel=FLOAT64_CHAIN)
+    assert metrics.mean_shift(before, after, frames) == pytest.approx(float((means / base).sqrt()), rel=FLOAT64_CHAIN)
     assert metrics.mean_shift(before, before, frames) == metrics.variance_shift(before, before, frames) == 0
-    assert metrics.variance_shift(before, before + 5, frames) == pytest.approx(0, abs=1e-6)
+    assert metrics.variance_shift(before, before + 5, frames) == pytest.approx(0, abs=FLOAT32_STEP)
 
 
 def test_interval_is_paired():
@@ -133,7 +134,7 @@ def test_interval_is_paired():
     assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
     low, high = metrics.paired_interval([2.0, 5.0, 11.0, 3.0], first)
     # d = 1, 0, 2, 1: mean 1, s = 0.8165, t(0.975, 3) = 3.1824
-    assert (low, high) == (pytest.approx(1 - 3.1824 * 0.8165 / 2, abs=1e-3), pytest.approx(1 + 1.2993, abs=1e-3))
+    assert (low, high) == (pytest.approx(1 - 3.1824 * 0.8165 / 2, abs=RUN), pytest.approx(1 + 1.2993, abs=RUN))
     assert metrics.paired_interval([1.0, None], [1.0, 2.0]) is None
 
 

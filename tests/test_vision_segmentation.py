@@ -10,6 +10,7 @@ from steadyedit.vision.segmentation import load as loading
 from steadyedit.vision.segmentation.geometry import scaled_size, squares
 from steadyedit.vision.segmentation.sam import Sam, TransformersEngine
 from tiny_vision import FULL_SAM, SAM2_SIDE, TINY_SAM, clip, sam2_configs, shaken
+from tolerances import FLOAT32, FLOAT32_STEP, NETWORK
 
 BOXES = torch.tensor([[5.0, 6, 30, 40], [10, 10, 52, 70]])
 POINTS = torch.tensor([[[20.0, 30]], [[40, 60]]])
@@ -66,12 +67,12 @@ def test_masks_equal_transformers_own_way(network, prompt, multimask):
     processor.target_size = side
     sam = Sam(TransformersEngine(network))
     own = images(images=(frames[1] * 255).round().byte().numpy(), return_tensors="pt").pixel_values
-    torch.testing.assert_close(squares(frames[1:], side), own, atol=1e-5, rtol=0)
+    torch.testing.assert_close(squares(frames[1:], side), own, atol=FLOAT32, rtol=0)
     masks, scores = theirs(processor, network, frames[1], PROMPTS[prompt], squares(frames[1:], side), multimask)
     got = sam.predict(sam.encode(frames)[1], PROMPTS[prompt], multimask)
     assert got.masks.shape == (2, 3 if multimask else 1, 75, 53)
-    torch.testing.assert_close(got.masks, masks, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.scores, scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.masks, masks, atol=FLOAT32, rtol=FLOAT32)
+    torch.testing.assert_close(got.scores, scores, atol=FLOAT32, rtol=FLOAT32)
 
 
 @pytest.mark.parametrize("multimask", [False, True])
@@ -89,8 +90,8 @@ def test_sam2_masks_equal_transformers_own_way(sam2_folders, prompt, multimask):
     masks, scores = theirs(processor, sam.module, frames[1], PROMPTS[prompt], stretched(frames[1:], SAM2_SIDE),
                            multimask)
     got = sam.predict(sam.encode(frames)[1], PROMPTS[prompt], multimask)
-    torch.testing.assert_close(got.masks, masks, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.scores, scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.masks, masks, atol=FLOAT32, rtol=FLOAT32)
+    torch.testing.assert_close(got.scores, scores, atol=FLOAT32, rtol=FLOAT32)
 
 
 @pytest.mark.parametrize("kind", ["sam", "image", "video"])
@@ -100,7 +101,7 @@ def test_frames_in_chunks_are_frames_one_by_one(network, sam2_folders, kind):
     for together, alone in zip(sam.encode(frames), frames):
         prompt = Prompt(boxes=BOXES)
         one = segment_frame(sam, sam.encode(alone[None])[0], prompt)
-        torch.testing.assert_close(segment_frame(sam, together, prompt).masks, one.masks, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(segment_frame(sam, together, prompt).masks, one.masks, atol=NETWORK, rtol=NETWORK)
 
 
 @pytest.mark.parametrize("kind", ["sam", "image", "video"])
@@ -113,7 +114,8 @@ def test_a_mask_refines_itself(network, sam2_folders, kind):
         both = segment_frame(sam, features, prompt)
         single = Prompt(*(None if part is None else part[1:] for part in (
             prompt.boxes, prompt.points, prompt.labels, prompt.logits)))
-        torch.testing.assert_close(both.masks[1:], segment_frame(sam, features, single).masks, atol=1e-4, rtol=1e-4)
+        alone = segment_frame(sam, features, single).masks
+        torch.testing.assert_close(both.masks[1:], alone, atol=NETWORK, rtol=NETWORK)
 
 
 def test_one_point_takes_the_best_of_three(network):
@@ -158,14 +160,14 @@ def test_a_file_with_official_names_is_the_network(network, tmp_path):
     for path in (tmp_path / "sam.safetensors", tmp_path / "sam.pth"):
         sam = loading.load_segmenter(path, engine="transformers")
         masks = segment_frame(sam, sam.encode(clip(1))[0], Prompt(boxes=BOXES)).masks
-        torch.testing.assert_close(masks, wanted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(masks, wanted, atol=FLOAT32_STEP, rtol=0)
 
 
 def test_a_transformers_folder_is_the_network(network, tmp_path):
     network.save_pretrained(tmp_path / "sam-tiny")
     sam, own = loading.load_segmenter(tmp_path / "sam-tiny"), Sam(TransformersEngine(network))
     masks = [segment_frame(s, s.encode(clip(1))[0], Prompt(boxes=BOXES)).masks for s in (sam, own)]
-    torch.testing.assert_close(*masks, atol=1e-6, rtol=0)
+    torch.testing.assert_close(*masks, atol=FLOAT32_STEP, rtol=0)
 
 
 def test_tracking_equals_transformers_own_session(sam2_folders):

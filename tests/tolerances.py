@@ -1,15 +1,34 @@
-"""One table of tolerances by type, and the comparison that uses it."""
+"""One table of tolerances, by what stands between two numbers that should be equal; and the comparison by type."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+#: the same sums in float64, in another order
+FLOAT64 = 1e-12
+#: many steps in float64: a run of a sampler, a network
+FLOAT64_CHAIN = 1e-9
+#: one rounding to float32
+FLOAT32_NEAREST = 1e-7
+#: a few operations in float32
+FLOAT32_STEP = 1e-6
+#: a layer in float32: sums over some hundred terms
+FLOAT32 = 1e-5
+#: a whole network in float32, its loss or its gradients
+NETWORK = 1e-4
+#: many calls of a network (sampling, training, a codec of latents), or another implementation of it
+RUN = 1e-3
+#: pictures in 8 bits
+EIGHT_BITS = 1e-2
+#: pictures that went through a video file
+CODEC = 2e-2
+
 # Largest error, relative to the largest expected magnitude (or 1): a few rounding errors of the
 # type for sums over some hundred terms. Kernels compute in float32 and round the result once.
 TOLERANCES = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-5,
+    torch.float64: FLOAT64,
+    torch.float32: FLOAT32,
     torch.float16: 4e-3,
     torch.bfloat16: 3e-2,
 }

@@ -16,10 +16,11 @@ from steadyedit.methods.registry import build
 from steadyedit.methods.via.gather_swap import group_frames
 from steadyedit.toyworld import models
 from stored_bank import Case, StoredBank, in_double, run
+from tolerances import FLOAT64_CHAIN
 from toys import BACKEND, SIDE, assert_untouched, clip, diffusers_unet, text, traces, weights
 
 FRAMES, GROUP = 4, 3
-EXACT = 1e-9  # float64, relative to the largest value
+EXACT = FLOAT64_CHAIN  # float64, relative to the largest value
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from steadyedit.vision.grounding import load as loading
 from steadyedit.vision.grounding import names, official_network
 from steadyedit.vision.grounding.detector import Detector
 from tiny_vision import TINY_GROUNDING, clip, shaken, vocabulary
+from tolerances import FLOAT32, NETWORK, RUN
 
 pytest.importorskip("groundingdino", reason="these tests need: pip install groundingdino-py")
 
@@ -42,8 +43,8 @@ def test_both_implementations_give_the_same(detectors):
     tokens = detectors[0].tokens("a dog . red ball .")
     with torch.no_grad():
         (a, boxes_a), (b, boxes_b) = (d.network.run(d.pixels(frames), "a dog . red ball .", tokens) for d in detectors)
-    torch.testing.assert_close(boxes_a, boxes_b, atol=1e-5, rtol=0)
-    torch.testing.assert_close(a.sigmoid(), b.sigmoid(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(boxes_a, boxes_b, atol=FLOAT32, rtol=0)
+    torch.testing.assert_close(a.sigmoid(), b.sigmoid(), atol=NETWORK, rtol=0)
 
 
 def test_boxes_equal_groundingdinos_own_helper(detectors, tmp_path):
@@ -56,7 +57,7 @@ def test_boxes_equal_groundingdinos_own_helper(detectors, tmp_path):
     steps = transforms.Compose([transforms.RandomResize([96], max_size=160), transforms.ToTensor(),
                                 transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
     pixels, _ = steps(picture, None)
-    torch.testing.assert_close(detector.pixels(frame[None])[0], pixels, atol=1e-5, rtol=0)
+    torch.testing.assert_close(detector.pixels(frame[None])[0], pixels, atol=FLOAT32, rtol=0)
     boxes, scores, phrases = predict(detector.module, pixels, "Dog . red ball", 0.0, 0.5, "cpu")
     (found,) = detector.detect(frame[None], "Dog. red ball", 0.0, 0.5)
     scale = torch.tensor([53.0, 75, 53, 75])
@@ -66,7 +67,7 @@ def test_boxes_equal_groundingdinos_own_helper(detectors, tmp_path):
     assert len(rows) == len(corners) > 3
     # Which of two that score alike comes first is open: each box has its like on the other side.
     apart = torch.cdist(rows, torch.cat([corners, scores[:, None]], 1))
-    assert max(apart.min(0).values.max(), apart.min(1).values.max()) < 1e-3
+    assert max(apart.min(0).values.max(), apart.min(1).values.max()) < RUN
     # Its phrases may hold the marks of the text's two ends; a label has words only.
     plain = {" ".join(word for word in phrase.split() if word not in ("[CLS]", "[SEP]")) for phrase in phrases}
     assert {box["label"] for box in found} == plain
@@ -94,4 +95,4 @@ def test_chunks_change_nothing(detectors):
         together = detector.detect(clip(2), "dog", 0.0)
         alone = [detector.detect(frame[None], "dog", 0.0)[0] for frame in clip(2)]
         for a, b in zip(together, alone):
-            assert [x["score"] for x in a] == pytest.approx([x["score"] for x in b], abs=1e-4)
+            assert [x["score"] for x in a] == pytest.approx([x["score"] for x in b], abs=NETWORK)

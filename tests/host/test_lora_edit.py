@@ -7,6 +7,7 @@ import pytest
 import torch
 from steadyedit import nodes
 from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_2, WAN
+from tolerances import FLOAT32_STEP
 from toys import Quiet, assert_untouched, traces, weights
 from videos import BACKEND, TEXT, VISION, model
 
@@ -100,7 +101,7 @@ def test_the_default_is_the_hosts_own_image_to_video():
     noise = torch.zeros(1, 16, 2, 4, 6)
     ours, theirs = (model("plain").model.concat_cond(noise=noise, device=noise.device, **conditioning[0][1])
                     for conditioning in (found, given))  # fmt: skip
-    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(ours, theirs, atol=FLOAT32_STEP)
 
 
 def test_hunyuan_gets_its_one_rounded_channel():

@@ -10,6 +10,7 @@ from steadyedit.vision.segmentation import Prompt, names, segment_frame
 from steadyedit.vision.segmentation import load as loading
 from steadyedit.vision.segmentation.sam import OfficialEngine, Sam, TransformersEngine
 from tiny_vision import FULL_SAM, TINY_SAM, clip, shaken
+from tolerances import FLOAT32, RUN
 
 official = pytest.importorskip("segment_anything", reason="these tests need: pip install segment-anything")
 
@@ -65,7 +66,7 @@ def test_masks_equal_segment_anythings_predictor(networks, engine, prompt, multi
     second = sam.predict(features, again, multimask)
     for k in range(prompt.count):
         masks, _, _ = predicted(predictor, prompt, k, multimask, first.logits[:, :1, None][:, 0])
-        torch.testing.assert_close(second.masks[k], masks, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(second.masks[k], masks, atol=FLOAT32, rtol=FLOAT32)
 
 
 @pytest.mark.slow
@@ -82,8 +83,8 @@ def test_vit_b_at_its_true_size():
     del module
     sam = Sam(TransformersEngine(other))
     (encoded,) = sam.encode(frame[None])
-    torch.testing.assert_close(encoded.embedding, features.embedding, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(segment_frame(sam, encoded, prompt).masks, first.masks, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(encoded.embedding, features.embedding, atol=RUN, rtol=RUN)
+    torch.testing.assert_close(segment_frame(sam, encoded, prompt).masks, first.masks, atol=RUN, rtol=RUN)
 
 
 def test_the_three_official_sizes_have_segment_anythings_keys():
@@ -100,7 +101,7 @@ def test_an_official_file_runs_through_segment_anything(networks, tmp_path):
     assert isinstance(sam.engine, OfficialEngine)
     converted = loading.load_segmenter(tmp_path / "sam_vit_t.pth", engine="transformers")
     masks = [segment_frame(s, s.encode(clip(1))[0], PROMPTS["boxes"]).masks for s in (sam, converted)]
-    torch.testing.assert_close(*masks, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*masks, atol=FLOAT32, rtol=FLOAT32)
 
 
 def test_the_host_counts_loads_and_frees_it(networks):
