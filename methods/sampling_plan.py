@@ -17,6 +17,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..diffusion.trajectory import Trajectory
+
 #: Two sigmas that differ by less, relatively, are one: far above float32's rounding, far below a step of the schedule.
 SLACK = 1e-4
 
@@ -125,27 +127,47 @@ class PlannedRun(Protocol):
     def __call__(self, x: Tensor, sigma: float, calls: Calls) -> Tensor: ...
 
 
+class SourceInversion(Protocol):
+    """What a plan reads of the source: its trajectory, and the CONDITIONING under which it was inverted."""
+
+    @property
+    def trajectory(self) -> Trajectory: ...
+
+    @property
+    def conditioning(self) -> Any: ...
+
+
 class SamplingPlan(Protocol):
-    """What a method does to a run of a sampler. Immutable.
+    """What a method does to a run of a sampler. Immutable."""
 
-    Args:
-        name: of the method, for sentences.
-        acts: whether it does anything with its settings.
-        grid: frames a side of the pictures that calls get; 1: frames are not put together.
-        chunk: rows of a call; 0 leaves it to the host.
-        kinds: attentions that its calls replace.
-        apart: why no other method may let frames see each other beside it, as the end of "the method ..."; empty:
-            it may.
-        source: the source's inversion, where it is read during the run.
-    """
+    @property
+    def name(self) -> str:
+        """Of the method, for sentences."""
 
-    name: str
-    acts: bool
-    grid: int
-    chunk: int
-    kinds: tuple[str, ...]
-    apart: str
-    source: Any
+    @property
+    def acts(self) -> bool:
+        """Whether it does anything with its settings."""
+
+    @property
+    def grid(self) -> int:
+        """Frames a side of the pictures that calls get; 1: frames are not put together."""
+
+    @property
+    def chunk(self) -> int:
+        """Rows of a call; 0 leaves it to the host."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Attentions that its calls replace."""
+
+    @property
+    def apart(self) -> str:
+        """Why no other method may let frames see each other beside it, as the end of "the method ..."; empty: it
+        may."""
+
+    @property
+    def source(self) -> SourceInversion | None:
+        """The source's inversion, where it is read during the run."""
 
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """The frame of every row that rides along behind a clip of so many frames. Each has its own frame's noise and

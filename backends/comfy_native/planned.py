@@ -132,10 +132,26 @@ def strip(value: Any, run: HostRun) -> Any:
 
 
 def guide(executor, x, timestep, model_options=None, seed=None):
-    """``WrappersMP.PREDICT_NOISE``: guidance of the clip's frames, and of the reference frames after them."""
+    """``WrappersMP.PREDICT_NOISE``: guidance of the clip's frames, and of the reference frames after them.
+
+    Raises:
+        ValueError: another node evaluates the model by itself, so that the plan never had its turn.
+    """
     options = model_options or {}
     run = options.get("transformer_options", {}).get(RUN)
-    if run is None or not run.group:
+    if run is None:
+        return executor(x, timestep, options, seed)
+    before = run.evaluations
+    out = guided(executor, run, x, timestep, options, seed)
+    if run.evaluations == before:
+        raise ValueError(f"model: another node evaluates the model in a way of its own, past the host's, so that "
+                         f"{run.method} has no part in it; remove it.")
+    return out
+
+
+def guided(executor, run, x, timestep, options, seed):
+    """Of all rows of x."""
+    if not run.group:
         return executor(x, timestep, options, seed)
     if x.shape[0] != len(run.ids):
         raise ValueError(f"sampler: asks about {x.shape[0]} latents, where {run.method} has put {len(run.ids)} into "

@@ -66,6 +66,7 @@ class HostRun:
     noise: RowNoise = field(init=False)
     guided: GuidedRows = field(init=False)
     automatic: dict[int, int] = field(default_factory=dict, init=False)
+    evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.noise = RowNoise(self.frames, self.group)
@@ -89,6 +90,7 @@ class HostRun:
         if self.guided.replays:
             return self.guided.replay()
         whole = self.guided.with_rows(x)
+        self.evaluations += 1
         calls = HostCalls(self, executor, model, with_own_names(conds), x, timestep, options)
         paused = self.noise.paused() if self.group else _Nothing()
         with paused:

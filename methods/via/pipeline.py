@@ -158,8 +158,10 @@ def sample_edit(
             raise ValueError("trajectory: the blend follows the clip's inversion; give that of invert_clip.")
         keep = keep_mask(mask, len(samples), *samples.shape[2:])
         sampler = backend.blend_sampler(sampler, BoundaryBlend(trajectory, keep, recipe.blend, recipe.reading))
+    inverted = None
     if recipe.rival is not None:
         trajectory = trajectory or invert_clip(backend, editor, samples, negative, recipe)
+        inverted = trajectory[len(trajectory.sigmas) - 1, range(len(samples))].float()
         shown = with_picture(negative, samples)
         editor = backend.attach(editor, recipe.rival(backend.sites(editor), trajectory, shown))
     if recipe.swap is not None:
@@ -168,10 +170,9 @@ def sample_edit(
     sigmas = schedule.normal_sigmas(recipe.steps) if trajectory is None else trajectory.sigmas.flip(0).float()
     noise = torch.randn(samples[:1].shape, generator=torch.Generator().manual_seed(seed)).expand(samples.shape)
     start = backend.from_model_space(editor, schedule.starting_noise(noise, float(sigmas[0])))
-    if recipe.rival is not None:
-        start = trajectory[len(sigmas) - 1, range(len(samples))].float()
     return backend.sample(
-        editor, with_picture(positive, samples), with_picture(negative, None), recipe.text_guidance, start, sigmas,
+        editor, with_picture(positive, samples), with_picture(negative, None), recipe.text_guidance,
+        start if inverted is None else inverted, sigmas,
         backend.progress(len(sigmas) - 1, "sampling"), sampler=sampler, seed=seed,
         middle=with_picture(negative, samples), middle_guidance=recipe.image_guidance,
     )  # fmt: skip

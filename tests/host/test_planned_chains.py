@@ -123,6 +123,14 @@ def test_guidance_that_asks_about_other_latents_is_refused():
         ksampler(patcher)
 
 
+@pytest.mark.parametrize("made", [lambda p: raved(p), lambda p: gather_swap(p)], ids=["rave", "swap"])
+def test_a_node_that_evaluates_past_the_host_is_refused(made):
+    patcher = made(model())
+    patcher.model_options["sampler_calc_cond_batch_function"] = lambda args: [args["input"] * 0.5] * len(args["conds"])
+    with pytest.raises(ValueError, match="model: another node evaluates the model in a way of its own"):
+        ksampler(patcher)
+
+
 class ByFrame(comfy.controlnet.ControlBase):
     """Advanced-ControlNet's way: a strength for each frame, found by ``sub_idxs`` where a call holds some frames."""
 
