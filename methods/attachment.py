@@ -106,7 +106,8 @@ class Attachment:
         plan: what it does to a run of a sampler.
         norms: ``nn.ModuleDict`` by ``NormSite.key``; each answers for that layer,
             ``module(z, weight, bias, groups, eps) -> z'`` with the layer's own affine as the host
-            would use it now. A module whose ``strength`` is 0 is passed over: the layer answers.
+            would use it now. One that is ``joint`` is also handed ``branches``, the conditions in the batch, for
+            it sees all frames. A module whose ``strength`` is 0 is passed over: the layer answers.
         outputs: ``nn.ModuleDict`` by ``<BlockSite.key>/<one of OUTPUTS>``; each runs on
             what that part of the block gives, before it is added to the tokens,
             ``module(z, layout) -> z``. Strength 0 as with ``norms``.
@@ -125,7 +126,8 @@ class Attachment:
     @property
     def trees(self) -> tuple[nn.ModuleDict, ...]:
         """Everything of it that holds weights. Of the three, only ``modules`` see other frames."""
-        return tuple(tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
+        trees = (tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
+        return tuple(tree for tree in trees if next(tree.parameters(), None) is not None)
 
     @property
     def replaces(self) -> tuple[str, ...]:
@@ -137,7 +139,12 @@ class Attachment:
     @property
     def mixes_frames(self) -> bool:
         """Needs all frames of the clip in one call of the U-Net, and no other rows among them."""
-        return self.mixing is not None or self.modules is not None
+        return self.mixing is not None or self.modules is not None or self.joint_norms
+
+    @property
+    def joint_norms(self) -> bool:
+        """Its norms take their statistics from all frames of the clip."""
+        return self.norms is not None and any(getattr(module, "joint", False) for module in self.norms.values())
 
     def __deepcopy__(self, memo: dict) -> Attachment:
         # Hosts deep-copy the options of a model on every clone; an attachment is immutable
@@ -151,6 +158,11 @@ def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
     for other in others:
         check_plans(attachment, other)
         check_plans(other, attachment)
+        both = attachment.norms or {}, other.norms or {}
+        if (attachment.joint_norms or other.joint_norms) and (layers := both[0].keys() & both[1].keys()):
+            layer = min(layers).replace("/", ".")
+            raise ValueError(f"model: {other.method} already answers for the norm layer {layer}, "
+                             f"so {attachment.method} cannot; give the model only one of the two.")
         shared, kinds = attachment.sites & other.sites, set(attachment.replaces) & set(other.replaces)
         if shared and kinds:
             raise ValueError(

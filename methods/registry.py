@@ -13,7 +13,7 @@ from .ei2.ffam import check_ratio
 from .rave import build_rave
 from .tokenflow import build_tokenflow
 from .traits import Traits
-from .tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
+from .tune_a_video import build_full_attention, build_joint_norms, build_sparse_causal, build_temporal_attention
 from .via import build_gather_swap
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ METHODS = {
     "ffam": Method(build_ffam, AMONG_FRAMES, check_size=check_ratio),
     "sparse-causal": Method(build_sparse_causal, AMONG_FRAMES),
     "temporal-attention": Method(build_temporal_attention, AMONG_FRAMES),
+    "joint-norms": Method(build_joint_norms, Traits(mixes_frames=True, needs_whole_clip=True), on_norms=True),
     "full-attention": Method(build_full_attention, AMONG_FRAMES),
     "gather-swap": Method(build_gather_swap, Traits(mixes_frames=True, uses_reference_frames=True,
                                                     changes_sampling_only=True)),

@@ -21,7 +21,7 @@ def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
     check_untuned(backend, model, method)
     # New weights must be ordinary tensors: those of inference mode can never be trained.
     with torch.inference_mode(False):
-        return io.NodeOutput(backend.attach(model, registry.build(method, backend.sites(model), config)))
+        return io.NodeOutput(backend.attach(model, registry.build_on(backend, model, method, config)))
 
 
 def model_input() -> io.Model.Input:
@@ -114,12 +114,19 @@ class TemporalAttention(io.ComfyNode):
             category=CATEGORY,
             description="Plain attention over frames after every transformer block: Tune-A-Video's rival to STAM. "
             "It starts as a small constant shift: tune it on the clip with One-Shot Tune.",
-            inputs=[model_input()],
+            inputs=[
+                model_input(),
+                io.Boolean.Input("joint_norms", default=False, optional=True, tooltip="Normalise all frames together "
+                                 "in residual blocks and before the output, as the authors' code does. Off: each "
+                                 "frame by itself, as the model was trained."),
+            ],
             outputs=[model_output()],
         )
 
     @classmethod
-    def execute(cls, model) -> io.NodeOutput:
+    def execute(cls, model, joint_norms=False) -> io.NodeOutput:
+        if joint_norms:
+            model = attached(model, "joint-norms").args[0]
         return attached(model, cls.METHOD)
 
 

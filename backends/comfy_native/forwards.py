@@ -27,6 +27,7 @@ def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
 def on_device_of(module: nn.Module, z: Tensor) -> nn.Module:
     """The module, where its input is: short of memory, the host leaves models that are not its own layers where
     they rested."""
-    if next(module.parameters()).device != z.device:
+    first = next(module.parameters(), None)
+    if first is not None and first.device != z.device:
         module.to(z.device)
     return module

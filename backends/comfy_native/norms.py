@@ -55,13 +55,16 @@ def norms_of(model: Any) -> list[NormSite]:
     return [site for site, _ in located_norms(unet_of(model))]
 
 
-def adjusted(layer: nn.Module, module: nn.Module, training: bool = False) -> Callable[[Tensor], Tensor]:
+def adjusted(
+    layer: nn.Module, module: nn.Module, training: bool = False, branches: Callable[[], int] = lambda: 1
+) -> Callable[[Tensor], Tensor]:
     """Forward of a norm layer that ``module`` answers for.
 
     Args:
         layer: the host's; its weight and bias are lent to the module as the host would use them now.
         module: ``module(z, weight, bias, groups, eps) -> z``.
         training: autograd keeps the weights, which must be ordinary tensors of our own then.
+        branches: conditions in the batch of the call under way.
     """
     groups = getattr(layer, "num_groups", 0)
 
@@ -69,16 +72,21 @@ def adjusted(layer: nn.Module, module: nn.Module, training: bool = False) -> Cal
         with borrowed_weights(layer, z) as (weight, bias):
             if training:
                 weight, bias = (None if w is None else w.detach().clone() for w in (weight, bias))
-            return on_device_of(module, z)(z, weight, bias, groups, layer.eps)
+            more = {"branches": branches()} if getattr(module, "joint", False) else {}
+            return on_device_of(module, z)(z, weight, bias, groups, layer.eps, **more)
 
     return forward
 
 
 @contextmanager
-def norms_adjusted(unet: nn.Module, norms: Mapping[str, nn.Module]) -> Iterator[None]:
-    """The norm layers named by ``norms`` (path -> module) replaced, inside the ``with``."""
+def norms_adjusted(unet: nn.Module, norms: Mapping[str, nn.Module], branches: int) -> Iterator[None]:
+    """The norm layers named by ``norms`` (path -> module) replaced, inside the ``with``.
+
+    Args:
+        branches: conditions in the batch of this call.
+    """
     with ExitStack() as stack:
         for path, module in norms.items():
             layer = unet.get_submodule(path)
-            stack.enter_context(forward_replaced(layer, adjusted(layer, module)))
+            stack.enter_context(forward_replaced(layer, adjusted(layer, module, branches=lambda: branches)))
         yield

@@ -145,7 +145,7 @@ def patched(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def blocks_extended(unet: nn.Module, state: Attached) -> Iterator[None]:
+def blocks_extended(unet: nn.Module, state: Attached, branches: int) -> Iterator[None]:
     """The U-Net with the attached modules in its blocks, inside the ``with``."""
     # By path, not by a walk over the whole network, which would cost a small model a tenth of its time.
     paths = {site.path for site, _ in located(unet)} if state.training else state.touched
@@ -155,7 +155,7 @@ def blocks_extended(unet: nn.Module, state: Attached) -> Iterator[None]:
             stack.enter_context(forward_replaced(block, extended_block(block, path, state)))
         if not state.training:
             # In training they stay replaced from step to step: backward computes blocks again.
-            stack.enter_context(norms_adjusted(unet, state.norms))
+            stack.enter_context(norms_adjusted(unet, state.norms, branches))
         for module in unet.modules() if state.training else ():
             if isinstance(module, ResBlock):
                 stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))
@@ -169,7 +169,10 @@ def run_attached(executor, x, timesteps=None, context=None, y=None, control=None
     if not state.attachments and not state.training:
         return executor(x, timesteps, context, y, control, options, **kwargs)
     options = patched(state, options)
-    with blocks_extended(executor.class_obj, state), residuals_replaced(executor.class_obj, options):
+    branches = len(options.get("cond_or_uncond") or (0,))
+    if state.training:
+        state.call["branches"] = branches
+    with blocks_extended(executor.class_obj, state, branches), residuals_replaced(executor.class_obj, options):
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
 

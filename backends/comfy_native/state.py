@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...methods.attachment import check_rivals
@@ -24,11 +24,13 @@ class Attached:
         attachments: methods, in the order in which they were attached.
         training: a clone is open for training: large blocks are computed again in backward.
         recompute_all: in training, compute every block again.
+        call: in training, ``branches`` of the call under way, for norms that stay replaced between calls.
     """
 
     attachments: tuple[Attachment, ...] = ()
     training: bool = False
     recompute_all: bool = False
+    call: dict[str, int] = field(default_factory=dict, compare=False)
 
     def __deepcopy__(self, memo: dict) -> Attached:
         # The host deep-copies the options of a MODEL on every clone; this value never changes.

@@ -118,7 +118,8 @@ class ComfyTraining:
             self.armed.enter_context(attribute_set(base, "manual_cast_dtype", dtype))
             unet, state = base.diffusion_model, state_of(self.patcher)
             replaced = {unet.get_submodule(path): module for path, module in state.norms.items()}
-            instead = {layer: adjusted(layer, module, training=True) for layer, module in replaced.items()}
+            instead = {layer: adjusted(layer, module, True, lambda: state.call.get("branches", 1))
+                       for layer, module in replaced.items()}  # fmt: skip
             self.armed.enter_context(frozen_layers(unet, self.deltas, instead))
             self._shape = noisy.shape
         return self._ready

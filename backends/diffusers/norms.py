@@ -32,7 +32,9 @@ def _site(path: str, kind: str, layer: nn.Module) -> NormSite:
     return NormSite(path, kind, layer.num_channels if groups else layer.normalized_shape[0], groups, layer.eps)
 
 
-def replaced_norms(unet: nn.Module, attachments: Sequence[Attachment]) -> Iterator[tuple[nn.Module, Callable]]:
+def replaced_norms(
+    unet: nn.Module, attachments: Sequence[Attachment], branches: Callable[[], int]
+) -> Iterator[tuple[nn.Module, Callable]]:
     """(layer, forward) of every norm layer that an attachment answers for; of two, the last one's."""
     wanted = {key: module for a in attachments for key, module in (a.norms or {}).items()}
     if not wanted:
@@ -40,11 +42,12 @@ def replaced_norms(unet: nn.Module, attachments: Sequence[Attachment]) -> Iterat
     for site, layer in located_norms(unet):
         module = wanted.get(site.key)
         if module is not None and module.strength != 0:
-            yield layer, _forward(module, layer, site)
+            yield layer, _forward(module, layer, site, branches)
 
 
-def _forward(module: nn.Module, layer: nn.Module, site: NormSite) -> Callable:
+def _forward(module: nn.Module, layer: nn.Module, site: NormSite, branches: Callable[[], int]) -> Callable:
     def forward(z: Tensor) -> Tensor:
-        return module(z, layer.weight, layer.bias, site.groups, site.eps)
+        more = {"branches": branches()} if getattr(module, "joint", False) else {}
+        return module(z, layer.weight, layer.bias, site.groups, site.eps, **more)
 
     return forward

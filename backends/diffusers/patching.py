@@ -210,6 +210,6 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
                     stack.enter_context(patch)
         for patch in planned_residuals(unet, batch):
             stack.enter_context(patch)
-        for layer, forward in replaced_norms(unet, attachments):
+        for layer, forward in replaced_norms(unet, attachments, lambda: batch.branches):
             stack.enter_context(forward_replaced(layer, forward))
         yield

@@ -160,3 +160,31 @@ def test_a_lora_under_diffusers_names_is_the_same_to_the_hosts_loader():
         assert len(loaded.patches) == len(factors(lora))
         assert torch.allclose(sample(loaded), sample(BACKEND.add_lora(model(), lora)), atol=1e-4)
         assert (sample(loaded) - sample(model())).abs().max() > 0.01
+
+
+def test_joint_norms_are_the_same_on_both_hosts_and_in_training():
+    """One mean and variance for all frames of the clip, in every condition by itself."""
+    import comfy.model_management  # noqa: F401
+    from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
+    from steadyedit.methods.registry import build_on
+    from toys import assert_close, diffusers_unet
+    from toys import sample as sampled
+
+    there, x = DiffusersBackend(), clip() * torch.tensor([0.3, 1.0, 2.0])[:, None, None, None]
+    here = run("SteadyEditTemporalAttention", model=model(), joint_norms=True)[0]
+    assert [a.method for a in BACKEND.attachments(here)] == ["joint-norms", "temporal-attention"]
+    other = DiffusersModel(diffusers_unet())
+    for method in ("joint-norms", "temporal-attention"):
+        other = there.attach(other, build_on(there, other, method, {}))
+    sigmas = BACKEND.schedule(here).ddim_sigmas(2)
+    with torch.inference_mode():
+        mine = sampled(here, samples=x)
+        plain = sampled(run("SteadyEditTemporalAttention", model=model())[0], samples=x)
+    theirs = there.sample(other, text(1), text(2), 7.5, x, sigmas, Quiet())
+    assert_close(mine, theirs, 1e-3)
+    assert (mine - plain).abs().max() > 0.01
+    recipe = TuneRecipe(steps=2, learning_rate=1e-3)
+    with torch.inference_mode():
+        first = tune(BACKEND, here, x, text(1), recipe, progress=Quiet(), preview_every=0)
+    second = tune(there, other, x, text(1), recipe, progress=Quiet(), preview_every=0)
+    assert first.losses == pytest.approx(second.losses, rel=1e-3)
