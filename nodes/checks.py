@@ -27,22 +27,13 @@ def clip_latent(latent: dict[str, Any]) -> Tensor:
 
 
 def conditions_fit(name: str, conditioning: list, frames: int) -> None:
-    """Raise ValueError unless every entry holds one prompt, or one a frame, and one is at work at every noise level."""
+    """Raise ValueError unless every entry holds one prompt, or one a frame."""
     if not conditioning:
         raise ValueError(f"{name}: is empty; connect a CLIPTextEncode.")
     for embedding, _ in conditioning:
         if embedding is not None and embedding.shape[0] not in (1, frames):
             raise ValueError(f"{name}: holds {embedding.shape[0]} prompts, but the latent has {frames} frames; "
                              f"give one prompt for all of them or {frames}.")
-    reached = 0.0
-    spans = [(extra.get("start_percent", 0.0), extra.get("end_percent", 1.0)) for _, extra in conditioning]
-    for start, end in sorted(spans):
-        if start > reached:
-            break
-        reached = max(reached, end)
-    if reached < 1:
-        raise ValueError(f"{name}: no prompt is at work from {reached:.0%} of the steps on, but this node needs one at "
-                         "every noise level; remove Conditioning Set Timestep Range or fill the gap with a prompt.")
 
 
 def size_fits(backend: Backend, model: Any, samples: Tensor) -> None:

@@ -49,12 +49,14 @@ def train_stage(model: Any, latent: dict, conditioning: list, methods: dict[str,
     from .. import backends
     from ..methods.dape.pipeline import run_stage
     from ..methods.dape.recipes import Stage
+    from ..methods.prompts import check_every_level
     from ..methods.tune_recipe import TuneRecipe
 
     backend = backends.of(model)
     backend.schedule(model)
     samples = clip_latent(latent)
     conditions_fit("conditioning", conditioning, len(samples))
+    check_every_level("conditioning", conditioning)
     size_fits(backend, model, samples)
     stage = Stage(methods, TuneRecipe(queries=False, **recipe))
     return run_stage(backend, model, samples, conditioning, stage, cache=cache_of(backend, reuse))

@@ -44,6 +44,7 @@ class DDIMInversion(io.ComfyNode):
         from .. import backends
         from ..methods.content_hash import content_hash
         from ..methods.progress import Part
+        from ..methods.prompts import check_every_level
         from ..methods.trajectory_store import inverted, with_trajectory
 
         if "noise_mask" in latent:
@@ -52,6 +53,7 @@ class DDIMInversion(io.ComfyNode):
         backend = backends.of(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))
+        check_every_level("conditioning", conditioning)
         size_fits(backend, model, samples)
         sigmas = backend.schedule(model).ddim_sigmas(steps)
         progress = backend.progress(len(sigmas) - 1, "inversion")

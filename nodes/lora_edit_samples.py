@@ -80,21 +80,26 @@ class FrameSample(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What the edited frame shows; one prompt."),
                 io.Vae.Input("vae", tooltip="The model's video VAE."),
-                io.Image.Input("original_frame", tooltip="The frame before its edit: what surrounds the mask."),
+                io.Image.Input("original_frame", tooltip="The frame before its edit: what surrounds the mask. Or the "
+                               "whole clip, with its number in frame."),
                 io.Image.Input("edited_frame", tooltip="The same frame, edited: what is learned. Same size."),
                 io.Int.Input("repeats", default=9, min=1, max=1000, tooltip="How often it is met in a round; the "
                              "authors mix 9 of each frame with 1 of the clip."),
                 *shared_inputs(),
                 *more_inputs("1 where the frame was edited (its boxes). Without it the whole frame is learned."),
+                io.Int.Input("frame", default=-1, min=-1, max=100000, optional=True, tooltip="Number of the edited "
+                             "frame, counted from 0, where original_frame is the whole clip and mask its masks. A "
+                             "number beyond the end is told. -1: original_frame is the frame itself."),
             ],
             outputs=[samples_output()],
         )
 
     @classmethod
     def execute(cls, positive, vae, original_frame, edited_frame, repeats, family, pooling, soft, mask=None,
-                clip_vision=None, samples=()) -> io.NodeOutput:
-        from ..methods.lora_edit.samples import frame_sample
+                clip_vision=None, samples=(), frame=-1) -> io.NodeOutput:
+        from ..methods.lora_edit.samples import frame_sample, picked
 
+        original_frame, mask = picked(frame, original_frame, mask)
         made = frame_sample(vae.encode, original_frame, edited_frame, mask, positive, family=family, pooling=pooling,
                             soft=soft, look=look_with(clip_vision), repeats=repeats)
         return io.NodeOutput((*(samples or ()), made))

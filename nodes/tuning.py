@@ -42,6 +42,7 @@ class OneShotTune(io.ComfyNode):
     @classmethod
     def execute(cls, model, latent, conditioning, steps, learning_rate, seed, tune_queries, reuse) -> io.NodeOutput:
         from .. import backends
+        from ..methods.prompts import check_every_level
         from ..methods.tune_recipe import TuneRecipe
         from ..methods.tuning import tune
 
@@ -49,6 +50,7 @@ class OneShotTune(io.ComfyNode):
         backend.schedule(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))
+        check_every_level("conditioning", conditioning)
         size_fits(backend, model, samples)
         if not backend.attachments(model):
             raise ValueError("model: has nothing attached to tune; put STAM and FFAM before this node.")

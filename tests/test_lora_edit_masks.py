@@ -235,3 +235,26 @@ def test_bad_input_is_one_sentence_that_names_the_input(call, words):
         call(video_of(5, 32, 48), mask_of(5, 32, 48, False))
     message = str(told.value)
     assert message.startswith(words[0] + ":") and all(word in message for word in words)
+
+
+def test_a_frame_is_picked_by_its_number_and_never_another_one():
+    from steadyedit.methods.lora_edit.samples import picked
+
+    clip, masks = torch.rand(5, 8, 8, 3), torch.rand(5, 8, 8)
+    frame, mask = picked(3, clip, masks)
+    assert torch.equal(frame, clip[3:4]) and torch.equal(mask, masks[3:4])
+    assert torch.equal(picked(3, clip, masks[0])[1], masks[:1]) and picked(0, clip, None)[1] is None
+    assert picked(-1, clip, masks) == (clip, masks)
+    with pytest.raises(ValueError, match="^frame: 24, but original_frame holds 5 frames"):
+        picked(24, clip, masks)
+    with pytest.raises(ValueError, match="^mask: 4 masks, but original_frame holds 5 frames"):
+        picked(2, clip, masks[:4])
+
+
+def test_a_sample_s_prompt_is_at_work_at_every_noise_level():
+    from steadyedit.methods.lora_edit.samples import one_entry
+
+    text = torch.zeros(1, 3, 4)
+    assert one_entry("positive", [[text, {"start_percent": 0.0, "end_percent": 1.0}]])
+    with pytest.raises(ValueError, match="^positive: no prompt is at work from 50% of the steps on"):
+        one_entry("positive", [[text, {"start_percent": 0.0, "end_percent": 0.5}]])

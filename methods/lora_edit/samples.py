@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..prompts import check_every_level
 from .choices import WAN
 from .clips import clip_ranges
 from .condition import condition, generated
@@ -39,10 +40,11 @@ class Sample:
 
 
 def one_entry(name: str, conditioning: list) -> list:
-    """Raise ValueError unless a CONDITIONING is one prompt."""
+    """Raise ValueError unless a CONDITIONING is one prompt, at work at every noise level."""
     if len(conditioning) != 1 or conditioning[0][0].shape[0] != 1:
         raise ValueError(f"{name}: expected one prompt, but got {len(conditioning)} entries; connect one "
                          "CLIPTextEncode.")
+    check_every_level(name, conditioning)
     return conditioning
 
 
@@ -86,6 +88,26 @@ def mask_samples(
         label = f"frames {span.start} to {span.stop - 1}"
         made.append(_sample(encode(part[..., :3]), found.onto(conditioning), repeats, label, family))
     return tuple(made)
+
+
+def picked(frame: int, original: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The frame of a clip and its mask, where the clip as a whole was given; -1 takes both as they are.
+
+    Raises:
+        ValueError: the clip has no such frame, or the mask is neither one nor one a frame.
+    """
+    if frame < 0:
+        return original, mask
+    if frame >= len(original):
+        raise ValueError(f"frame: {frame}, but original_frame holds {len(original)} frames, counted from 0; give the "
+                         "number of the edited frame, and the clip that it was taken from.")
+    if mask is not None:
+        mask = mask if mask.ndim == 3 else mask[None]
+        if len(mask) not in (1, len(original)):
+            raise ValueError(f"mask: {len(mask)} masks, but original_frame holds {len(original)} frames; give the "
+                             "frame's mask, or one for each.")
+        mask = mask[frame : frame + 1] if len(mask) > 1 else mask
+    return original[frame : frame + 1], mask
 
 
 def frame_sample(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..prompts import check_every_level
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,11 +47,12 @@ def check_instruction(name: str, conditioning: Any) -> tuple[Tensor, dict[str, A
     """Text [1, tokens, C] of a CONDITIONING with one prompt, and what else it holds but an image.
 
     Raises:
-        ValueError: several conditions, or several prompts.
+        ValueError: several conditions, several prompts, or one that is at work on a part of the noise levels alone.
     """
     if len(conditioning) != 1:
         raise ValueError(f"{name}: holds {len(conditioning)} conditions, but an adaptation learns one instruction; "
                          "connect one CLIPTextEncode.")
+    check_every_level(name, conditioning)
     text, extra = conditioning[0]
     if len(text) != 1:
         raise ValueError(f"{name}: holds {len(text)} prompts, but an adaptation learns one; give the root's.")
