@@ -45,6 +45,7 @@ def sample_with_rows(
         options["noise_sampler"] = lambda sigma, target: drawn(sigma, target)[rows]
 
     def seen(state: dict[str, Any]) -> None:
+        assert callback is not None
         callback({**state, "x": state["x"][:frames], "denoised": state["denoised"][:frames]})
 
     extra_args |= {"frame_ids": ids, "sample_sigmas": sigmas}

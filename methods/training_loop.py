@@ -38,10 +38,17 @@ class Task(Protocol):
     ``smaller`` what the user can do where none of that suffices.
     """
 
-    name: str
-    smaller: str
-    less_memory: tuple[str, ...]
-    per_sample: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def smaller(self) -> str: ...
+
+    @property
+    def less_memory(self) -> tuple[str, ...]: ...
+
+    @property
+    def per_sample(self) -> bool: ...
 
     @property
     def process(self) -> DiscreteSchedule | RectifiedFlow:

@@ -31,10 +31,13 @@ class TrainingStore:
     """
 
     def __init__(self, folder: Path | None, key: str | None, name: str = "tuning") -> None:
-        self.key, self.name, there = key, name, bool(folder and key)
-        self.weights = folder / f"{key}.safetensors" if there else None
-        self.checkpoint = folder / f"{key}.checkpoint" if there else None
-        self.lock = folder / f"{key}.lock" if there else None
+        self.key, self.name = key, name
+        self.weights: Path | None = None
+        self.checkpoint: Path | None = None
+        self.lock: Path | None = None
+        if folder is not None and key is not None:
+            self.weights, self.checkpoint, self.lock = (
+                folder / f"{key}.{ending}" for ending in ("safetensors", "checkpoint", "lock"))
 
     def found_or_made(
         self, make: Callable[[], TunedWeights], expected: Mapping[str, Tensor], wait: Callable[[], None]
@@ -47,7 +50,7 @@ class TrainingStore:
             expected: tensors of the names and shapes that the weights must have, beside query differences.
             wait: called while another process trains; may raise to give up.
         """
-        if self.weights is None:
+        if self.weights is None or self.lock is None:
             return make(), False
         if (found := self._finished(expected)) is not None:
             return found, True
@@ -60,8 +63,7 @@ class TrainingStore:
 
     def resume(self) -> dict[str, Any] | None:
         """``NoiseTraining.state()`` of the checkpoint; None where there is none. A damaged one is set aside."""
-        found = None if self.checkpoint is None else stored(self.checkpoint, self._description())
-        if found is None:
+        if self.checkpoint is None or (found := stored(self.checkpoint, self._description())) is None:
             return None
         try:
             return _unpacked(*found)
@@ -83,20 +85,20 @@ class TrainingStore:
         return {"kind": "checkpoint of a training", "version": CHECKPOINT_VERSION, KEY: self.key}
 
     def _finished(self, expected: Mapping[str, Tensor]) -> TunedWeights | None:
-        if not self.weights.is_file():
+        if self.weights is None or not self.weights.is_file():
             return None
         try:
             weights = load_tuned(self.weights)
-            self._check(weights, expected)
+            self._check(self.weights.name, weights, expected)
         except ValueError as error:
             set_aside(self.weights, str(error))
             return None
         metadata = {name: value for name, value in weights.metadata.items() if name != KEY}
         return TunedWeights(weights.tensors, metadata)
 
-    def _check(self, weights: TunedWeights, expected: Mapping[str, Tensor]) -> None:
+    def _check(self, name: str, weights: TunedWeights, expected: Mapping[str, Tensor]) -> None:
         """Raise ValueError where weights are not those of this training. Version 0.1.0 did not name it."""
-        name, losses = self.weights.name, weights.metadata.get("losses")
+        losses = weights.metadata.get("losses")
         whole = isinstance(losses, list) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in losses)
         own = {key: value for key, value in weights.tensors.items() if not key.startswith(QUERY_PREFIX)}
         if weights.metadata.get(KEY, self.key) != self.key or not whole or own.keys() != expected.keys() or any(
@@ -105,6 +107,8 @@ class TrainingStore:
             raise ValueError(f"{name}: are the weights of something else.")
 
     def _finish(self, weights: TunedWeights) -> None:
+        if self.weights is None or self.checkpoint is None:
+            return
         try:
             write_tensors(self.weights, weights.tensors, METADATA_KEY, {**weights.metadata, KEY: self.key})
             self.checkpoint.unlink(missing_ok=True)

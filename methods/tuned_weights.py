@@ -150,7 +150,7 @@ def check_base(backend: Backend, model: Any, weights: TunedWeights) -> None:
 def architecture(backend: Backend, model: Any) -> str:
     """Hash of the names and shapes of a MODEL's transformer blocks and norm layers, 64 hex digits."""
     sites = [[site.path, site.channels, site.heads] for site in backend.sites(model)]
-    return content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)])
+    return str(content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)]))
 
 
 def base_name(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
@@ -164,7 +164,7 @@ def base_name(backend: Backend, model: Any, methods: Collection[str] | None) -> 
         # What changes sampling alone has no part in a training.
         if a.method not in methods and a.plan is None
     ]  # fmt: skip
-    return content_hash(base, others) if others else base
+    return str(content_hash(base, others)) if others else base
 
 
 def load_parameters(attachment: Attachment, tensors: Mapping[str, Tensor]) -> set[str]:

@@ -24,7 +24,8 @@ def attention_patches(options: Mapping[str, Any]) -> tuple[dict[str, dict[tuple[
     call: PlannedCall | None = options.get(CALL)
     if call is None:
         return {}, []
-    patches, inputs = {}, {}
+    patches: dict[str, Any] = {}
+    inputs: dict[tuple, Tensor] = {}
     for kind in call.replaced.kinds:
         refuse_second_owner(options.get("patches_replace", {}), kind, call.replaced.sites, call.method)
         patches[kind] = {replace_key(path): patch(call, path, kind, tuple(options["uuids"]), inputs)
@@ -59,9 +60,9 @@ def replace_key_of(options: Mapping[str, Any]) -> tuple:
 def residuals_replaced(unet: nn.Module, options: Mapping[str, Any]) -> Iterator[None]:
     """The residual blocks of a call with the plan's branch, inside the ``with``: their last convolution gives what is
     added to the skip."""
-    call: PlannedCall | None = options.get(CALL)
+    call: Any = options.get(CALL)  # a PlannedCall
     with ExitStack() as stack:
-        for path in call.replaced.residuals if call is not None else ():
+        for path in () if call is None else call.replaced.residuals:
             layer = unet.get_submodule(path).out_layers[-1]
 
             def forward(h: Tensor, path: str = path, convolve: Callable = layer.forward) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...methods.rave import to_grid
-from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, in_chunks, plan_of
+from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, SamplingPlan, in_chunks, plan_of
 from .conditioning import image_of, text_of, with_image
 from .control import added_up, residuals_of
 from .patching import Batch, attached
@@ -83,7 +83,9 @@ class Denoiser:
         self.model, self.frames, self.joint, self.chunk = model, frames, joint, chunk
         self.most: int | None = None
         self.mixes = any(a.mixes_frames for a in model.attachments)
-        self.plan, self.sites = plan_of(model.attachments) or (None, frozenset())
+        planned = plan_of(model.attachments)
+        self.plan: SamplingPlan | None = None if planned is None else planned[0]
+        self.sites: frozenset[str] = frozenset() if planned is None else planned[1]
         # Each condition but the last has the scale of its difference from the next.
         named = [("positive", positive, cfg), ("negative", negative, 1.0)]
         if middle is not None:
@@ -127,7 +129,9 @@ class Denoiser:
         if (run is None and sample_sigmas is None) or len(x) != expected:
             raise ValueError(f"model: {self.plan.name} is attached, but the sampler does not carry its {expected} rows "
                              "and noise levels; sample through backends.diffusers.sampling.sample.")
-        return (run or self.start(sample_sigmas))(x, float(sigma[0]), calls)
+        run = run or self.start(sample_sigmas)
+        assert run is not None  # there is a plan
+        return run(x, float(sigma[0]), calls)
 
     def _branch(self, name: str, conditioning: Any) -> Branch:
         text, image, unet = text_of(conditioning, self.frames, name), None, self.model.unet.config

@@ -43,7 +43,7 @@ def sample(
         ValueError: an unknown sampler, or a group larger than the clip.
     """
     function, run = named_sampler(sampler), denoise.start(sigmas)
-    if run is None:
+    if run is None or denoise.plan is None:
         return function(denoise, x, sigmas, extra_args=extra_args, callback=callback, disable=True, **options)
     rows = denoise.plan.reference_frames(denoise.frames)
     extra_args = {**(extra_args or {}), "run": run}

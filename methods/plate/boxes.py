@@ -15,8 +15,10 @@ MASKED = 0.5
 #: Pixels around the mask that the box always holds where the plate has them: room for a seam.
 MARGIN = 16
 #: Ratios of width and height by the name that an artist picks.
-ASPECTS = {"of the mask": None, "of the clip": None, "16:9": (16, 9), "3:2": (3, 2), "4:3": (4, 3), "1:1": (1, 1),
-           "3:4": (3, 4), "2:3": (2, 3), "9:16": (9, 16)}  # fmt: skip
+ASPECTS: dict[str, Any] = {
+    "of the mask": None, "of the clip": None, "16:9": (16, 9), "3:2": (3, 2), "4:3": (4, 3), "1:1": (1, 1),
+    "3:4": (3, 4), "2:3": (2, 3), "9:16": (9, 16),
+}  # fmt: skip
 MOTIONS = ("moving", "whole clip")
 
 
@@ -102,7 +104,8 @@ def crop_of(mask: Tensor, frames: int, width: int = 0, height: int = 0, aspect: 
     (box_width, box_height), out = sizes(need, ratio, width, height, multiple)
     ways = [path(found[:, axis], found[:, axis + 2], seen, side, limit, smooth)
             for axis, side, limit in ((0, box_width, plate_width), (1, box_height, plate_height))]  # fmt: skip
-    return Crop(*(tuple(int(x) for x in way) for way in ways), box_width, box_height, *out, plate_width, plate_height)
+    left, top = (tuple(int(x) for x in way) for way in ways)
+    return Crop(left, top, box_width, box_height, out[0], out[1], plate_width, plate_height)
 
 
 def sizes(need: tuple[float, float], ratio: tuple[float, float], width: int, height: int,
@@ -121,12 +124,13 @@ def sizes(need: tuple[float, float], ratio: tuple[float, float], width: int, hei
     if not width and not height:
         least = max(need[0], need[1] * ratio[0] / ratio[1])
         # Rounding errors of the ratio must not cost another multiple.
-        box = tuple(max(ceil(side / multiple - 1e-9), 1) * multiple for side in (least, least * ratio[1] / ratio[0]))
-        return box, box
+        box_width, box_height = (max(ceil(side / multiple - 1e-9), 1) * multiple
+                                 for side in (least, least * ratio[1] / ratio[0]))  # fmt: skip
+        return (box_width, box_height), (box_width, box_height)
     out = (width or whole(height * ratio[0] / ratio[1]), height or whole(width * ratio[1] / ratio[0]))
     unit = tuple(side // gcd(*out) for side in out)
     k = max(ceil(least / side - 1e-9) for least, side in zip(need, unit, strict=True))
-    return tuple(k * side for side in unit), out
+    return (k * unit[0], k * unit[1]), out
 
 
 def path(low: np.ndarray, high: np.ndarray, seen: np.ndarray, side: int, limit: int, smooth: float) -> np.ndarray:
@@ -177,7 +181,8 @@ def bounded(quadratic: Any, linear: np.ndarray, least: np.ndarray, most: np.ndar
     """
     from scipy.sparse.linalg import spsolve
 
-    x, below, above = np.clip(linear, least, most), least >= most, np.zeros(len(least), dtype=bool)
+    x, below = np.clip(linear, least, most), least >= most
+    above: np.ndarray = np.zeros(len(least), dtype=bool)
     for step in range(30 + 2 * len(least)):
         held = below | above
         x = np.where(below, least, np.where(above, most, x)).astype(float)

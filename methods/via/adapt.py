@@ -158,8 +158,8 @@ def adapt(
         def train() -> TunedWeights:
             latents = encode_variants(vae, pair, recipe, bar())
             clean = backend.to_model_space(model, latents[1]).float()
-            texts = (text.clone() for text in same_length([instruction, empty]))
-            task = PairTask(backend, model, latents[0], clean, *texts, extra, recipe)
+            said, silent = (text.clone() for text in same_length([instruction, empty]))
+            task = PairTask(backend, model, latents[0], clean, said, silent, extra, recipe)
             state = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), preview_every,
                                 backend.latent_picture(model)).run()
             metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
@@ -173,7 +173,8 @@ def adapt(
 
 def encode_variants(vae: Any, pair: Tensor, recipe: AdaptRecipe, progress: Progress) -> Tensor:
     """Latents of the pair under random maps, the same for both images: [2, variants, 4, h, w]."""
-    maps = random_maps(recipe.variants, *pair.shape[1:3], recipe.training.seed, recipe.ranges)
+    height, width = pair.shape[1:3]
+    maps = random_maps(recipe.variants, height, width, recipe.training.seed, recipe.ranges)
     encoded = []
     for some in maps.split(CHUNK):
         encoded.append(_encode(vae, warped(pair, some).flatten(0, 1)).unflatten(0, (2, len(some))))

@@ -229,7 +229,7 @@ class GatherSwapRun:
         with KeyValueCache().evaluation() if phase == "active" else nullcontext() as cache:
 
             def replaced(mode: str) -> GroupAttention | None:
-                if phase != "active":
+                if cache is None:
                     return None
                 return GroupAttention(mode, cache, settings.kinds, self.sites, settings.gather, settings.own_keys)
 

@@ -93,7 +93,7 @@ class GroupAttention(Replacement):
             # A host with several devices may give a branch another one than in the group's turn.
             group = [x.to(q.device) for x in self.cache.get(branch, path, kind)]
             if self.own_keys:
-                parts.append(cross_frame_attention(*own, *group, heads, 1))
+                parts.append(cross_frame_attention(own[0], own[1], own[2], group[0], group[1], heads, 1))
             else:
-                parts.append(swap_attention(own[0], *group, heads, 1))
+                parts.append(swap_attention(own[0], group[0], group[1], heads, 1))
         return parts[0] if n == 1 else torch.cat(parts)
