@@ -76,8 +76,8 @@ class Host(Protocol):
         """Exceptions by which the host says that memory ran out."""
 
 
-class Backend(Host, Protocol):
-    """Everything that differs between the hosts of a U-Net, in one place."""
+class Attaching(Protocol):
+    """What attaching asks of a host: where a U-Net's layers are, and clones with something added."""
 
     def sites(self, model: Any) -> list[BlockSite]:
         """All transformer blocks in the order of the forward pass. Raises TypeError (one
@@ -92,7 +92,7 @@ class Backend(Host, Protocol):
     def attach(self, model: Any, attachment: Attachment) -> Any:
         """A clone of the MODEL with one attachment more; the input is not changed. An
         attachment of the same method replaces the earlier one. Raises ValueError if two
-        attachments would replace the same self-attention, or see frames in ways that do not
+        attachments would replace the same attention, or split the clip in ways that do not
         go together (``methods.attachment.check_rivals``)."""
 
     def add_query_deltas(self, model: Any, deltas: Mapping[str, Tensor]) -> Any:
@@ -110,27 +110,15 @@ class Backend(Host, Protocol):
     def takes_image(self, model: Any) -> bool:
         """Whether the U-Net reads an image's latent beside the noise, as InstructPix2Pix."""
 
+
+class Sampling(Host, Protocol):
+    """What running a denoiser asks of a host; sampling stays its own."""
+
     def schedule(self, model: Any) -> DiscreteSchedule:
         """The noise schedule. Raises TypeError where the MODEL does not predict epsilon."""
 
     def from_model_space(self, model: Any, samples: Tensor) -> Tensor:
         """The inverse of ``to_model_space``."""
-
-    def training(
-        self,
-        model: Any,
-        attachments: Iterable[Attachment],
-        conditioning: Any,
-        frames: int,
-        queries: bool = True,
-        checkpointing: bool = False,
-        lora: Mapping[str, Tensor] | None = None,
-    ) -> AbstractContextManager[TrainingView]:
-        """Open the MODEL for training ``attachments`` (whose modules the caller owns and
-        may change) under one CONDITIONING. On leaving, also by an error or a cancel, the
-        MODEL is bit for bit as before. ``checkpointing`` recomputes block by block in the
-        backward pass: the same gradients with less memory. ``lora`` holds the values that a
-        LoRA starts from (``methods.lora``), to be trained beside the frozen weights."""
 
     def invert(
         self, model: Any, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Progress
@@ -148,12 +136,47 @@ class Backend(Host, Protocol):
         at ``sigmas[-1]``. ``sampler`` is a name of ``diffusion.samplers.SAMPLERS`` (the default
         is DDIM: Euler in sigma space) or a function in k-diffusion's convention, ``seed`` that
         of the noise it draws. ``middle`` makes the guidance InstructPix2Pix's: D = D_neg +
-        middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). Gather-swap and RAVE, where
-        they are attached, work; inversion leaves them out."""
+        middle_guidance (D_mid - D_neg) + guidance (D_pos - D_mid). The plans of attached
+        methods are carried out; inversion leaves them out."""
 
     def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
         """A SAMPLER (or a name of one) as one that keeps a region of the clip. Raises ValueError
         where the sampler gives no hand on its steps."""
+
+
+class Training(Host, Protocol):
+    """What training what is attached asks of a host; the loop is ``methods.training_loop``."""
+
+    def training(
+        self,
+        model: Any,
+        attachments: Iterable[Attachment],
+        conditioning: Any,
+        frames: int,
+        queries: bool = True,
+        checkpointing: bool = False,
+        lora: Mapping[str, Tensor] | None = None,
+    ) -> AbstractContextManager[TrainingView]:
+        """Open the MODEL for training ``attachments`` (whose modules the caller owns and
+        may change) under one CONDITIONING. On leaving, also by an error or a cancel, the
+        MODEL is bit for bit as before. ``checkpointing`` recomputes block by block in the
+        backward pass: the same gradients with less memory. ``lora`` holds the values that a
+        LoRA starts from (``methods.lora``), to be trained beside the frozen weights."""
+
+
+class Embedding(Protocol):
+    """What scoring asks of a host: the space that text and images share."""
+
+    def text_embedding(self, clip: Any, text: str) -> Tensor:
+        """A text [1, d] in the space that its CLIP shares with images. Raises ValueError (one
+        sentence) where this CLIP has no such space."""
+
+    def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
+        """IMAGE [n, height, width, 3] as [n, d] in the space shared with text."""
+
+
+class ToyLoader(Protocol):
+    """The toy world's models, in the host's own types."""
 
     def load_toy(self) -> tuple[Any, Any, Any]:
         """MODEL, CLIP and VAE of the toy world, in the host's own types."""
@@ -170,13 +193,9 @@ class Backend(Host, Protocol):
     def load_toy_clip(self) -> tuple[Any, Any]:
         """CLIP and CLIP_VISION of the toy world's scorer, which share one space."""
 
-    def text_embedding(self, clip: Any, text: str) -> Tensor:
-        """A text [1, d] in the space that its CLIP shares with images. Raises ValueError (one
-        sentence) where this CLIP has no such space."""
 
-    def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
-        """IMAGE [n, height, width, 3] as [n, d] in the space shared with text."""
-
+class Backend(Attaching, Sampling, Training, Embedding, ToyLoader, Protocol):
+    """Everything that differs between the hosts of a U-Net."""
 
 
 class VideoTrainingView(Protocol):

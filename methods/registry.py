@@ -17,7 +17,7 @@ from .tune_a_video import build_full_attention, build_joint_norms, build_sparse_
 from .via import build_gather_swap
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend
+    from ..backends.protocol import Attaching
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def known(method: str) -> Method:
     return METHODS[method]
 
 
-def build_on(backend: Backend, model: Any, method: str, config: Mapping[str, Any]) -> Attachment:
+def build_on(backend: Attaching, model: Any, method: str, config: Mapping[str, Any]) -> Attachment:
     """``build`` for the layers of a MODEL."""
     return build(method, backend.sites(model), config, backend.norms(model) if known(method).on_norms else ())
 

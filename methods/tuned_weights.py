@@ -18,7 +18,7 @@ from .stored import check_finite
 from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend
+    from ..backends.protocol import Attaching, Backend
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def check_base(backend: Backend, model: Any, weights: TunedWeights) -> None:
                 "all the same.", tuned_on[:12], base[:12])
 
 
-def architecture(backend: Backend, model: Any) -> str:
+def architecture(backend: Attaching, model: Any) -> str:
     """Hash of the names and shapes of a MODEL's transformer blocks and norm layers, 64 hex digits."""
     sites = [[site.path, site.channels, site.heads] for site in backend.sites(model)]
     return str(content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)]))
@@ -182,7 +182,7 @@ def load_parameters(attachment: Attachment, tensors: Mapping[str, Tensor]) -> se
     return set(own)
 
 
-def check_untuned(backend: Backend, model: Any, method: str) -> None:
+def check_untuned(backend: Attaching, model: Any, method: str) -> None:
     """Raise ValueError where a method would begin anew although the MODEL has its tuned weights, which would go."""
     if any(a.method == method and is_tuned(a) for a in backend.attachments(model)):
         raise ValueError(f"model: {method} is on it already, with tuned weights, which would be lost while the rest of "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backends.protocol import Backend
+    from ..backends.protocol import Attaching, Host
     from ..methods.tuned_weights import TunedWeights
 
 
@@ -36,7 +36,7 @@ def conditions_fit(name: str, conditioning: list, frames: int) -> None:
                              f"give one prompt for all of them or {frames}.")
 
 
-def size_fits(backend: Backend, model: Any, samples: Tensor) -> None:
+def size_fits(backend: Attaching, model: Any, samples: Tensor) -> None:
     """Raise ValueError where what is attached does not fit the clip's size."""
     from ..methods.registry import check_size
 
@@ -50,7 +50,7 @@ def multiple_of_8(name: str, size: int) -> None:
 
 
 @contextmanager
-def explain_out_of_memory(backend: Backend, work: str, samples: Tensor) -> Iterator[None]:
+def explain_out_of_memory(backend: Host, work: str, samples: Tensor) -> Iterator[None]:
     """Turn out-of-memory errors into one sentence.
 
     Raises:

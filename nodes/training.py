@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend
+    from ..backends.protocol import Host
 
 
 def learning_rate_input(default: float, more: str = "") -> io.Float.Input:
@@ -40,7 +40,7 @@ def lora_output() -> io.LoraModel.Output:
     return io.LoraModel.Output(display_name="lora", tooltip="For the core Save LoRA and Load LoRA Model.")
 
 
-def cache_of(backend: Backend, reuse: bool) -> Path | None:
+def cache_of(backend: Host, reuse: bool) -> Path | None:
     """Folder of finished and interrupted runs, made small enough first; None where nothing is to be kept."""
     from ..files.cache import FOLDER, limit_bytes, trim
 
