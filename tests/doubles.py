@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from double import DoubleBackend, double_model
-from double.unet import CONTEXT, Attached
+from double.unet import CONTEXT, DoubleState
 from steadyedit.methods.registry import build_on
 
 FRAMES, HEIGHT, WIDTH = 3, 5, 6
@@ -54,4 +54,4 @@ def randomised(model, seed=5, scale=0.5):
         for parameter in (p for tree in copy.trees for p in tree.parameters()):
             parameter.data = scale * torch.randn(parameter.shape, generator=generator)
         attachments.append(copy)
-    return replace(model, attached=Attached(tuple(attachments), model.attached.deltas))
+    return replace(model, attached=DoubleState(tuple(attachments), model.attached.deltas))

@@ -11,7 +11,7 @@ from doubles import METHODS, SAMPLING_ONLY, clip, condition, predict, randomised
 from steadyedit.methods.attachment import named_tensors
 from steadyedit.methods.registry import BUILDERS, build, traits
 from steadyedit.methods.tuning import TuneRecipe, apply_tuned, load_tuned, save_tuned, tune
-from tolerances import assert_close
+from tolerances import FLOAT32_STEP, assert_close
 
 RECIPE = TuneRecipe(steps=2, learning_rate=1e-3)
 # What a method trains in modules of its own, and the attentions whose queries it trains if not both.
@@ -90,7 +90,7 @@ def test_save_and_load_give_the_same_model(method, tmp_path):
     assert all(loaded.tensors[name].equal(value) for name, value in tuned.weights.tensors.items())
     again = apply_tuned(backend, model, loaded)
     assert predict(again, clip(), condition()).equal(predict(tuned.model, clip(), condition()))
-    assert not predict(again, clip(), condition()).allclose(predict(model, clip(), condition()), atol=1e-6)
+    assert not predict(again, clip(), condition()).allclose(predict(model, clip(), condition()), atol=FLOAT32_STEP)
 
 
 @pytest.mark.parametrize("methods", [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",),

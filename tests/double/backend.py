@@ -22,7 +22,7 @@ from steadyedit.methods.sampling_plan import Replacement, RunFacts, plan_of
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .unet import CHANNELS, HEADS, PATHS, Attached, DoubleModel
+from .unet import CHANNELS, HEADS, PATHS, DoubleModel, DoubleState
 
 
 @dataclass
@@ -141,7 +141,7 @@ class DoubleBackend:
             before = model.attached.deltas
             new = {**trained, **differences(low_rank)}
             deltas = {**before, **{n: before[n] + t if n in before else t for n, t in new.items()}}
-            return model.unet(noisy, timestep, context, Attached(attachments, deltas), frames)
+            return model.unet(noisy, timestep, context, DoubleState(attachments, deltas), frames)
 
         parameters |= {f"queries.{name}": delta for name, delta in trained.items()}
         yield DoubleTraining(parameters | low_rank, predict, checkpointing)
@@ -201,7 +201,7 @@ class DoubleBackend:
 
         def rows(x: Tensor, sigma: Tensor, ids: Sequence[int], replaced: Replacement | None, mixing: bool) -> Tensor:
             kept = tuple(a for a in self.attachments(model) if mixing or not a.mixes_frames)
-            attached = Attached(kept, model.attached.deltas, replaced)
+            attached = DoubleState(kept, model.attached.deltas, replaced)
             wide = sigma.view(-1, 1, 1, 1)
             timestep = model.schedule.timestep(sigma)
             return x - wide * model.unet(x / (1 + wide**2).sqrt(), timestep, context[list(ids)], attached, len(ids))

@@ -57,7 +57,7 @@ class DoubleBlock(nn.Module):
         self.attn1, self.attn2 = DoubleAttention(CHANNELS), DoubleAttention(CONTEXT)
         self.ff = nn.Linear(CHANNELS, CHANNELS)
 
-    def forward(self, feature_map: Tensor, context: Tensor, path: str, attached: Attached, frames: int) -> Tensor:
+    def forward(self, feature_map: Tensor, context: Tensor, path: str, attached: DoubleState, frames: int) -> Tensor:
         batch, _, height, width = feature_map.shape
         layout = FrameLayout(batch // frames, frames, height, width)
         outer = path.split(".transformer_blocks")[0]
@@ -95,7 +95,7 @@ class DoubleBlock(nn.Module):
 
 
 @dataclass(frozen=True)
-class Attached:
+class DoubleState:
     """What one call of the U-Net carries: nothing is ever patched into its modules."""
 
     attachments: tuple[Attachment, ...] = ()
@@ -132,7 +132,7 @@ class DoubleUNet(nn.Module):
         found.append((FINAL_NORM, "final", GROUPS))
         return [NormSite(path, kind, CHANNELS, groups, self.final_norm.eps) for path, kind, groups in found]
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, attached: Attached, frames: int) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, attached: DoubleState, frames: int) -> Tensor:
         """Args: x [branches * frames, 4, h, w]; timestep [] or [batch]; context [batch, tokens, CONTEXT]."""
         angle = timestep.to(x).reshape(-1, 1) / 100
         time = self.time(torch.cat([angle.sin(), angle.cos()], -1))[:, :, None, None]
@@ -152,7 +152,7 @@ class DoubleModel:
     """The MODEL value of the double. Clones share the U-Net."""
 
     unet: DoubleUNet
-    attached: Attached = Attached()
+    attached: DoubleState = DoubleState()
     schedule: DiscreteSchedule = field(default_factory=DiscreteSchedule.scaled_linear)
     latent_scale: float = 0.18215
 
