@@ -8,16 +8,21 @@ which conditions and in what memory, is the host's alone (``Calls``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .out_of_memory import ran_out
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..diffusion.trajectory import Trajectory
+
+log = logging.getLogger(__name__)
 
 #: Two sigmas that differ by less, relatively, are one: far above float32's rounding, far below a step of the schedule.
 SLACK = 1e-4
@@ -206,10 +211,12 @@ def in_chunks(calls: Calls, x: Tensor, ids: Sequence[int], wanted: int = 0, *, w
             if before is not None:
                 before(here)
             parts.append(calls(x[start : start + size], here, grid=grid, **how))
-        except calls.out_of_memory:
-            smaller = calls.smaller(min(size, len(x)), not whole)
+        except (*calls.out_of_memory, RuntimeError) as error:
+            smaller = calls.smaller(min(size, len(x)), not whole) if ran_out(error, calls.out_of_memory) else None
             if smaller is None:
                 raise
+            log.warning("memory ran out with %d frames in a call; trying %d, which changes no result",
+                        min(size, len(x)) * grid**2, smaller * grid**2)
             size = smaller
         else:
             start += size

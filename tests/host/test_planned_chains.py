@@ -259,3 +259,36 @@ def test_a_run_whose_rest_is_not_known_says_so(caplog):
     sigmas = torch.tensor([5.0, 2.0, 1.0])
     BACKEND.sample(raved(model()), text(1), text(2), 4.0, clip(FRAMES), sigmas, Quiet())
     assert "end at 1 instead of 0" in caplog.text and "RAVE counts the steps of this run alone" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no more"), RuntimeError("CUDA out of memory. Tried ...")])
+@pytest.mark.parametrize("made", [lambda p: raved(p, chunk=2), lambda p: gather_swap(p)], ids=["rave", "swap"])
+def test_memory_that_runs_out_is_tried_again_with_fewer_frames(made, error, caplog):
+    """At most one grid of four, or three frames, of two conditions fit."""
+    patcher, calls = made(model()), []
+    whole = ksampler(patcher, steps=2)
+    small = made(model())
+
+    def short(executor, x, *args, **kwargs):
+        calls.append(x.shape)
+        if x.numel() > 2 * 4 * 4 * 64:
+            raise error
+        return executor(x, *args, **kwargs)
+
+    small.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", short)
+    assert_close(ksampler(small, steps=2), whole)
+    assert "memory ran out with" in caplog.text
+    assert sum(shape.numel() > 2 * 4 * 4 * 64 for shape in calls) == 1, "asked once, not at every step"
+
+
+def test_an_error_of_another_kind_is_not_tried_again():
+    calls, patcher = [], gather_swap()
+
+    def fails(executor, *args, **kwargs):
+        calls.append(1)
+        raise RuntimeError("inside")
+
+    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", fails)
+    with pytest.raises(RuntimeError, match="inside"):
+        ksampler(patcher)
+    assert len(calls) == 1
