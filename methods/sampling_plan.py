@@ -211,7 +211,7 @@ def in_chunks(calls: Calls, x: Tensor, ids: Sequence[int], wanted: int = 0, *, w
             if before is not None:
                 before(here)
             parts.append(calls(x[start : start + size], here, grid=grid, **how))
-        except (*calls.out_of_memory, RuntimeError) as error:
+        except Exception as error:
             smaller = calls.smaller(min(size, len(x)), not whole) if ran_out(error, calls.out_of_memory) else None
             if smaller is None:
                 raise

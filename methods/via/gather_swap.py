@@ -1,4 +1,4 @@
-"""VIA's gather-swap attention (section 4.2), in lock-step.
+"""VIA's gather-swap attention (section 4.2): a group edited first, its keys read by all frames.
 
 The paper edits a few group frames first and stores all their keys and values (gather), then
 edits every frame with those in place of its own (swap). Here the group's frames ride along as
