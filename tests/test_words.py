@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,3 +47,12 @@ def test_only_fields_that_the_host_has_are_filled(words):
     assert new.search_aliases == ["phrase"] and new.essentials_category == "Video Tools"
     assert known(lambda id, tooltip=None: (id, tooltip), "a", tooltip="t", advanced=True) == ("a", "t")
     assert known(lambda id, **rest: rest, "a", advanced=True) == {"advanced": True}
+
+
+def test_help_pages_name_settings_as_the_editor_shows_them(words):
+    pages = Path(__file__).parents[1] / "web" / "docs"
+    for name, schema in words.schemas.items():
+        page, said = (pages / f"{name}.md").read_text(encoding="utf-8"), words.module.BY_NODE[name]
+        for given in schema.inputs:
+            shown = said.names.get(given.id, words.module.BY_INPUT.get(given.id))
+            assert not shown or f"**{given.id}**" not in page or f"*{shown}*" in page, f"{name}: {given.id}"
