@@ -37,12 +37,13 @@ def node_list() -> list[type]:
         vision_models,
         weights,
     )  # fmt: skip
+    from .checked import checked
     from .schema import with_words
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
                blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
-    return [with_words(node) for module in modules for node in module.NODES]
+    return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 
 def extension() -> Any:
