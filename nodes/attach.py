@@ -25,7 +25,7 @@ def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
 
 
 def model_input() -> io.Model.Input:
-    return io.Model.Input("model", tooltip="A Stable Diffusion 1.x or 2.x model (U-Net). It is not changed.")
+    return io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model (U-Net). It is not changed.")
 
 
 def model_output() -> io.Model.Output:

@@ -106,7 +106,8 @@ class VisualAdapterTrain(io.ComfyNode):
             "last checkpoint next time; the same clip, model and recipe is found again and not trained twice.",
             inputs=inputs_of(
                 io.String.Input("positions", default="5", tooltip="Attention stages along the U-Net: 1-3 down, 4 "
-                                "middle, 5-7 up. Such as 5, 1-7 or 1,2,6,7. The paper: 5."),
+                                "middle, 5-7 up; of SDXL: 1-2 down, 3 middle, 4-5 up. Such as 5, 1-7 or 1,2,6,7. "
+                                "The paper: 5, the first on the way up, which is SDXL's 4."),
                 io.Combo.Input("placement", options=["attn2", "attn1", "ff"], default="attn2", tooltip="After cross-"
                                "attention, self-attention or the feed-forward."),
                 io.Int.Input("bottleneck", default=64, min=1, max=4096, tooltip="Channels inside of the adapter."),

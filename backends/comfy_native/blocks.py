@@ -28,7 +28,7 @@ def unet_of(model: Any) -> UNetModel:
     network = getattr(getattr(model, "model", None), "diffusion_model", None)
     if not isinstance(network, UNetModel):
         kind = type(network).__name__ if network is not None else type(model).__name__
-        raise TypeError(f"model: this needs a U-Net of the Stable Diffusion 1.x or 2.x kind, but got a {kind}; "
+        raise TypeError(f"model: this needs a U-Net of Stable Diffusion 1.x, 2.x or SDXL, but got a {kind}; "
                         "load such a checkpoint.")
     return network
 

@@ -1,10 +1,12 @@
-"""CONDITIONING of the host's format as what a U-Net reads: text, and an image's latent beside the noise."""
+"""CONDITIONING of the host's format as what a U-Net reads: text, an image's latent beside the noise, SDXL's sizes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .families import family_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,3 +75,51 @@ def image_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tens
         raise ValueError(f"{name}: holds {len(image)} images, but the clip has {frames} frames; "
                          f"give one for all of them or {frames}.")
     return image.expand(frames, -1, -1, -1)
+
+
+#: The host's keys of SDXL's size condition, in the U-Net's order, and the key whose value stands in for each.
+SIZES = {"height": None, "width": None, "crop_h": None, "crop_w": None, "target_height": "height",
+         "target_width": "width"}  # fmt: skip
+PIXELS_PER_CELL = 8
+
+
+def added_of(unet: Any, conditioning: Any, frames: int, size: tuple[int, int],
+             name: str = "conditioning") -> dict[str, Tensor] | None:  # fmt: skip
+    """What an SDXL U-Net reads beside its text: the pooled text, and the sizes (Podell et al. 2023, section 2.2).
+
+    Where the condition names no size, that of the clip is taken, as in the ComfyUI host.
+
+    Args:
+        unet: a ``UNet2DConditionModel``.
+        conditioning: ``[[tensor, {"pooled_output": [1 or frames, P], "width", "height", "crop_w", "crop_h",
+            "target_width", "target_height"}]]``, sizes in pixels.
+        frames: of the clip.
+        size: height and width of the latent.
+        name: of the input, for the message.
+
+    Returns:
+        ``text_embeds`` [frames, P] and ``time_ids`` [frames, 6]; None for a U-Net that reads neither.
+
+    Raises:
+        TypeError: see ``family_of``.
+        ValueError: no pooled text, one of another width or for another number of frames, or a U-Net that reads another
+            number of sizes.
+    """
+    family = family_of(unet)
+    if not family.sizes:
+        return None
+    extra, width = conditioning[0][1], unet.config.addition_time_embed_dim * family.sizes
+    expected, pooled = unet.config.projection_class_embeddings_input_dim - width, extra.get("pooled_output")
+    if pooled is None or pooled.shape[-1] != expected:
+        given = "none" if pooled is None else f"{pooled.shape[-1]} numbers"
+        raise ValueError(f"{name}: {family.name} reads a pooled text of {expected} numbers, but the condition holds "
+                         f"{given}; encode the prompt with that model's own CLIP.")
+    if len(pooled) not in (1, frames):
+        raise ValueError(f"{name}: holds {len(pooled)} pooled texts, but the clip has {frames} frames; "
+                         f"give one for all of them or {frames}.")
+    default = {"height": size[0] * PIXELS_PER_CELL, "width": size[1] * PIXELS_PER_CELL, "crop_h": 0, "crop_w": 0}
+    numbers: dict[str, float] = {}
+    for key, other in SIZES.items():
+        numbers[key] = float(extra.get(key, numbers[other] if other else default[key]))
+    ids = torch.tensor([list(numbers.values())])
+    return {"text_embeds": pooled.expand(frames, -1), "time_ids": ids.expand(frames, -1)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
 
 def residuals_of(
     control: Control | None, x: Tensor, timestep: Tensor, text: Tensor, sigma: float, schedule: DiscreteSchedule,
-    ids: Sequence[int], grid: int = 1,
+    ids: Sequence[int], grid: int = 1, added: Mapping[str, Tensor] | None = None,
 ) -> Residuals | None:  # fmt: skip
     """What a condition's ControlNets add to the U-Net.
 
@@ -103,6 +103,7 @@ def residuals_of(
         x: [pictures, channels, h, w] as the U-Net sees it; timestep [pictures]; text [pictures, tokens, C].
         sigma: noise level of the call.
         ids: frames of the pictures, ``grid``^2 of them each.
+        added: see ``conditioning.added_of``; SDXL's ControlNets read it too.
 
     Returns:
         Their sum; None where there is none at work.
@@ -115,6 +116,7 @@ def residuals_of(
         place = {"device": one.net.device, "dtype": one.net.dtype}
         down, middle = one.net(
             x.to(**place), timestep.to(one.net.device), encoder_hidden_states=text.to(**place),
+            added_cond_kwargs=added and {key: value.to(**place) for key, value in added.items()},
             controlnet_cond=one.hints(ids, grid, height, width).to(**place), conditioning_scale=one.strength,
             return_dict=False)
         if found is not None:

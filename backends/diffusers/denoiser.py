@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...methods.rave import to_grid
 from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, SamplingPlan, in_chunks, plan_of
-from .conditioning import image_of, text_of, with_image
+from .conditioning import SIZES, added_of, image_of, text_of, with_image
 from .control import added_up, residuals_of
 from .patching import Batch, attached
 
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 AT_ONCE = 16
 
 
-def call_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None) -> Tensor:
-    """epsilon in x's dtype, whatever the U-Net's device and dtype are; ``residuals`` are ControlNets'."""
+def call_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None,
+              added: Mapping[str, Tensor] | None = None) -> Tensor:
+    """epsilon in x's dtype, whatever the U-Net's device and dtype are; ``residuals`` are ControlNets', ``added`` what
+    ``conditioning.added_of`` gives."""
     place = {"device": unet.device, "dtype": unet.dtype}
     down, middle = residuals or (None, None)
     noise = unet(x.to(**place), timestep.to(unet.device), encoder_hidden_states=text.to(**place),
-                 down_block_additional_residuals=down, mid_block_additional_residual=middle, return_dict=False)[0]
+                 down_block_additional_residuals=down, mid_block_additional_residual=middle,
+                 added_cond_kwargs=added and {key: value.to(**place) for key, value in added.items()},
+                 return_dict=False)[0]
     return noise.to(x.device, x.dtype)
 
 
@@ -41,12 +45,17 @@ class Branch:
     text: Tensor
     image: Tensor | None
     control: Control | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, ids: Sequence[int], grid: int = 1) -> list[list[Any]]:
         """CONDITIONING of some frames, or of pictures of ``grid`` x ``grid`` of them."""
         index = list(ids)
-        image = {} if self.image is None else {"concat_latent_image": to_grid(self.image[index], grid)}
-        return [[self.text[index[:: grid**2]], image]]
+        extra, pooled = dict(self.extra), self.extra.get("pooled_output")
+        if pooled is not None and len(pooled) > 1:
+            extra["pooled_output"] = pooled[index[:: grid**2]]
+        if self.image is not None:
+            extra["concat_latent_image"] = to_grid(self.image[index], grid)
+        return [[self.text[index[:: grid**2]], extra]]
 
 
 class Denoiser:
@@ -98,7 +107,8 @@ class Denoiser:
         if self.plan is not None and self.plan.source is not None:
             conditioning = self.plan.source.conditioning
             self.source = [Branch("source", text_of(conditioning, frames, "source"),
-                                  image_of(conditioning, frames, "source"))]
+                                  image_of(conditioning, frames, "source"),
+                                  extra=self._extra("source", conditioning))]
 
     def start(self, sigmas: Tensor) -> PlannedRun | None:
         """Begin a run of a sampler over ``sigmas`` [steps + 1], descending; None where nothing attached has a plan.
@@ -143,7 +153,13 @@ class Denoiser:
         if self.plan is not None and self.plan.grid > 1 and len(conditioning[0][0]) > 1:
             raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but {self.plan.name} shows the model "
                              "several frames at once; give one prompt for all of them.")
-        return Branch(name, text, image, conditioning[0][1].get("control"))
+        return Branch(name, text, image, conditioning[0][1].get("control"), self._extra(name, conditioning))
+
+    def _extra(self, name: str, conditioning: Any) -> dict[str, Any]:
+        """What SDXL reads of a condition beside its text, whatever the size of the latent; empty for other families."""
+        if added_of(self.model.unet, conditioning, self.frames, (1, 1), name) is None:
+            return {}
+        return {key: value for key, value in conditioning[0][1].items() if key in ("pooled_output", *SIZES)}
 
     def call(self, x: Tensor, sigma: Tensor, ids: Sequence[int], replaced: Replacement | None = None, grid: int = 1,
              mixing: bool = True, source: bool = False) -> Tensor:
@@ -168,11 +184,15 @@ class Denoiser:
         conditions = [branch.rows(ids, grid) for branch in branches]
         inputs = [with_image(unet, scaled, c, b.name) for c, b in zip(conditions, branches, strict=True)]
         timestep = self.model.schedule.timestep(sigma)
+        # As the host counts them: the pixels of a frame, also where several lie in one picture.
+        size = tuple(side // grid for side in x.shape[-2:])
+        added = [added_of(unet, c, len(x), size, b.name) for c, b in zip(conditions, branches, strict=True)]
         controlled = added_up([
-            residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, grid)
-            for c, b in zip(conditions, branches, strict=True)])  # fmt: skip
+            residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, grid, a)
+            for c, b, a in zip(conditions, branches, added, strict=True)])  # fmt: skip
         texts = torch.cat([c[0][0] for c in conditions])
-        noise = call_unet(unet, torch.cat(inputs), timestep.repeat(n), texts, controlled)
+        together = added[0] and {key: torch.cat([a[key] for a in added]) for key in added[0]}
+        noise = call_unet(unet, torch.cat(inputs), timestep.repeat(n), texts, controlled, together)
         return [x - spread * part for part in noise.chunk(n)]
 
     def _guided(self, denoised: list[Tensor]) -> Tensor:

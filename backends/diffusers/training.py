@@ -11,7 +11,7 @@ import torch
 
 from ...methods.attachment import module_parameters
 from ...methods.lora import factors
-from .conditioning import text_of, with_image
+from .conditioning import added_of, text_of, with_image
 from .control import residuals_of
 from .denoiser import call_unet
 from .patching import RECOMPUTE_TOKENS, Batch, attached
@@ -36,10 +36,13 @@ class DiffusersTrainingView:
         conditioning = self._conditioning if conditioning is None else conditioning
         text, timestep = text_of(conditioning, len(noisy)), timestep.expand(len(noisy))
         control, sigma = conditioning[0][1].get("control"), float(self._schedule.sigma(timestep[0]))
+        added = added_of(self._unet, conditioning, len(noisy), tuple(noisy.shape[-2:]))
         with torch.no_grad():  # a ControlNet reads x and hints alone, and nothing of it is trained
-            controlled = residuals_of(control, noisy, timestep, text, sigma, self._schedule, range(len(noisy)))
+            controlled = residuals_of(control, noisy, timestep, text, sigma, self._schedule, range(len(noisy)),
+                                      added=added)
         with torch.enable_grad():
-            return call_unet(self._unet, with_image(self._unet, noisy, conditioning), timestep, text, controlled)
+            image = with_image(self._unet, noisy, conditioning)
+            return call_unet(self._unet, image, timestep, text, controlled, added)
 
 
 def query_parameters(unet: nn.Module, attachments: Sequence[Attachment]) -> dict[str, Tensor]:
