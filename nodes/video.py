@@ -8,6 +8,7 @@ from .checks import multiple_of_8
 
 FITS = ["crop", "pad", "stretch", "keep shape"]
 COLOURS = ["black", "white", "gray"]
+TIMINGS = ["mean rate", "finest rate", "every picture"]
 
 
 class LoadFrames(io.ComfyNode):
@@ -18,7 +19,7 @@ class LoadFrames(io.ComfyNode):
             display_name="Load Frames",
             category="SteadyEdit/video",
             description="A range of frames of a video at a size that the VAE takes, decoding no more than that range. "
-            "Rotation, transparency and variable frame rates are taken care of.",
+            "Rotation, transparency, interlacing, HDR and variable frame rates are taken care of, and told in info.",
             inputs=[
                 io.Video.Input("video", tooltip="From the core Load Video."),
                 io.Int.Input("start", default=0, min=0, max=10**9, tooltip="First frame."),
@@ -32,17 +33,23 @@ class LoadFrames(io.ComfyNode):
                                "keep the shape, with size as the shorter side."),
                 io.Combo.Input("background", options=COLOURS, default="black", optional=True,
                                tooltip="What transparent pixels and the bars of 'pad' show."),
+                io.Combo.Input("timing", options=TIMINGS, default=TIMINGS[0], optional=True,
+                               tooltip="For a variable frame rate, as phones and screen recorders write it. mean rate: "
+                               "in step with the sound, some pictures are left out or repeated; finest rate: no "
+                               "picture is left out, more are repeated; every picture: each once, out of step."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames."),
                 io.Audio.Output(display_name="audio", tooltip="The sound of that range; nothing if there is none."),
                 io.Float.Output(display_name="fps", tooltip="Frames a second of these frames."),
-                io.String.Output(display_name="info", tooltip="What was read, in words."),
+                io.String.Output(display_name="info", tooltip="What was read, in words, and a line for each thing "
+                                 "that was done to it."),
             ],
         )
 
     @classmethod
-    def execute(cls, video, start, count, stride, size, fit="crop", background="black") -> io.NodeOutput:
+    def execute(cls, video, start, count, stride, size, fit="crop", background="black",
+                timing="mean rate") -> io.NodeOutput:
         from .. import backends
         from ..video.frames_of import frames_of
         from ..video.geometry import for_a_model
@@ -55,10 +62,12 @@ class LoadFrames(io.ComfyNode):
             shown = shown or backends.current().progress(total, "reading frames")
             shown.update(done)
 
-        clip = frames_of(video, start, count, stride, progress=progress, **for_a_model(size, fit, background))
+        clip = frames_of(video, start, count, stride, timing=timing, progress=progress,
+                         **for_a_model(size, fit, background))
         frames, height, width, _ = clip.frames.shape
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"
+        info = "\n".join([info, *clip.notes])
         return io.NodeOutput(clip.frames, clip.audio, float(clip.fps), info)
 
 

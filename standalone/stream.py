@@ -33,9 +33,9 @@ from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_nod
 from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
 
 
-def as_frames(images: list[np.ndarray]) -> torch.Tensor:
-    """IMAGE of uint8 pictures."""
-    return torch.from_numpy(np.stack(images)).float() / 255
+def as_frames(images: list[torch.Tensor]) -> torch.Tensor:
+    """IMAGE of pictures."""
+    return torch.stack(images)
 
 
 def keep(path: Path, frames: torch.Tensor) -> None:

@@ -8,14 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..files.names import safe_name
 from ..video.audio import read_audio
 from ..video.geometry import for_a_model
 from ..video.probe import probe
-from ..video.read import iter_frames
+from ..video.read import iter_pictures
 from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 
 WINDOW, INVERT, COLLECT = "window", "invert", "collect"
@@ -41,11 +40,11 @@ class Source:
         self.fps: Fraction = info.fps / stride
         self.info, self.start, self.stride = info, start, stride
 
-    def read(self, first: int, count: int) -> Iterator[np.ndarray]:
-        """Frames ``first``, ..., uint8 [H, W, 3], at the size that the graph asks for."""
+    def read(self, first: int, count: int) -> Iterator[torch.Tensor]:
+        """Frames ``first``, ..., float32 [H, W, 3], at the size that the graph asks for."""
         widgets = {name: self.settings[name] for name in ("size", "fit", "background") if name in self.settings}
         geometry = for_a_model(**widgets) if widgets else {}
-        return iter_frames(self.path, self.start + first * self.stride, count, self.stride, **geometry)
+        return iter_pictures(self.path, self.start + first * self.stride, count, self.stride, **geometry)
 
     def sound(self) -> Any:
         """AUDIO of the whole range, or None."""

@@ -75,3 +75,39 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
         data[start + 4 * slot : start + 4 * slot + 4] = (value * 65536).to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     return path
+
+
+def set_edit_list(path: Path, entries: list[tuple[float, float]], track: int = 0) -> Path:
+    """Replace a track's edit list in an mp4 whose index is at the end: (seconds shown, seconds of media, -1: none)."""
+    data = bytearray(path.read_bytes())
+    moov = _box(data, b"moov", 0, len(data))
+    position = moov + 8
+    for _ in range(track + 1):
+        trak = _box(data, b"trak", position, len(data))
+        position = trak + _size(data, trak)
+    media = data.index(b"mdhd", trak)
+    timescale = int.from_bytes(data[media + 16 : media + 20], "big")
+    movie = data.index(b"mvhd", moov)
+    movie_scale = int.from_bytes(data[movie + 16 : movie + 20], "big")
+    edts = data.index(b"edts", trak) - 4
+    body = b"\0\0\0\0" + len(entries).to_bytes(4, "big")
+    for shown, begin in entries:
+        body += round(shown * movie_scale).to_bytes(4, "big")
+        body += (-1 if begin < 0 else round(begin * timescale)).to_bytes(4, "big", signed=True) + b"\0\1\0\0"
+    box = (16 + len(body)).to_bytes(4, "big") + b"edts" + (8 + len(body)).to_bytes(4, "big") + b"elst" + body
+    grown = len(box) - _size(data, edts)
+    for outer in (trak, moov):
+        data[outer : outer + 4] = (_size(data, outer) + grown).to_bytes(4, "big")
+    data[edts : edts + _size(data, edts)] = box
+    path.write_bytes(data)
+    return path
+
+
+def _size(data: bytearray, box: int) -> int:
+    return int.from_bytes(data[box : box + 4], "big")
+
+
+def _box(data: bytearray, kind: bytes, start: int, end: int) -> int:
+    while start < end and data[start + 4 : start + 8] != kind:
+        start += _size(data, start)
+    return start

@@ -21,11 +21,13 @@ class VideoClip:
         frames: float32 [F, H, W, 3] in 0..1, sRGB values as they are shown.
         fps: frames per second, exact.
         audio: the sound from the first frame's start to the last frame's end, or None.
+        notes: what was done to the pictures beside decoding them, in words.
     """
 
     frames: Tensor
     fps: Fraction
     audio: Audio | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .clip import VideoClip, as_rate
-from .geometry import Size, plan
-from .read import check_range, read_clip
+from .geometry import Size, centred, plan, resized
+from .read import MEAN, check_range, read_clip
 
 
 def frames_of(
@@ -25,6 +24,7 @@ def frames_of(
     fit: str = "crop",
     multiple: int = 1,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    timing: str = MEAN,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoClip:
     """``read.read_clip`` for a VIDEO object.
@@ -45,7 +45,7 @@ def frames_of(
     window = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
     return read_clip(
         source, start, count, stride, size,
-        fit=fit, multiple=multiple, background=background, window=window, progress=progress,
+        fit=fit, multiple=multiple, background=background, window=window, timing=timing, progress=progress,
     )  # fmt: skip
 
 
@@ -87,19 +87,8 @@ def _over(frames: Tensor, alpha: Tensor | None, start: int, stride: int, backgro
 
 def _fitted(frames: Tensor, size: Size, fit: str, multiple: int, background: tuple) -> Tensor:
     layout = plan(frames.shape[2], frames.shape[1], size, fit, multiple)
-    (width, height), (canvas_width, canvas_height) = layout.scaled, layout.canvas
-    if (height, width) != tuple(frames.shape[1:3]):
-        frames = torch.nn.functional.interpolate(
-            frames.movedim(-1, 1), (height, width), mode="bicubic", antialias=True
-        ).movedim(1, -1).clamp(0, 1)  # fmt: skip
-    top, left = max(0, height - canvas_height) // 2, max(0, width - canvas_width) // 2
-    frames = frames[:, top : top + canvas_height, left : left + canvas_width]
-    if tuple(frames.shape[1:3]) == (canvas_height, canvas_width):
-        return frames.contiguous()
-    whole = frames.new_tensor(background).expand(len(frames), canvas_height, canvas_width, 3).clone()
-    top, left = (canvas_height - frames.shape[1]) // 2, (canvas_width - frames.shape[2]) // 2
-    whole[:, top : top + frames.shape[1], left : left + frames.shape[2]] = frames
-    return whole
+    width, height = layout.scaled
+    return centred(resized(frames, height, width), layout.canvas, background)
 
 
 def _cut(parts: Any, start: int, seconds: Fraction) -> dict | None:

@@ -8,6 +8,10 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
+from torch import Tensor
+
+from .colour import Colour, rgb
 
 FITS = ("crop", "stretch", "pad")
 Size = int | tuple[int, int] | None
@@ -98,42 +102,46 @@ def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int
     return (frame.height, width) if orientation(frame)[0] else (width, frame.height)
 
 
-def pixels(frame: av.VideoFrame, plan: Plan, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> np.ndarray:
-    """The frame as shown, uint8 [H, W, 3].
+def pixels(
+    frame: av.VideoFrame, plan: Plan, colour: Colour, background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Tensor:
+    """The frame as shown, float32 [H, W, 3] in 0..1.
 
     Args:
         background: RGB in 0..1 behind transparent pixels and in the bars of ``pad``.
     """
     transpose, flip_rows, flip_columns = orientation(frame)
-    if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
-        frame = _composite(frame, background)
     width, height = reversed(plan.scaled) if transpose else plan.scaled
-    shrinks = width * height < frame.width * frame.height
-    image = frame.reformat(
-        width=width, height=height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
-    ).to_ndarray()
+    if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
+        # Laid over the background at its own size: scaled first, edges would mix in hidden colours.
+        image = rgb(frame, colour, frame.width, frame.height)
+        alpha = torch.from_numpy(frame.reformat(format="rgba").to_ndarray()[..., 3:]) / 255
+        image = resized((image * alpha + torch.tensor(background) * (1 - alpha))[None], height, width)[0]
+    else:
+        image = rgb(frame, colour, width, height)
     if transpose:
-        image = image.transpose(1, 0, 2)
-    image = image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-    return _centred(image, plan.canvas, background)
+        image = image.transpose(0, 1)
+    flips = [axis for axis, flipped in enumerate((flip_rows, flip_columns)) if flipped]
+    return centred((image.flip(flips) if flips else image)[None], plan.canvas, background)[0]
 
 
-def _composite(frame: av.VideoFrame, background: tuple[float, float, float]) -> av.VideoFrame:
-    rgba = frame.to_ndarray(format="rgba").astype(np.float32)
-    alpha = rgba[..., 3:] / 255
-    blended = rgba[..., :3] * alpha + np.asarray(background, np.float32) * 255 * (1 - alpha)
-    return av.VideoFrame.from_ndarray(np.rint(blended).astype(np.uint8), format="rgb24")
+def resized(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames [F, H, W, 3] at another size, bicubic with antialiasing."""
+    if (height, width) == tuple(frames.shape[1:3]):
+        return frames
+    return torch.nn.functional.interpolate(
+        frames.movedim(-1, 1), (height, width), mode="bicubic", antialias=True
+    ).movedim(1, -1).clamp(0, 1)  # fmt: skip
 
 
-def _centred(image: np.ndarray, canvas: tuple[int, int], background: tuple[float, float, float]) -> np.ndarray:
-    for axis, target in ((0, canvas[1]), (1, canvas[0])):
-        spare = image.shape[axis] - target
-        if spare > 0:
-            image = image.take(range(spare // 2, spare // 2 + target), axis=axis)
-    if image.shape[:2] != (canvas[1], canvas[0]):
-        colour = np.rint(np.asarray(background) * 255).astype(np.uint8)
-        whole = np.broadcast_to(colour, (canvas[1], canvas[0], 3)).copy()
-        top, left = ((canvas[1] - image.shape[0]) // 2, (canvas[0] - image.shape[1]) // 2)
-        whole[top : top + image.shape[0], left : left + image.shape[1]] = image
-        return whole
-    return np.ascontiguousarray(image)
+def centred(frames: Tensor, canvas: tuple[int, int], background: tuple[float, float, float]) -> Tensor:
+    """Frames [F, H, W, 3] cropped, or laid on the background, to (width, height)."""
+    width, height = canvas
+    top, left = max(0, frames.shape[1] - height) // 2, max(0, frames.shape[2] - width) // 2
+    frames = frames[:, top : top + height, left : left + width]
+    if tuple(frames.shape[1:3]) == (height, width):
+        return frames.contiguous()
+    whole = frames.new_tensor(background).expand(len(frames), height, width, 3).clone()
+    top, left = (height - frames.shape[1]) // 2, (width - frames.shape[2]) // 2
+    whole[:, top : top + frames.shape[1], left : left + frames.shape[2]] = frames
+    return whole

@@ -4,25 +4,72 @@ The rule: a clip's rate is the file's mean rate, and frame k of the clip is what
 shows in the middle of the k-th interval of length 1 / fps. A file of constant rate gives
 each of its frames once, also where its clock is coarse (webm counts milliseconds); at a
 variable rate frames are repeated or left out so that picture and sound stay together.
+``TIMINGS`` has the two other ways to treat a variable rate.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import torch
+from torch import Tensor
 
 from .audio import read_audio
 from .clip import VideoClip
-from .geometry import Size, pixels, plan, shown_size
-from .probe import VideoInfo, first_frame, probe
+from .geometry import Size, pixels, plan
+from .probe import VideoInfo, probe
 from .source import Source, decoded, open_source, video_stream
 
 # Further back than the keyframe distance of nearly every encoder; see _frames_from.
 _STEPS_BACK = (0, 2, 12)
+
+#: The grid of the mean rate; of the finest, on which no picture is lost; or no grid: each picture once.
+MEAN, FINEST, EVERY = "mean rate", "finest rate", "every picture"
+TIMINGS = (MEAN, FINEST, EVERY)
+
+
+@dataclass
+class Report:
+    """What happened while frames were read.
+
+    Args:
+        left_out: pictures in the range that no place of the grid shows.
+        repeated: places that show the picture of the place before.
+        pictures: pictures in the range.
+        time: when the first frame of the result is shown, in seconds of the file's clock.
+        place: of the grid, that the next picture begins at.
+    """
+
+    left_out: int = 0
+    repeated: int = 0
+    pictures: int = 0
+    time: Fraction | None = None
+    place: int = 0
+
+    def count(self, place: int) -> None:
+        """The next picture is shown up to before ``place``."""
+        places = place - self.place
+        self.pictures += 1
+        self.left_out += places <= 0
+        self.repeated += max(0, places - 1)
+        self.place = place
+
+    def notes(self, info: VideoInfo, timing: str) -> tuple[str, ...]:
+        """What a user should know, in words."""
+        rate = f"{float(info.fps):.5g} a second"
+        if timing == EVERY and self.repeated:
+            return (*info.notes, f"variable frame rate: each picture stands once, at {rate}, out of its own time")
+        if self.left_out or self.repeated > 1:
+            others = " and ".join(f"'{other}'" for other in TIMINGS if other != timing)
+            return (*info.notes, f"variable frame rate: on the grid of {rate}, {self.left_out} of {self.pictures} "
+                    f"pictures are left out and {self.repeated} repeated; timing also offers {others}")
+        return info.notes
 
 
 def read_clip(
@@ -36,12 +83,13 @@ def read_clip(
     multiple: int = 1,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     window: tuple[float, float] = (0.0, 0.0),
+    timing: str = MEAN,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoClip:
     """Decode frames ``start``, ``start + stride``, ... and the sound of that range.
 
     Only the range is decoded (from the keyframe before it) and only the frames asked for
-    are held in memory, at their final size.
+    are held in memory, once, at their final size.
 
     Args:
         source: path or binary file of anything that PyAV reads.
@@ -52,6 +100,7 @@ def read_clip(
         background: RGB in 0..1 behind transparent pixels and around padded frames.
         window: (begin, length) in seconds of the part that counts as the clip; length 0
             means to the end.
+        timing: one of ``TIMINGS``, where the file's rate is variable.
         progress: called with the frames read so far and expected; may raise to cancel.
 
     Raises:
@@ -60,27 +109,39 @@ def read_clip(
             a start past the end, or settings out of range. One sentence each.
         MemoryError: the frames would not fit into memory.
     """
-    info = probe(source)
-    check_range(start, count, stride)
+    check_range(start, count, stride, timing)
+    info, report = probe(source, timing == FINEST), Report()
     expected = -(-max(1, info.frames - start) // stride)
     expected = min(count or expected, expected)
-    frames: list[np.ndarray] = []
-    images = iter_frames(
-        source, start, count, stride, size, fit=fit, multiple=multiple, background=background, window=window, info=info
-    )
-    for image in images:
-        if not frames:
-            _check_memory(info.name, image.size * expected)
-        frames.append(image)
+    frames, read = torch.empty(0), 0
+    pictures = iter_pictures(source, start, count, stride, size, fit=fit, multiple=multiple, background=background,
+                             window=window, timing=timing, info=info, report=report)  # fmt: skip
+    for picture in pictures:
+        if not read:
+            _check_memory(info.name, picture.numel() * expected)
+            frames = torch.empty(expected, *picture.shape)
+        if read == len(frames):  # the header promised fewer
+            frames = torch.cat([frames, torch.empty_like(frames[: max(8, read // 4)])])
+        frames[read] = picture
+        read += 1
         if progress is not None:
-            progress(len(frames), max(len(frames), expected))
+            progress(read, max(read, expected))
     fps = info.fps / stride
-    begin = info.begin + Fraction(window[0]).limit_denominator(10**6) + start / info.fps
-    audio = read_audio(source, begin, begin + len(frames) / fps) if info.audio else None
-    return VideoClip(_as_tensor(frames), fps, audio)
+    audio = read_audio(source, report.time, report.time + read / fps) if info.audio else None
+    notes = report.notes(info, timing)
+    for note in notes:
+        logging.warning("%s: %s", info.name, note)
+    # A view would keep what was not filled.
+    return VideoClip(frames if read == len(frames) else frames[:read].clone(), fps, audio, notes)
 
 
-def iter_frames(
+def iter_frames(*where: Any, **settings: Any) -> Iterator[np.ndarray]:
+    """``iter_pictures`` as uint8 [H, W, 3]."""
+    for picture in iter_pictures(*where, **settings):
+        yield (picture * 255).round_().to(torch.uint8).numpy()
+
+
+def iter_pictures(
     source: Source,
     start: int = 0,
     count: int = 0,
@@ -91,27 +152,41 @@ def iter_frames(
     multiple: int = 1,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     window: tuple[float, float] = (0.0, 0.0),
+    timing: str = MEAN,
     info: VideoInfo | None = None,
-) -> Iterator[np.ndarray]:
-    """The frames of ``read_clip`` one by one, uint8 [H, W, 3], for clips of any length."""
-    check_range(start, count, stride)
-    info = info or probe(source)
+    report: Report | None = None,
+) -> Iterator[Tensor]:
+    """The frames of ``read_clip`` one by one, float32 [H, W, 3], for clips of any length.
+
+    Args:
+        info: what ``probe`` said of the source, if that is known already.
+        report: is filled while reading.
+    """
+    check_range(start, count, stride, timing)
+    info, report = info or probe(source, timing == FINEST), report or Report()
+    layout = plan(*info.shown, size, fit, multiple)
     origin = info.begin + Fraction(window[0]).limit_denominator(10**6)
     limit = origin + Fraction(window[1]).limit_denominator(10**6) if window[1] else None
-    frame = first_frame(source)
-    with open_source(source) as container:
-        aspect = video_stream(container, info.name).sample_aspect_ratio
-    layout = plan(*shown_size(frame, aspect), size, fit, multiple)
-
-    given, end = 0, origin
-    for shown, end in _intervals(source, info, origin + (start + Fraction(1, 2)) / info.fps):
+    moments = _each(source, info, origin) if timing == EVERY else _grid(source, info, origin, start)
+    given, end, report.place = 0, origin, start
+    for index, shown, begin, end in moments:
+        if limit is not None and begin >= limit:
+            break
         image = None  # converted when a moment falls on it: frames that a stride skips cost nothing
+        report.count(-int(-((end - origin) * info.fps - Fraction(1, 2)) // 1))
         while not (count and given == count):
-            moment = origin + (start + given * stride + Fraction(1, 2)) / info.fps
-            if moment >= end or (limit is not None and moment >= limit):
-                break
+            wanted = start + given * stride
+            if timing == EVERY:
+                if index != wanted:
+                    break
+            else:
+                moment = origin + (wanted + Fraction(1, 2)) / info.fps
+                if moment >= end or (limit is not None and moment >= limit):
+                    break
             if image is None:
-                image = pixels(shown, layout, background)
+                image = pixels(shown, layout, info.colour, background)
+            if report.time is None:
+                report.time = begin if timing == EVERY else origin + start / info.fps
             yield image
             given += 1
         if (count and given == count) or (limit is not None and end >= limit):
@@ -123,8 +198,28 @@ def iter_frames(
         raise ValueError(f"{info.name}: start {start} is past the end; the clip has {frames} frames.")
 
 
-def check_range(start: int, count: int, stride: int) -> None:
+def _grid(source: Source, info: VideoInfo, origin: Fraction, start: int) -> Iterator[tuple]:
+    """(None, frame, begin, end) from the frame that place ``start`` shows."""
+    before = origin
+    for frame, end in _intervals(source, info, origin + (start + Fraction(1, 2)) / info.fps):
+        yield None, frame, before, end
+        before = end
+
+
+def _each(source: Source, info: VideoInfo, origin: Fraction) -> Iterator[tuple]:
+    """(number, frame, begin, end) of all frames from ``origin`` on."""
+    before, number = info.begin, 0
+    for frame, end in _intervals(source, info, info.begin):
+        if (before + end) / 2 >= origin:
+            yield number, frame, before, end
+            number += 1
+        before = end
+
+
+def check_range(start: int, count: int, stride: int, timing: str = MEAN) -> None:
     """Raises ValueError, naming the setting, where a range makes no sense."""
+    if timing not in TIMINGS:
+        raise ValueError(f"timing: expected one of {', '.join(TIMINGS)}, but got {timing!r}.")
     for label, value, least in (("start", start, 0), ("count", count, 0), ("stride", stride, 1)):
         if value < least:
             raise ValueError(f"{label}: at least {least} is needed, but got {value}.")
@@ -133,7 +228,9 @@ def check_range(start: int, count: int, stride: int) -> None:
 def _intervals(source: Source, info: VideoInfo, moment: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:
     """(frame, end) for the frames shown from ``moment`` on; gaps show the frame before."""
     shown, end = None, info.begin
-    for frame, time, length in _frames_from(source, info, moment):
+    # A deinterlacer looks at the frames around: it begins two further back.
+    early = moment - 2 / info.fps if info.interlaced else moment
+    for frame, time, length in _frames_from(source, info, early):
         if shown is not None and time > moment:
             yield shown, time
         # A last frame that says nothing, or something absurd, lasts as long as the others.
@@ -191,18 +288,9 @@ def _check_complete(info: VideoInfo, start: int, given: int, end: Fraction) -> N
 def _check_memory(name: str, values: int) -> None:
     import psutil
 
-    # uint8 frames are freed one by one while the float32 result fills.
-    needed, free = 5 * values, psutil.virtual_memory().available
+    needed, free = 4 * values, psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(
             f"{name}: the frames asked for need {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are"
             " free; set a smaller count or size, or a larger stride."
         )
-
-
-def _as_tensor(frames: list[np.ndarray]) -> torch.Tensor:
-    result = torch.empty((len(frames), *frames[0].shape), dtype=torch.float32)
-    for index in range(len(frames)):
-        torch.div(torch.from_numpy(frames[index]), 255.0, out=result[index])
-        frames[index] = None  # type: ignore[call-overload]  # its memory is free from here on
-    return result

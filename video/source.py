@@ -9,6 +9,8 @@ from typing import IO
 
 import av
 
+from .fields import deinterlaced
+
 Source = str | os.PathLike | IO[bytes]
 
 
@@ -34,6 +36,8 @@ def open_source(source: Source) -> Iterator[av.container.InputContainer]:
             raise ValueError(f"{name}: the file is empty.")
     else:
         source.seek(0)
+    if _is_animated_webp(source):
+        raise ValueError(f"{name}: animated WebP cannot be read; convert it to webm, gif or mp4.")
     try:
         # Odd bytes in a title must not keep a video from opening.
         container = av.open(source, metadata_errors="replace")
@@ -43,16 +47,33 @@ def open_source(source: Source) -> Iterator[av.container.InputContainer]:
         yield container
 
 
+def _is_animated_webp(source: Source) -> bool:
+    """FFmpeg knows stills of this kind only."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            head = file.read(21)
+    else:
+        head = source.read(21)
+        source.seek(0)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+
+
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
     """The first moving picture; the cover image of a song is not one.
 
     Raises:
         ValueError: the file holds no video stream that can be decoded.
     """
-    for stream in container.streams.video:
-        cover = stream.disposition & av.stream.Disposition.attached_pic
-        if not cover and stream.codec_context is not None:
-            return stream
+    pictures = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None
+    ]
+    # An animated AVIF has its still first, then the sequence.
+    if pictures and pictures[0].frames == 1 and len(pictures) > 1:
+        return max(pictures, key=lambda stream: stream.frames)
+    if pictures:
+        return pictures[0]
     raise ValueError(f"{name}: the file has no video stream.")
 
 
@@ -61,12 +82,20 @@ def audio_stream(container: av.container.InputContainer) -> av.AudioStream | Non
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
-def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def decoded(
+    container: av.container.InputContainer, stream: av.VideoStream, whole: bool = True
+) -> Iterator[av.VideoFrame]:
     """Frames in the order they are shown, from where the container stands.
 
     Damaged packets in the middle are left out: by the rule of ``read``, the frame before
-    them stays on screen. Whether the end is missing is the caller's to judge.
+    them stays on screen. Whether the end is missing is the caller's to judge. Interlaced
+    frames come ``whole``, or as they are.
     """
+    frames = _decoded(container, stream)
+    yield from deinterlaced(frames, stream) if whole else frames
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     decoder = _alpha_decoder(stream) or stream.codec_context
     for packet in container.demux(stream):
         if packet.is_corrupt:

@@ -9,13 +9,13 @@ from itertools import chain
 from pathlib import Path
 
 import av
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..files.writing import whole
 from .audio import AudioTrack
 from .clip import Audio, as_rate
+from .colour import yuv420
 
 _BT709 = 1  # primaries, transfer and matrix have the same number in the standard
 
@@ -102,7 +102,7 @@ def _check(frame: Tensor, shape: torch.Size) -> None:
 
 
 def _picture(frame: Tensor) -> av.VideoFrame:
-    image = (frame.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+    image = frame.detach().float().cpu().clamp(0, 1)
+    odd = (0, image.shape[1] % 2, 0, image.shape[0] % 2)
+    image = torch.nn.functional.pad(image.movedim(-1, 0)[None], odd, mode="replicate")[0].movedim(0, -1)
+    return yuv420(image, _BT709)

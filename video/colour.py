@@ -1,0 +1,150 @@
+"""From stored pixels to RGB as it is shown, and from RGB to what h264 stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from .hdr import HLG, PQ, tone_mapped
+
+# swscale only resamples here, without a change of matrix or range. Bits of its flags: bicubic or
+# area, then accurate rounding and chroma between pixels. Plain numbers, for older versions of PyAV.
+_BICUBIC, _AREA, _EXACT = 0x4, 0x20, 0x40000 | 0x2000
+FULL = 2
+
+#: (red's, blue's) share of luma by the matrix's number in the standard, ITU-T H.273.
+_LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
+         9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # fmt: skip
+_YCGCO = 8
+_NAMES = {1: "BT.709", 6: "BT.601"}
+_UNTAGGED = (0, 2, 3)
+_WIDE = 9  # primaries of BT.2020
+_TRANSFERS = {PQ: "PQ", HLG: "HLG"}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How a file's numbers are meant.
+
+    Args:
+        matrix: number of the matrix in ITU-T H.273.
+        full: luma goes from 0 to 255, not from 16 to 235.
+        transfer, primaries: their numbers in H.273; 2 where the file does not say.
+        guessed: the file names no matrix, so that the convention decided.
+    """
+
+    matrix: int
+    full: bool
+    transfer: int = 2
+    primaries: int = 2
+    guessed: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the conversion, in words."""
+        notes = []
+        if self.guessed:
+            notes.append(f"the file names no colour matrix: read as {_NAMES[self.matrix]}, by its size")
+        if self.transfer in _TRANSFERS:
+            notes.append(f"HDR ({_TRANSFERS[self.transfer]}): brought to SDR, reference white (203 nits) to 96 %")
+        elif self.primaries == _WIDE:
+            notes.append("BT.2020 primaries in SDR: taken as they are, so colours look paler than on a wide screen")
+        return notes
+
+
+def colour_of(frame: av.VideoFrame, context: av.VideoCodecContext) -> Colour:
+    """What the frame says of its colours, or the stream; untagged HD is BT.709 as in players, SD is BT.601."""
+    def said(name: str) -> int:
+        of_frame = getattr(frame, name, 2)  # older versions of PyAV know some of these of the stream alone
+        return int(of_frame if of_frame not in _UNTAGGED else getattr(context, name, 2) or 2)
+
+    matrix, yuv = said("colorspace"), not _is_rgb(frame)
+    hd = frame.width >= 1280 or frame.height > 576
+    known = matrix in _LUMA or matrix == _YCGCO
+    full = int(frame.color_range or context.color_range or 0) == FULL or frame.format.name.startswith("yuvj")
+    if frame.format.name.startswith("gray") and int(frame.color_range or 0) != 1:
+        full = True
+    return Colour(matrix if known else (1 if hd else 6), full, said("color_trc"), said("color_primaries"),
+                  guessed=yuv and not known and not frame.format.name.startswith(("gray", "yuvj")))
+
+
+def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor:
+    """The picture at a size, float32 [H, W, 3] in 0..1, transparency left aside.
+
+    R' = Y' + 2 (1 - Kr) Cr, B' = Y' + 2 (1 - Kb) Cb, G' = (Y' - Kr R' - Kb B') / (1 - Kr - Kb),
+    in float32 without rounding in between (ITU-R BT.601, BT.709, BT.2020).
+    """
+    deep = max(component.bits for component in frame.format.components) > 8
+    flags = (_AREA if width * height < frame.width * frame.height else _BICUBIC) | _EXACT
+    if frame.format.name.endswith(("f32le", "f32be")):
+        form, largest = "gbrpf32le", 1.0
+    elif _is_rgb(frame):
+        form, largest = ("gbrp16le", 65535.0) if deep else ("gbrp", 255.0)
+    else:
+        form, largest = ("yuv444p16le", 256.0) if deep else ("yuv444p", 1.0)
+    stated = FULL if colour.full else 1
+    image = frame.reformat(width, height, form, interpolation=flags,
+                           src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated)
+    planes = _planes(image)
+    if form.startswith("gbrp"):
+        picture = (planes[..., [2, 0, 1]] / largest).reshape(height, width, 3)
+    else:
+        bits = max(component.bits for component in frame.format.components)
+        matrix, offset = _to_rgb(colour.matrix, colour.full, largest, bits)
+        picture = torch.addmm(offset, planes.view(-1, 3), matrix).view(height, width, 3)
+    if colour.transfer in _TRANSFERS:
+        return tone_mapped(picture, colour.transfer, wide=colour.primaries == _WIDE)
+    return picture.clamp_(0, 1)
+
+
+def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
+    """RGB float [H, W, 3] in 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``."""
+    to_rgb, offset = _to_rgb(matrix, full, 1.0, 8)
+    planes = (image.reshape(-1, 3).double() - offset.double()) @ torch.linalg.inv(to_rgb.double())
+    planes = planes.round_().clamp_(0, 255).to(torch.uint8).T.reshape(3, *image.shape[:2])
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes.numpy()), format="yuv444p")
+    stated = FULL if full else 1
+    return frame.reformat(format="yuv420p", interpolation=_BICUBIC | _EXACT, src_colorspace=5, dst_colorspace=5,
+                          src_color_range=stated, dst_color_range=stated)
+
+
+@cache
+def _to_rgb(matrix: int, full: bool, unit: float, bits: int) -> tuple[Tensor, Tensor]:
+    """(3x3, offset) so that [Y, Cb, Cr] @ matrix + offset is RGB in 0..1; ``unit`` is a step of 8 bits."""
+    if matrix == _YCGCO:
+        weights = torch.tensor([[1, -1, 1], [1, 1, 0], [1, -1, -1]], dtype=torch.float64)
+    else:
+        red, blue = _LUMA[matrix]
+        green = 1 - red - blue
+        weights = torch.tensor([
+            [1, 0, 2 * (1 - red)],
+            [1, -2 * (1 - blue) * blue / green, -2 * (1 - red) * red / green],
+            [1, 2 * (1 - blue), 0],
+        ], dtype=torch.float64)  # fmt: skip
+    largest = (2**bits - 1) / 2 ** (bits - 8)  # of full range, in steps of 8 bits
+    luma, chroma, black = (largest, largest, 0.0) if full else (219.0, 224.0, 16.0)
+    scale = torch.tensor([luma, chroma, chroma], dtype=torch.float64) * unit
+    combined = (weights / scale).T
+    offset = -torch.tensor([black, 128.0, 128.0], dtype=torch.float64) * unit @ combined
+    return combined.float().contiguous(), offset.float()
+
+
+def _planes(frame: av.VideoFrame) -> Tensor:
+    """Three planes of equal size as float32 [H, W, 3]."""
+    kind = np.dtype({"gbrpf32le": "<f4"}.get(frame.format.name, "<u2" if frame.format.name.endswith("16le") else "u1"))
+    result = torch.empty(frame.height, frame.width, 3)
+    for index, plane in enumerate(frame.planes):
+        rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
+        values = rows[: frame.height, : frame.width]
+        # torch knows uint16 by name only
+        result[..., index] = torch.from_numpy(values.astype(np.float32) if kind.itemsize == 2 else values)
+    return result
+
+
+def _is_rgb(frame: av.VideoFrame) -> bool:
+    return bool(frame.format.is_rgb) or frame.format.name.startswith(("pal8", "xyz", "bayer", "mono"))
