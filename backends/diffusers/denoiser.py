@@ -191,7 +191,8 @@ class Denoiser:
             residuals_of(b.control, scaled, timestep, c[0][0], float(sigma[0]), self.model.schedule, ids, grid, a)
             for c, b, a in zip(conditions, branches, added, strict=True)])  # fmt: skip
         texts = torch.cat([c[0][0] for c in conditions])
-        together = added[0] and {key: torch.cat([a[key] for a in added]) for key in added[0]}
+        read = [a for a in added if a is not None]  # all of them, or none: it hangs on the U-Net
+        together = {key: torch.cat([a[key] for a in read]) for key in read[0]} if read else None
         noise = call_unet(unet, torch.cat(inputs), timestep.repeat(n), texts, controlled, together)
         return [x - spread * part for part in noise.chunk(n)]
 
