@@ -5,6 +5,7 @@ As a command it writes the UI form of a graph (``workflows/NAME.json``) from its
 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
 
+With ``--blueprint`` it writes ``subgraphs/NAME.json`` from ``subgraphs/api/NAME.json``.
 With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets over into a UI form whose nodes and
 links stay as they are.
 
@@ -25,7 +26,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blueprints import blueprint
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+BLUEPRINTS = WORKFLOWS.parent / "subgraphs"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -211,6 +215,20 @@ def write_ui(opened: Any, name: str) -> Path:
     return write(WORKFLOWS / f"{name}.json", saved(opened))
 
 
+def write_blueprint(opened: Any, name: str) -> Path:
+    """Write ``subgraphs/NAME.json`` from ``subgraphs/api/NAME.json``, an API form with what its one node shows.
+
+    Raises:
+        RuntimeError: the host does not have every node of the graph.
+    """
+    api = json.loads((BLUEPRINTS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    shown = api.pop("_blueprint")
+    load_api(opened, api)
+    if unknown := missing(opened):
+        raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
+    return write(BLUEPRINTS / f"{name}.json", blueprint(name, saved(opened), shown))
+
+
 def carry_values(name: str) -> Path:
     """Set the widgets of ``workflows/NAME.json`` to the values in ``workflows/api/NAME.json``.
 
@@ -245,6 +263,7 @@ def main() -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="a graph of workflows/api/, without .json")
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with this pack")
     parser.add_argument("--values", action="store_true", help="only carry values of widgets over")
+    parser.add_argument("--blueprint", action="store_true", help="draw blueprints, of subgraphs/api/")
     parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
     args = parser.parse_args()
     if args.values:
@@ -253,7 +272,7 @@ def main() -> int:
         return 0
     with page(args.url) as opened:
         for name in args.names:
-            print(write_ui(opened, name))
+            print((write_blueprint if args.blueprint else write_ui)(opened, name))
         if args.picture:
             picture(opened, args.picture)
     return 0
