@@ -176,3 +176,11 @@ def test_both_forms_of_a_workflow_are_the_same_graph(name):
 def test_a_shipped_graph_repeats_itself(name):
     widgets = [node.get("widgets_values_named", {}) for node in load(f"{name}.json")["nodes"]]
     assert {values.get("control_after_generate", "fixed") for values in widgets} == {"fixed"}
+
+
+def test_settings_of_help_pages_stand_in_lines_of_their_own():
+    """The editor joins single newlines: settings under each other would be one paragraph."""
+    for page in sorted((ROOT / "web" / "docs").glob("*.md")):
+        lines = page.read_text(encoding="utf-8").splitlines()
+        joined = [b for a, b in zip(lines, lines[1:]) if a.startswith("**") and b.startswith("**")]
+        assert not joined, f"{page.name}: make a list of {joined[0][:40]}"
