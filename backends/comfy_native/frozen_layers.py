@@ -8,6 +8,7 @@ backward asks the host for the weight again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from .forwards import forward_replaced
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Values of a norm whose gradient is worked out at once.
+NORM_VALUES = 2**22
 CONVOLUTION_GRADIENTS = {1: torch.nn.grad.conv1d_input, 2: torch.nn.grad.conv2d_input, 3: torch.nn.grad.conv3d_input}
 
 
@@ -40,14 +43,6 @@ def plain_weight(weight: Tensor) -> Tensor:
     return weight.dequantize() if quantised is not None and isinstance(weight, quantised) else weight
 
 
-def _norm(layer: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if isinstance(layer, torch.nn.GroupNorm):
-        return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
-    if isinstance(layer, torch.nn.RMSNorm):
-        return F.rms_norm(x, layer.normalized_shape, weight, layer.eps)
-    return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
-
-
 class FrozenLinear(torch.autograd.Function):
     """y = x W^T + b with dL/dx = (dL/dy) W; saves nothing."""
 
@@ -60,6 +55,45 @@ class FrozenLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         with borrowed_weights(ctx.layer, gradient) as (weight, _):
             return gradient @ weight, None, None
+
+
+class FrozenLinearWithLoRA(torch.autograd.Function):
+    """y = x W^T + b + (x A^T) B^T with gradients for x, A and B; saves x, A and B.
+
+    What goes to x is added up in place: as two tensors the sum would take three of x's size for a moment.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, down: Tensor, up: Tensor, layer: nn.Module, host_forward: Callable) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x, down, up)
+        return add_low_rank(host_forward(x), x, down, up)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, down, up = ctx.saved_tensors
+        x_gradient = None
+        through, down_gradient, up_gradient = low_rank_gradients(gradient, x, down, up)
+        if ctx.needs_input_grad[0]:
+            with borrowed_weights(ctx.layer, gradient) as (weight, _):
+                x_gradient = gradient.reshape(-1, gradient.shape[-1]) @ weight
+            x_gradient = x_gradient.addmm_(through, down.to(gradient.dtype)).reshape(x.shape)
+        return x_gradient, down_gradient, up_gradient, None, None
+
+
+def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """y + (x A^T) B^T, y [..., out] changed in place; products in x's dtype, A and B float32."""
+    rows = y.view(-1, y.shape[-1]) if y.is_contiguous() else y.reshape(-1, y.shape[-1])
+    inner = x.reshape(-1, x.shape[-1]) @ down.to(x.dtype).T
+    return rows.addmm_(inner, up.to(x.dtype).T).view(y.shape)
+
+
+def low_rank_gradients(gradient: Tensor, x: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(dL/dy) B of (x A^T) B^T, and the gradients of A and B in their own dtypes."""
+    gradient, x = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+    through = gradient @ up.to(gradient.dtype)
+    inner = x @ down.to(x.dtype).T
+    return through, (through.T @ x).to(down.dtype), (gradient.T @ inner).to(up.dtype)
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -81,7 +115,9 @@ class FrozenConvolution(torch.autograd.Function):
 
 
 class FrozenNorm(torch.autograd.Function):
-    """Group, layer or root mean square normalisation; saves x and computes the norm again in float32."""
+    """Group, layer or root mean square normalisation; saves x. Its gradient is worked out in float32, some rows at a
+    time.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: nn.Module, host_forward: Callable) -> Tensor:
@@ -92,12 +128,41 @@ class FrozenNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
-        with borrowed_weights(ctx.layer, gradient) as (weight, bias), torch.enable_grad():
-            # Clones, because autograd refuses to keep an inference tensor, and norms are small.
-            weight, bias = (None if w is None else w.detach().float().clone() for w in (weight, bias))
-            x = x.detach().float().requires_grad_(True)
-            (x_gradient,) = torch.autograd.grad(_norm(ctx.layer, x, weight, bias), x, gradient.float())
-        return x_gradient.to(gradient.dtype), None, None
+        with borrowed_weights(ctx.layer, gradient) as (weight, _):
+            return norm_gradient(ctx.layer, x, gradient, weight), None, None
+
+
+def norm_gradient(layer: nn.Module, x: Tensor, gradient: Tensor, weight: Tensor | None) -> Tensor:
+    """dL/dx = (h - mean(h) - n mean(h n)) / s of y = n w + b, n = (x - mean(x)) / s, with h = w dL/dy.
+
+    Means are over what the layer normalises; a root mean square norm subtracts none. In float32, out in x's dtype.
+
+    Args:
+        x, gradient: of a group norm [batch, channels, ...], else [..., normalised].
+        weight: w, or None.
+    """
+    grouped = isinstance(layer, torch.nn.GroupNorm)
+    rows = (len(x) * layer.num_groups, -1) if grouped else (-1, math.prod(layer.normalized_shape))
+    centred = not isinstance(layer, torch.nn.RMSNorm)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    epsilon = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
+    if weight is not None and grouped:
+        gradient = gradient * weight.reshape(-1, *[1] * (x.ndim - 2))
+        weight = None
+    scale = None if weight is None else weight.reshape(-1).to(wide)
+    x_rows, gradient_rows = x.reshape(rows), gradient.reshape(rows)
+    out = torch.empty_like(x_rows)
+    at_once = max(1, NORM_VALUES // x_rows.shape[1])
+    for part in (slice(start, start + at_once) for start in range(0, len(out), at_once)):
+        h = gradient_rows[part].to(wide)
+        h = h if scale is None else h * scale
+        n = x_rows[part].to(wide)
+        n = n - n.mean(1, keepdim=True) if centred else n
+        inverse = (n.square().mean(1, keepdim=True) + epsilon).rsqrt()
+        n = n * inverse
+        h = h - n * (h * n).mean(1, keepdim=True) - (h.mean(1, keepdim=True) if centred else 0)
+        out[part] = h * inverse
+    return out.reshape(x.shape)
 
 
 def frozen_function(layer: nn.Module) -> type[torch.autograd.Function]:
@@ -122,6 +187,8 @@ def frozen_forward(layer: nn.Module, matrices: Sequence[Tensor] = ()) -> Callabl
     function, host_forward = frozen_function(layer), layer.forward
 
     def forward(x: Tensor) -> Tensor:
+        if len(matrices) == 2 and function is FrozenLinear:
+            return FrozenLinearWithLoRA.apply(x, *matrices, layer, host_forward)
         if x.requires_grad:
             y = function.apply(x, layer, host_forward)
         else:

@@ -145,7 +145,7 @@ def open_for_training(
                    for key, start in lora.items()}  # fmt: skip
         beside = {network.module.get_submodule(name): pair for name, pair in factors(trained).items()}
         stack.enter_context(attribute_set(patcher.model, "manual_cast_dtype", dtype))
-        stack.enter_context(frozen_transformer(network, beside))
+        stack.enter_context(frozen_transformer(network, beside, plan.offloaded))
         conditions = [comfy.sampler_helpers.convert_cond(own_tensors(sample.conditioning)) for sample in samples]
         yield ComfyVideoTraining(patcher, trained, conditions, options, outputs)
 
@@ -161,7 +161,9 @@ def size_of(model: ModelPatcher, sample: Sample, precision: str) -> NetworkSize:
     seen = getattr(extra.get("clip_vision_output"), "penultimate_hidden_states", None)
     image = 0 if seen is None else seen.shape[1]
     itemsize = precise(precision, model.load_device).itemsize
-    return video_network.size_of(video_network.network_of(model), embedding.shape[1], image, itemsize)
+    # The host keeps a sample's own and one that it has processed.
+    return video_network.size_of(video_network.network_of(model), embedding.shape[1], image, itemsize,
+                                 conditioning=2 * embedding.nbytes)
 
 
 def free_bytes(model: ModelPatcher) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch as replaced_name
 
@@ -12,9 +15,12 @@ import comfy.ldm.wan.model
 import comfy.model_management
 import torch
 import torch.nn.functional as F
+from comfy.ldm.wan.model import WanAttentionBlock
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.lora_edit.choices import HUNYUAN
+from ..offload import offloaded
+from .feed_forward import feed_forward, is_feed_forward
 from .forwards import forward_replaced
 from .frozen_layers import casting, frozen_forward
 
@@ -53,26 +59,54 @@ def differentiable_rotation() -> Iterator[None]:
         yield
 
 
-def recomputed(block: Callable, copied: bool) -> Callable:
+@dataclass
+class Pass:
+    """Which pass through a block is running.
+
+    Args:
+        again: the one in backward, whose output nobody reads.
+    """
+
+    again: bool = False
+
+
+def recomputed(block: Callable, copied: bool, running: Pass, offload: bool) -> Callable:
     """Forward of a block that keeps its input alone and is computed again in backward.
 
     Args:
         block: the block's own forward.
         copied: hand it copies: HunyuanVideo's blocks add to their input in place, and would compute something else
             the second time.
+        running: is told which pass it is.
+        offload: the input waits in the main memory.
     """
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if copied:
-            args = tuple(a.clone() if _grows(a) else a for a in args)
-            kwargs = {key: v.clone() if key in ("img", "txt", "x") and _grows(v) else v for key, v in kwargs.items()}
-        return block(*args, **kwargs)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if "transformer_options" in kwargs:
             # The host goes on writing the block's number into the same dict.
             kwargs["transformer_options"] = dict(kwargs["transformer_options"])
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        passes = count()
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if copied:
+                args = tuple(a.clone() if _grows(a) else a for a in args)
+                kwargs = {k: v.clone() if k in ("img", "txt", "x") and _grows(v) else v for k, v in kwargs.items()}
+            running.again = next(passes) > 0
+            try:
+                return block(*args, **kwargs)
+            finally:
+                running.again = False
+
+        # Only what comes by its place is kept by autograd, and can be moved.
+        named = {key: kwargs.pop(key) for key in ("img", "txt", "x") if _grows(kwargs.get(key))}
+
+        def placed(*given: Any) -> Any:
+            return run(*given[: len(args)], **dict(zip(named, given[len(args) :], strict=True)), **kwargs)
+
+        given = (*args, *named.values())
+        tokens = next((value for value in given if _grows(value)), None)
+        with offloaded(tokens) if offload and tokens is not None else nullcontext():
+            return checkpoint(placed, *given, use_reentrant=False, preserve_rng_state=False)
 
     return forward
 
@@ -108,16 +142,25 @@ def gradients_off(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_transformer(network: VideoNetwork, beside: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
+def frozen_transformer(
+    network: VideoNetwork, beside: Mapping[nn.Module, tuple[Tensor, Tensor]], offloaded_blocks: int = 0
+) -> Iterator[None]:
     """The network frozen and differentiable, inside the ``with``.
 
     Args:
         beside: (A, B) of a LoRA by the layer that it goes beside, float32.
+        offloaded_blocks: how many blocks' inputs wait in the main memory.
     """
-    in_place = network.family == HUNYUAN
+    in_place, running = network.family == HUNYUAN, Pass()
     with ExitStack() as stack:
         stack.enter_context(gradients_off(network.module))
         stack.enter_context(differentiable_rotation())
+        # What is replaced is asked first: a layer that another pack answers for stays in its hands.
+        wide = {
+            module: feed_forward(module, [beside.get(layer, ()) for layer in list(module.children())[::2]],
+                                 partial(_nobody_reads, running, _ends_with_it(block)))
+            for block in network.blocks.values() for module in block.children() if is_feed_forward(module)
+        }  # fmt: skip
         for layer in network.module.modules():
             if next(layer.children(), None) is not None:
                 # Its own parameters, such as Wan's modulation, are only added and keep no graph.
@@ -130,6 +173,18 @@ def frozen_transformer(network: VideoNetwork, beside: Mapping[nn.Module, tuple[T
                 stack.enter_context(forward_replaced(layer, forward))
             elif in_place and isinstance(layer, torch.nn.LayerNorm):
                 stack.enter_context(forward_replaced(layer, of_a_copy(layer)))
-        for block in network.blocks.values():
-            stack.enter_context(forward_replaced(block, recomputed(block.forward, in_place)))
+        for module, forward in wide.items():
+            stack.enter_context(forward_replaced(module, forward))
+        for number, block in enumerate(network.blocks.values()):
+            stack.enter_context(forward_replaced(
+                block, recomputed(block.forward, in_place, running, number < offloaded_blocks)))  # fmt: skip
         yield
+
+
+def _ends_with_it(block: nn.Module) -> bool:
+    """Whether a block's pass in backward has done its work once it reaches the feed-forward."""
+    return type(block) is WanAttentionBlock and "forward" not in vars(block)
+
+
+def _nobody_reads(running: Pass, ends: bool) -> bool:
+    return running.again and ends

@@ -98,12 +98,13 @@ def stored_bytes(module: nn.Module) -> int:
     return sum(p.nbytes for p in module.parameters())
 
 
-def size_of(network: VideoNetwork, text: int, image: int, itemsize: int) -> NetworkSize:
+def size_of(network: VideoNetwork, text: int, image: int, itemsize: int, conditioning: int) -> NetworkSize:
     """What decides the memory of training this network.
 
     Args:
         text, image: tokens of the prompt and of CLIP vision.
         itemsize: bytes of a value that is computed with.
+        conditioning: bytes of what conditions a sample.
     """
     blocks, module = list(network.blocks.values()), network.module
     if network.family == WAN:
@@ -119,7 +120,7 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int) -> Netw
         largest_layer=max(weight.numel() for weight in weights),
         stored_itemsize=weights[0].nbytes // weights[0].numel(),
         extra_tokens=0 if looked_at else text, context_tokens=text + image if looked_at else 0,
-        patch=tuple(module.patch_size),
+        patch=tuple(module.patch_size), conditioning=conditioning,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ...diffusion.flow import FlowSchedule
 from ...diffusion.samplers import named_sampler
 from ...methods.lora import check_shapes, factors, same_lora
 from ...methods.lora_edit.choices import WAN
-from ...methods.lora_edit.memory import NetworkSize, wan_moments
+from ...methods.lora_edit.memory import NetworkSize, diffusers_wan_moments
 from ...toyworld.models.wan import to_wan
 from .. import fingerprint
 from .local import TerminalProgress, weights_folder
@@ -176,11 +176,11 @@ class DiffusersVideoBackend:
         weight = network.blocks[0].attn1.to_q.weight
         return NetworkSize(
             config.num_attention_heads * config.attention_head_dim, config.ffn_dim,
-            config.attention_head_dim, len(stored), wan_moments(len(stored), False),
+            config.attention_head_dim, len(stored), diffusers_wan_moments(len(stored), weight.element_size()),
             weight.element_size(), sum(p.numel() * p.element_size() for p in network.parameters()), max(stored),
             max(layer.weight.numel() for layer in layers_of(model).values()),
             context_tokens=sample.conditioning[0][0].shape[1], patch=tuple(config.patch_size),
-            stored_itemsize=weight.element_size(),
+            stored_itemsize=weight.element_size(), conditioning=sample.conditioning[0][0].nbytes,
         )  # fmt: skip
 
     def video_room(self, model: DiffusersVideoModel) -> tuple[int, str]:

@@ -7,6 +7,7 @@ pass through its feed-forward. Attention keeps no matrix of scores.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 #: Of a trained value: itself and AdamW's two moments, float32; and its gradient.
@@ -14,6 +15,10 @@ OPTIMIZER_BYTES, GRADIENT_BYTES = 12, 4
 GIB = 2**30
 #: Share of the device's memory that the driver, fragments and the host itself may take.
 SPARE = 0.05
+#: Float32 latents that lie there: x_0, noise, what is noisy, target, mask and condition, what goes in and comes out.
+LATENTS_KEPT = 7
+#: Tokens that a feed-forward takes at once, so that its inner width never lies there whole.
+FEED_FORWARD_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -21,35 +26,55 @@ class Moment:
     """What is held at one moment of backward, in vectors a token.
 
     Args:
-        inputs: blocks whose inputs are still kept.
+        inputs: blocks whose inputs are still kept, this one's among them.
         wide: vectors of the model's width, as it is computed with.
         inner: vectors of the feed-forward's width.
-        floats: vectors of the model's width in float32, in which norms are computed.
+        part: vectors of the feed-forward's width of the tokens that it takes at once.
+        floats: vectors of the model's width in float32, whatever is computed with.
         trained: vectors of the LoRA's rank.
+        casts: weights as large as the largest that lie there as they are computed with.
     """
 
     inputs: int
     wide: float
     inner: float = 0.0
+    part: float = 0.0
     floats: float = 0.0
-    trained: float = 10.0
+    trained: float = 1.0
+    casts: float = 1.0
 
 
 def wan_moments(blocks: int, image: bool) -> tuple[Moment, ...]:
-    """The backward of Wan's last block, with CLIP vision's tokens beside the text or without.
+    """The backward of the last block of ComfyUI's Wan, with CLIP vision's tokens beside the text or without.
 
     Self-attention keeps its input, queries and keys before their norm and after the rotation, values, output (7);
     cross-attention its input before and after the norm, queries before and after theirs, output (5; with an image two
-    outputs and their sum, 7); the feed-forward its input before and after the norm (2), and two of its own width. The
-    first moment is the feed-forward's backward, with gradients beside them, the second a norm's.
+    outputs and their sum, 7); the feed-forward its input before and after the norm (2), and beside them lie the
+    gradient of the block's output, with and without its gate, and of the feed-forward's input (3).
     """
-    more = 2 if image else 0
-    return Moment(blocks, wide=15.5 + more, inner=4), Moment(blocks, wide=12 + more, floats=7)
+    return (Moment(blocks, wide=17 + (2 if image else 0), part=3, casts=2),)
+
+
+def diffusers_wan_moments(blocks: int, itemsize: int) -> tuple[Moment, ...]:
+    """The backward of the last block of diffusers' Wan, whose norms and residual sums are computed in float32.
+
+    In float32 that copies nothing; the feed-forward's backward is the worst then, with two gradients of its inner
+    values and their sum. In half precision every norm and sum keeps its input in float32 besides; which of the two
+    is the worst depends on the inner width.
+    """
+    if itemsize == 4:
+        return (Moment(blocks, wide=15, inner=4),)
+    return Moment(blocks, wide=12, floats=9, inner=2), Moment(blocks, wide=22, inner=4)
 
 
 def hunyuan_moments(double: int, single: int) -> tuple[Moment, ...]:
-    """The feed-forward's backward in the last single and in the last double block of HunyuanVideo."""
-    return Moment(double + single, wide=13.5, inner=4), Moment(double, wide=16, inner=4)
+    """The backward of HunyuanVideo's last single block, at its second product, and of its last double block.
+
+    A single block keeps its input twice, what its first product gives (queries, keys, values and the feed-forward's
+    inner values, 3 and an inner), the rotated queries and keys (2), the attention's output in two orders (2), the inner
+    values after their function, and both joined (1 and an inner); gradients lie beside them.
+    """
+    return Moment(double + single, wide=13, inner=3, casts=0.72), Moment(double, wide=17, part=3, casts=1.15)
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,7 @@ class NetworkSize:
         largest_layer: values of its largest weight.
         patch: cells of latent to a token (frames, rows, columns).
         stored_itemsize: bytes of a weight as it is stored.
+        conditioning: bytes of a sample's text and what else conditions it.
     """
 
     width: int
@@ -83,6 +109,7 @@ class NetworkSize:
     context_tokens: int = 0
     patch: tuple[int, int, int] = (1, 2, 2)
     stored_itemsize: int = 2
+    conditioning: int = 0
 
     def tokens(self, latent: tuple[int, ...]) -> int:
         """Tokens of a latent [1, channels, T', h, w]."""
@@ -102,6 +129,7 @@ class MemoryPlan:
         casts: a layer's weight as it is computed with, while it is used.
         weights: the network as it is stored; may stay off the device but for what streams through.
         kept_weights: the part that was asked to stay on the device; None leaves it to the host.
+        offloaded: blocks whose inputs wait in the main memory.
     """
 
     activations: int
@@ -109,6 +137,7 @@ class MemoryPlan:
     casts: int
     weights: int
     kept_weights: int | None = None
+    offloaded: int = 0
 
     @property
     def beside_weights(self) -> int:
@@ -120,7 +149,8 @@ class MemoryPlan:
         return self.beside_weights + (self.kept_weights or 0)
 
 
-def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, blocks_kept: int = -1) -> MemoryPlan:
+def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, blocks_kept: int = -1,
+         offloaded: int = 0) -> MemoryPlan:
     """Memory of training on one latent.
 
     Args:
@@ -129,24 +159,29 @@ def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, bl
         rank: of the LoRA.
         trained: values of the LoRA.
         blocks_kept: blocks that stay on the device; -1 leaves it to the host.
+        offloaded: blocks whose inputs wait in the main memory.
     """
     tokens, vector = size.tokens(latent), size.width * size.itemsize
+    # A weight that is stored as it is computed with is used as it lies; else it is cast for every use.
+    cast = size.largest_layer * size.itemsize if size.stored_itemsize != size.itemsize else 0
 
     def at(moment: Moment) -> float:
-        vectors = (moment.inputs + moment.wide) * size.width + moment.inner * size.inner + moment.trained * rank
+        kept = max(moment.inputs - offloaded, 1)
+        vectors = (kept + moment.wide) * size.width + moment.inner * size.inner + moment.trained * rank
         # Rotary embeddings are float32, two rotations a pair of channels of a head.
-        return vectors * size.itemsize + 4 * (moment.floats * size.width + 2 * size.head)
+        each = vectors * size.itemsize + 4 * (moment.floats * size.width + 2 * size.head)
+        return tokens * each + min(tokens, FEED_FORWARD_TOKENS) * moment.part * size.inner * size.itemsize
 
-    worst = tokens * max(map(at, size.moments))
+    worst = max(size.moments, key=lambda moment: at(moment) + moment.casts * cast)
     # Gradients grow from the last block to the first, while the blocks' inputs go: the worse end counts.
-    gradients = GRADIENT_BYTES * trained - tokens * vector * (size.blocks - 1)
-    activations = worst + max(gradients, 0) + 4 * size.context_tokens * vector
-    # A weight that is stored as it is computed with is used as it lies; else it, and a LoRA's, are cast for every use.
-    casts = 2 * size.largest_layer * size.itemsize if size.stored_itemsize != size.itemsize else 0
-    casts += trained // max(size.blocks, 1) * size.itemsize if size.itemsize < 4 else 0
+    gradients = GRADIENT_BYTES * trained - tokens * vector * max(size.blocks - offloaded - 1, 0)
+    outside = 4 * LATENTS_KEPT * math.prod(latent) + size.conditioning + 4 * size.context_tokens * vector
+    activations = at(worst) + max(gradients, 0) + outside
+    # A LoRA's matrices are float32, and cast for every use.
+    casts = worst.casts * cast + (trained // max(size.blocks, 1) * size.itemsize if size.itemsize < 4 else 0)
     rest = size.weights - size.blocks * size.block_weights
     kept = None if blocks_kept < 0 else max(rest, 0) + min(blocks_kept, size.blocks) * size.block_weights
-    return MemoryPlan(int(activations), OPTIMIZER_BYTES * trained, casts, size.weights, kept)
+    return MemoryPlan(int(activations), OPTIMIZER_BYTES * trained, int(casts), size.weights, kept, offloaded)
 
 
 def check(planned: MemoryPlan, size: NetworkSize, latent: tuple[int, ...], free: int, device: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import comfy.ldm.flux.math
 import comfy.ldm.wan.model
@@ -10,9 +11,11 @@ import comfy.model_management
 import pytest
 import torch
 import torch.nn.functional as F
-from steadyedit.backends.comfy_native import video, video_network
+from steadyedit.backends import offload
+from steadyedit.backends.comfy_native import frozen_layers, video, video_network
 from steadyedit.backends.comfy_native.video_blocks import rotated
 from steadyedit.methods.lora import factors, new_lora
+from steadyedit.methods.lora_edit import memory
 from steadyedit.methods.lora_edit.memory import MemoryPlan
 from steadyedit.methods.lora_edit.recipe import targeted
 from tolerances import FLOAT32, NETWORK, RUN
@@ -32,9 +35,9 @@ def moving_lora(patcher, targets="attention and feed-forward", rank=3):
     return {key: value + torch.randn(value.shape, generator=generator) * 0.05 for key, value in lora.items()}
 
 
-def gradients(patcher, found, lora, precision="auto"):
+def gradients(patcher, found, lora, precision="auto", plan=ANY):
     """Loss and gradients of one step through the backend."""
-    with BACKEND.video_training(patcher, [found], lora, ANY, precision) as view:
+    with BACKEND.video_training(patcher, [found], lora, plan, precision) as view:
         velocity = view.predict_velocity(found.latent, torch.tensor(SIGMA), 0)
         loss = (velocity - 1).square().mean()
         loss.backward()
@@ -114,6 +117,20 @@ def test_gradients_are_those_of_a_plain_float64_copy(kind, monkeypatch):
     assert got.keys() == expected.keys()
     assert relative_error(got, expected) < NETWORK
     assert all(value.abs().max() > 0 for value in got.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_the_same_in_parts_and_with_inputs_in_main_memory(kind, monkeypatch):
+    patcher, found = model(kind), sample(kind)
+    lora, moved = moving_lora(patcher), []
+    with torch.inference_mode():
+        _, expected = gradients(patcher, found, lora)
+        monkeypatch.setattr(memory, "FEED_FORWARD_TOKENS", 3)
+        monkeypatch.setattr(frozen_layers, "NORM_VALUES", 130)
+        monkeypatch.setattr(offload, "to_main_memory", lambda x: moved.append(x.shape) or x.clone())
+        _, got = gradients(patcher, found, lora, plan=replace(ANY, offloaded=1))
+    assert len(moved) == 1 and moved[0][-1] == (128 if kind == "hunyuan" else 64)
+    assert relative_error(got, {key: value.double() for key, value in expected.items()}) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)

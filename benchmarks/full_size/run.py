@@ -1,0 +1,84 @@
+"""Memory of LoRA-Edit's training at full size, with no GPU: ``python -m steadyedit bench full_size --methods 14B``.
+
+A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against what is told before a training. A
+minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
+matrix library's workspace come on top, so these are predictions until a GPU has confirmed them. What ComfyUI's own
+networks take is measured by ``tests/host/test_full_size_memory.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...backends.diffusers.video import CHANNELS, DiffusersVideoBackend, DiffusersVideoModel
+from ...methods.lora_edit.memory import GIB
+from ...methods.lora_edit.recipe import MaskLoRARecipe
+from ...methods.lora_edit.samples import Sample
+from ..common.live import fake
+from ..common.report import meta, write_json
+from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, _latent
+from .step import RANK, Step, training_step
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def main(
+    methods: Sequence[str] | None = None, json_path: Path | None = None, sizes: Sequence[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run, print, and write the numbers.
+
+    Args:
+        methods: of ``lora_edit_size.MODELS``; 1.3B and 14B if None.
+        sizes: frames x width x height; the paper's if None.
+
+    Raises:
+        ValueError: an unknown model, or a size that is none.
+    """
+    chosen, rows = list(methods or ["1.3B", "14B"]), []
+    if unknown := [name for name in chosen if name not in MODELS]:
+        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(MODELS)}.")
+    for size in sizes or [PAPER]:
+        latent = _latent(size)
+        for name in chosen:
+            for words, dtype in DTYPES.items():
+                found = fake_step(MODELS[name], latent, dtype)
+                print(f"{name}, {size}, {words}: {found}", flush=True)
+                rows.append({"method": name, "size": size, "dtype": words, "tokens": found.tokens,
+                             "fake_gib": found.peak / GIB, "predicted_gib": found.told / GIB})  # fmt: skip
+    report = {"meta": meta(0, len(rows), rank=RANK, note="fake tensors: predictions, not measured on a GPU"),
+              "rows": rows}  # fmt: skip
+    if json_path is not None:
+        write_json(json_path, report)
+        print(f"numbers: {json_path}")
+    return report
+
+
+def fake_step(
+    shape: Shape, latent: tuple[int, ...], dtype: torch.dtype, *, targets: str | None = None, noted: bool = False
+) -> Step:
+    """A training step of diffusers' Wan of this shape on one latent [1, 16, T', h, w]."""
+    from diffusers import WanTransformer3DModel
+
+    recipe = MaskLoRARecipe(rank=RANK, **({"targets": targets} if targets else {}))
+    default = torch.get_default_dtype()
+    with fake():
+        # Made in this dtype: a fake network cannot be moved.
+        torch.set_default_dtype(dtype)
+        try:
+            network = WanTransformer3DModel(
+                patch_size=(1, 2, 2), num_attention_heads=shape.heads, attention_head_dim=128, in_channels=CHANNELS,
+                out_channels=LATENTS, text_dim=shape.text, freq_dim=256, ffn_dim=shape.inner,
+                num_layers=shape.blocks, cross_attn_norm=True,
+            ).eval().requires_grad_(False)  # fmt: skip
+        finally:
+            torch.set_default_dtype(default)
+        model = DiffusersVideoModel(network, (0.0,) * LATENTS, (1.0,) * LATENTS)
+        extra = {"concat_latent_image": torch.randn(latent), "concat_mask": torch.ones(1, 4, *latent[2:])}
+        found = Sample(torch.randn(latent), [[torch.randn(1, shape.tokens, shape.text), extra]])
+        outside = [*network.parameters(), *network.buffers(), found.conditioning[0][0], *extra.values()]
+        return training_step(DiffusersVideoBackend(), model, [found], recipe=recipe, dtype=dtype, noted=noted,
+                             weights=outside)  # fmt: skip

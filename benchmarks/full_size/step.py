@@ -1,0 +1,78 @@
+"""One training step of a LoRA on a video transformer of full size, in fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from ...backends import offload
+from ...diffusion.flow import RectifiedFlow
+from ...diffusion.training import NoiseTraining
+from ...methods.lora_edit.memory import GIB, plan
+from ...methods.lora_edit.recipe import MaskLoRARecipe
+from ...methods.lora_edit.samples import Sample
+from ...methods.lora_edit.train import VideoSettings, first_lora
+from ..common.live import Held, LiveStorages
+
+RANK = 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """Of one training step, in bytes beside the network's weights.
+
+    Args:
+        tokens: that run through the blocks.
+        peak: what lives at the worst moment of the second step, in which AdamW has its moments.
+        told: what is told before a training.
+        held: the storages at the worst moment, the largest first.
+    """
+
+    tokens: int
+    peak: int
+    told: int
+    held: list[Held]
+
+    @property
+    def off(self) -> float:
+        """The prediction's error, as a share of the peak."""
+        return self.told / self.peak - 1
+
+    def __str__(self) -> str:
+        return (f"{self.tokens} tokens, {self.peak / GIB:.2f} GiB beside the weights, {self.told / GIB:.2f} told "
+                f"({self.off:+.1%})")  # fmt: skip
+
+
+def training_step(
+    backend: Any, model: Any, samples: Sequence[Sample], *, recipe: MaskLoRARecipe | None = None,
+    settings: VideoSettings | None = None, dtype: torch.dtype | None = None, noted: bool = False,
+    weights: Sequence[torch.Tensor],
+) -> Step:  # fmt: skip
+    """Two steps of training on the first sample, inside a ``common.live.fake``.
+
+    Args:
+        backend, model: see ``backends.protocol.VideoBackend``; the model's weights are fake.
+        dtype: of the latents that the model takes; None leaves them in float32, as hosts that cast do.
+        noted: write down what lives at the worst moment.
+        weights: the model's own tensors, which are not counted.
+    """
+    recipe, settings = recipe or MaskLoRARecipe(rank=RANK), settings or VideoSettings()
+    clean, base = samples[0].latent, recipe.training
+    lora = first_lora(backend, model, recipe, None)
+    size = backend.video_size(model, samples[0], settings.precision)
+    told = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()))
+    live = LiveStorages([*weights, *lora.values(), clean], noted)
+    elsewhere = {"to_main_memory": lambda x: live.elsewhere(x.clone()), "from_main_memory": lambda x, device: x.clone()}
+    opened = backend.video_training(model, samples, lora, told, settings.precision)
+    with patch.multiple(offload, **elsewhere), live, torch.enable_grad(), opened as view:
+        training = NoiseTraining(
+            view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
+            weight_decay=base.weight_decay, max_grad_norm=base.max_grad_norm, seed=0,
+        )  # fmt: skip
+        for _ in range(2):
+            training.step(lambda noisy, sigma: view.predict_velocity(noisy.to(dtype or noisy.dtype), sigma, 0), clean)
+    return Step(size.tokens(clean.shape), live.peak, told.beside_weights, live.at_peak())

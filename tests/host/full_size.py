@@ -1,0 +1,87 @@
+"""A host's video transformers of full size in fake tensors: a training step's memory against what is told before."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import comfy.clip_vision
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+from steadyedit.backends.comfy_native import ComfyBackend, video
+from steadyedit.benchmarks.common.live import fake
+from steadyedit.benchmarks.full_size.step import RANK, Step, training_step
+from steadyedit.methods.lora_edit.choices import HUNYUAN, WAN
+from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
+from steadyedit.methods.lora_edit.samples import Sample
+from steadyedit.methods.lora_edit.train import VideoSettings
+
+BACKEND, CPU = ComfyBackend(), torch.device("cpu")
+#: Heads, width of the feed-forward, blocks.
+WANS = {"1.3B": (12, 8960, 30), "14B": (40, 13824, 40)}
+TEXT, LLAMA, VISION = 512, 256, 257
+
+
+def wan(name: str, image: bool, blocks: int | None):
+    """Settings of a Wan image-to-video model, with CLIP vision's projections or without."""
+    heads, inner, full = WANS[name]
+    return comfy.supported_models.WAN21_I2V({
+        "image_model": "wan2.1", "model_type": "i2v" if image else "t2v", "in_dim": 36, "dim": heads * 128,
+        "ffn_dim": inner, "num_heads": heads, "num_layers": blocks or full, "text_dim": 4096, "freq_dim": 256,
+        "out_dim": 16, "patch_size": (1, 2, 2), "qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1),
+        "eps": 1e-6,
+    })  # fmt: skip
+
+
+def hunyuan(double: int = 20, single: int = 40):
+    """Settings of HunyuanVideo I2V."""
+    return comfy.supported_models.HunyuanVideoI2V({
+        "image_model": "hunyuan_video", "in_channels": 33, "patch_size": [1, 2, 2], "out_channels": 16,
+        "vec_in_dim": 768, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": 4096, "hidden_size": 3072,
+        "mlp_ratio": 4.0, "num_heads": 24, "depth": double, "depth_single_blocks": single, "theta": 256,
+        "qkv_bias": True, "byt5": False, "guidance_embed": True, "use_cond_type_embedding": False,
+        "vision_in_dim": None, "meanflow_sum": False,
+    })  # fmt: skip
+
+
+def sample(family: str, latent: tuple[int, ...], image: bool) -> Sample:
+    """Random latents and tokens of the true shapes."""
+    extra = {"concat_latent_image": torch.randn(latent),
+             "concat_mask": torch.ones(1, 1 if family == HUNYUAN else 4, *latent[2:])}  # fmt: skip
+    if family == HUNYUAN:
+        extra["pooled_output"] = torch.randn(1, 768)
+    elif image:
+        extra["clip_vision_output"] = comfy.clip_vision.Output()
+        extra["clip_vision_output"]["penultimate_hidden_states"] = torch.randn(1, VISION, 1280)
+    text = torch.randn(1, LLAMA if family == HUNYUAN else TEXT, 4096)
+    return Sample(torch.randn(latent), [[text, extra]], 1, "full size", family)
+
+
+def step(
+    kind: str, size: str, dtype: torch.dtype, stored: torch.dtype | None = None, *,
+    blocks: tuple[int, ...] | None = None, targets: str = "attention and feed-forward",
+    settings: VideoSettings | None = None, noted: bool = False,
+) -> Step:  # fmt: skip
+    """A training step of "wan 14B", "plain 1.3B" or "hunyuan" in fake tensors.
+
+    Args:
+        size: frames x width x height.
+        dtype: what is computed with, as the device would choose it.
+        stored: of the weights; ``dtype`` if None.
+        blocks: fewer than the model has; HunyuanVideo's double and single ones.
+    """
+    family, _, name = kind.partition(" ")
+    frames, width, height = map(int, size.split("x"))
+    latent, image = (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8), family == "wan"
+    # The weights lie there; a fake model cannot be moved.
+    with (fake(), patch.object(video, "training_dtype", lambda device: dtype),
+          patch.object(video, "load", lambda *args: None)):  # fmt: skip
+        made = hunyuan(*blocks or ()) if family == "hunyuan" else wan(name, image, *blocks or (None,))
+        made.set_inference_dtype(stored or dtype, dtype if stored not in (None, dtype) else None)
+        base = made.get_model({}, "", device=CPU)
+        model = comfy.model_patcher.ModelPatcher(base, CPU, CPU)
+        found = sample(HUNYUAN if family == "hunyuan" else WAN, latent, image)
+        return training_step(
+            BACKEND, model, [found], recipe=MaskLoRARecipe(rank=RANK, targets=targets), settings=settings,
+            noted=noted, weights=[*base.parameters(), *base.buffers()],
+        )  # fmt: skip

@@ -1,0 +1,30 @@
+"""Memory of training the host's video transformers at full width, in fake tensors, against what is told before."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from full_size import step
+
+BF16, F32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
+#: Two or three blocks of the true width: the others add their input each, and nothing else.
+FEW = [
+    ("wan 14B", "49x832x480", BF16, FP8, (2,)),
+    ("wan 1.3B", "5x832x480", F32, None, (2,)),
+    ("plain 1.3B", "81x1280x720", BF16, None, (2,)),
+    ("hunyuan", "49x832x480", BF16, None, (1, 2)),
+]
+ALL = [(kind, size, dtype, None, None) for kind in ("wan 14B", "wan 1.3B", "plain 1.3B", "hunyuan")
+       for size in ("5x832x480", "49x832x480", "81x1280x720") for dtype in (BF16, F32)]  # fmt: skip
+whole = pytest.mark.skipif(not os.environ.get("FULL_SIZE"), reason="minutes; FULL_SIZE=1 runs it")
+
+
+@pytest.mark.parametrize("targets", ["attention and feed-forward", "attention only"])
+@pytest.mark.parametrize(("kind", "size", "dtype", "stored", "blocks"),
+                         [*FEW, *(pytest.param(*case, marks=whole) for case in ALL)])  # fmt: skip
+def test_what_is_told_is_within_three_percent(kind, size, dtype, stored, blocks, targets):
+    found = step(kind, size, dtype, stored, blocks=blocks, targets=targets)
+    print(kind, size, dtype, stored, targets, found)
+    assert abs(found.off) < 0.03, str(found)

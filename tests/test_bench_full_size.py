@@ -1,0 +1,68 @@
+"""Full-size training in fake tensors: what it counts, and that what is told before a training agrees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from steadyedit.benchmarks.common.live import LiveStorages, fake
+from steadyedit.benchmarks.common.memory import allocated_peak
+from steadyedit.benchmarks.full_size.run import fake_step, main
+from steadyedit.benchmarks.lora_edit_size.run import MODELS
+from steadyedit.standalone.cli import main as command_line
+
+VIDEO = (1, 16, 13, 60, 104)
+
+
+def work(x):
+    y = x @ x
+    y = y + x
+    return (y.softmax(-1) * y).sum()
+
+
+def test_the_peak_is_that_of_real_allocations():
+    x = torch.zeros(64, 64)
+    _, real = allocated_peak(lambda: work(x))
+    with fake():
+        x = torch.zeros(64, 64)
+        with LiveStorages([x], noted=True) as live:
+            work(x)
+    assert live.peak == pytest.approx(real * 2**20, abs=64)
+    assert sum(held.bytes for held in live.at_peak()) == pytest.approx(live.peak, rel=0.01)
+    assert live.swept() == 0
+
+
+def test_what_is_elsewhere_is_not_counted():
+    with fake(), LiveStorages() as live:
+        kept = live.elsewhere(torch.zeros(1024))
+        assert live.swept() == 0 and kept.shape == (1024,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["1.3B", "14B"])
+def test_what_is_told_agrees_at_full_width(name, dtype):
+    """Two blocks of the true width: the others add their input each, and nothing else."""
+    found = fake_step(replace(MODELS[name], blocks=2), VIDEO, dtype)
+    assert found.tokens == 20280 and abs(found.off) < 0.03, str(found)
+
+
+def test_every_block_adds_its_input():
+    few, more = (fake_step(replace(MODELS["tiny"], blocks=count), VIDEO, torch.float32, targets="attention only")
+                 for count in (2, 4))  # fmt: skip
+    # A LoRA of rank 16 on 8 projections a block, float32, with gradient and moments, grows beside it.
+    assert more.peak - few.peak == pytest.approx(2 * 20280 * 128 * 4, rel=0.05)
+
+
+def test_the_command_writes_its_numbers(tmp_path, capsys):
+    path = tmp_path / "full.json"
+    assert command_line(["bench", "full_size", "--methods", "tiny", "--sizes", "5x64x64", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["dtype"] for row in rows] == ["bfloat16", "float32"] and all(row["fake_gib"] > 0 for row in rows)
+    assert "tiny, 5x64x64, bfloat16: 32 tokens" in capsys.readouterr().out
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match="^methods: there is no 2B; there are tiny"):
+        main(["2B"])
