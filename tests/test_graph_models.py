@@ -74,3 +74,15 @@ def test_the_table_says_the_same():
     assert rows == [
         f"| [{name}]({model['url']}) | `{model['directory']}` | {model['what']} | {model['gigabytes'] or ''} | "
         f"{model['licence']} | {', '.join(f'`{graph}`' for graph in used[name])} |" for name, model in MODELS.items()]
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("workflows/api/*.json"), *ROOT.glob("subgraphs/api/*.json")]),
+                         ids=lambda path: path.stem)
+def test_no_two_nodes_have_one_number(path):
+    """JSON keeps the last of two equal keys and says nothing."""
+    def once(pairs):
+        keys = [key for key, _ in pairs]
+        assert len(keys) == len(set(keys)), sorted(key for key in keys if keys.count(key) > 1)
+        return dict(pairs)
+
+    json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
