@@ -18,6 +18,7 @@ FEW = [
 ]
 ALL = [(kind, size, dtype, None, None) for kind in ("wan 14B", "wan 1.3B", "plain 1.3B", "hunyuan")
        for size in ("5x832x480", "49x832x480", "81x1280x720") for dtype in (BF16, F32)]  # fmt: skip
+ALL.append(("wan 14B", "49x832x480", BF16, FP8, None))
 whole = pytest.mark.skipif(not os.environ.get("FULL_SIZE"), reason="minutes; FULL_SIZE=1 runs it")
 
 
