@@ -48,7 +48,7 @@ def is_sentence(error: BaseException) -> bool:
 
 def explain(node: type, inputs: Mapping[str, Any], error: BaseException) -> None:
     """Raise ValueError from ``error`` where an input is not what its type promises, or does not fit the model."""
-    kinds = {given.id: _kind(given) for given in node.GET_SCHEMA().inputs}
+    kinds = {given.id: _kind(given) for given in node.define_schema().inputs}
     model = inputs.get("model") if kinds.get("model") == "MODEL" else None
     for name, value in inputs.items():
         if value is None or kinds.get(name) not in TENSORS:
@@ -60,7 +60,8 @@ def explain(node: type, inputs: Mapping[str, Any], error: BaseException) -> None
 
 def refuse_not_finite(node: type, inputs: Mapping[str, Any], out: Any) -> None:
     """Raise ValueError where a node worked on, or gives, values that are not finite."""
-    schema = node.GET_SCHEMA()
+    # Not GET_SCHEMA, which sets attributes: a host runs a locked copy of the class.
+    schema = node.define_schema()
     for given in schema.inputs:
         if _kind(given) in TENSORS and not _finite(inputs.get(given.id)):
             raise ValueError(f"{given.id}: it holds NaN or infinite values; check what made it.")

@@ -33,14 +33,18 @@ IDS = {
 
 
 def run(node_id, **inputs):
-    """Call a node as the host does: in inference mode, every required input given."""
+    """Call a node as the host does: a locked copy of its class, in inference mode, every required input given."""
+    from comfy_api.internal import make_locked_method_func
+
     schema = NODES[node_id].GET_SCHEMA()
     required = {i.id for i in schema.inputs if not i.optional}
     defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None and not i.optional}
     given = defaults | inputs
     assert required <= given.keys()
+    node = NODES[node_id]
+    execute = make_locked_method_func(node, "EXECUTE_NORMALIZED", node.PREPARE_CLASS_CLONE(None))
     with torch.inference_mode():
-        return NODES[node_id].execute(**given)
+        return execute(**given)
 
 
 def latent(**changes):
