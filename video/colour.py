@@ -86,7 +86,10 @@ def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor
     elif _is_rgb(frame):
         form, largest = ("gbrp16le", 65535.0) if deep else ("gbrp", 255.0)
     else:
-        form, largest = ("yuv444p16le", 256.0) if deep else ("yuv444p", 1.0)
+        # In 16 bits where chroma lies between stored samples and is not to be rounded: written again, it is what was
+        # stored. Whole chroma of 8 bits stays: swscale would stretch its luma to 65535.
+        halved = frame.format.chroma_width(64) < 64 or frame.format.chroma_height(64) < 64
+        form, largest = ("yuv444p16le", 256.0) if deep or halved else ("yuv444p", 1.0)
     stated = FULL if colour.full else 1
     image = frame.reformat(width, height, form, interpolation=flags,
                            src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated)
@@ -103,14 +106,29 @@ def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor
 
 
 def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
-    """RGB float [H, W, 3] in 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``."""
+    """RGB float [H, W, 3] in 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``.
+
+    A chroma sample lies on every second column and halfway between two rows, where h264 and its players have it
+    (ITU-T H.264, E.2.1, type 0): half a pixel to the side, colours would creep with every generation.
+    """
     to_rgb, offset = _to_rgb(matrix, full, 1.0, 8)
     planes = (image.reshape(-1, 3).double() - offset.double()) @ torch.linalg.inv(to_rgb.double())
-    planes = planes.round_().clamp_(0, 255).to(torch.uint8).T.reshape(3, *image.shape[:2])
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes.numpy()), format="yuv444p")
-    stated = FULL if full else 1
-    return frame.reformat(format="yuv420p", interpolation=_BICUBIC | _EXACT, src_colorspace=5, dst_colorspace=5,
-                          src_color_range=stated, dst_color_range=stated)
+    luma, *chroma = planes.T.reshape(3, *image.shape[:2])
+    parts = [part.round().clamp(0, 255).to(torch.uint8).flatten() for part in (luma, *map(_halved, chroma))]
+    packed = torch.cat(parts).reshape(image.shape[0] * 3 // 2, image.shape[1])
+    return av.VideoFrame.from_ndarray(packed.numpy(), format="yuv420p")
+
+
+def _halved(chroma: Tensor) -> Tensor:
+    """Chroma [H, W] at half of both sides: columns by the half-band filter on the even ones, rows halfway between two.
+
+    Both are of third order: what the reader interpolates from their outcome, they give back, up to fine detail.
+    """
+    across = chroma.new_tensor([-1, 0, 9, 16, 9, 0, -1]) / 32
+    down = chroma.new_tensor([-1, 9, 9, -1]) / 16
+    wide = torch.nn.functional.pad(chroma[None, None], (3, 3, 1, 1), mode="replicate")
+    columns = torch.nn.functional.conv2d(wide, across[None, None, None], stride=(1, 2))
+    return torch.nn.functional.conv2d(columns, down[None, None, :, None], stride=(2, 1))[0, 0]
 
 
 @cache
