@@ -127,7 +127,8 @@ def read_clip(
         if progress is not None:
             progress(read, max(read, expected))
     fps = info.fps / stride
-    audio = read_audio(source, report.time, report.time + read / fps) if info.audio else None
+    begin = report.time
+    audio = read_audio(source, begin, begin + read / fps) if info.audio and begin is not None else None
     notes = report.notes(info, timing)
     for note in notes:
         logging.warning("%s: %s", info.name, note)

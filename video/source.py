@@ -49,7 +49,7 @@ def open_source(source: Source) -> Iterator[av.container.InputContainer]:
 
 def _is_animated_webp(source: Source) -> bool:
     """FFmpeg knows stills of this kind only."""
-    if isinstance(source, str):
+    if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
             head = file.read(21)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -68,17 +68,11 @@ def _parts(rows: Tensor) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, len(rows), at_once))
 
 
-class _weights(ExitStack):
+@contextmanager
+def _weights(layers: Sequence[nn.Module], like: Tensor) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
     """Weight and bias of both layers, asked of the host once for all parts."""
-
-    def __init__(self, layers: Sequence[nn.Module], like: Tensor) -> None:
-        super().__init__()
-        self._asked = layers, like
-
-    def __enter__(self) -> list[tuple[Tensor, Tensor | None]]:
-        super().__enter__()
-        layers, like = self._asked
-        return [self.enter_context(borrowed_weights(layer, like)) for layer in layers]
+    with ExitStack() as stack:
+        yield [stack.enter_context(borrowed_weights(layer, like)) for layer in layers]
 
 
 def _product(x: Tensor, weights: tuple[Tensor, Tensor | None], matrices: Sequence[Tensor | None]) -> Tensor:
