@@ -25,7 +25,8 @@ from ...methods.lora_edit.packing import check_frames, latent_frames
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
 from ...methods.lora_edit.train import VideoSettings, first_lora, planned_memory
-from ..common.clock import clock, timed
+from ..common.clock import clock
+from ..common.clock import timed as stopwatch
 from ..common.memory import allocated_peak
 from ..common.report import meta, write_json
 
@@ -147,7 +148,7 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     side, best = 8192 if device == "cuda" else 1024, 0.0
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     for _ in range(8):
-        with timed() as seconds:
+        with stopwatch() as seconds:
             a @ b
         best = max(best, 2 * side**3 / seconds.own)
     return best
@@ -192,7 +193,7 @@ def measured(
             return training, predict
 
         (training, predict), memory = allocated_peak(begun)
-        with timed() as seconds:
+        with stopwatch() as seconds:
             for _ in range(timed):
                 training.step(predict, clean)
         # By itself: the counter keeps tensors alive.
