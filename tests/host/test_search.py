@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import frontend
 import pytest
 from comfy_api.latest import io
@@ -13,10 +15,12 @@ if frontend.chromium() is None:
 if not hasattr(io.Schema("x"), "search_aliases"):
     pytest.skip("this host's nodes have no search aliases", allow_module_level=True)
 
+#: One node each, ready to edit a video; the editor names them by their files.
+BLUEPRINTS = {path.stem for path in (Path(__file__).parents[2] / "subgraphs").glob("Edit*.json")}
 #: What is typed, and the nodes of which one must be among the first ``FIRST`` of everything that the host has.
 PHRASES = {
-    "video edit": {"STAM", "RAVE", "GatherSwap"},
-    "edit video": {"STAM", "RAVE", "GatherSwap"},
+    "video edit": {*BLUEPRINTS, "STAM", "RAVE", "GatherSwap"},
+    "edit video": {*BLUEPRINTS, "STAM", "RAVE", "GatherSwap"},
     "consistent": {"GatherSwap", "RAVE", "STAM"},
     "inpaint video": {"BoundaryBlend", "MaskCondition"},
     "flicker": {"GatherSwap", "FFAM", "RAVE"},
@@ -45,7 +49,8 @@ FIRST = 6
 SEARCH = """(phrases) => {
   const root = [...document.querySelectorAll('*')].find((e) => e.__vue_app__).__vue_app__;
   const service = root.config.globalProperties.$pinia._s.get('nodeDef').nodeSearchService;
-  return phrases.map((phrase) => service.searchNode(phrase, [], { limit: 64 }).map((node) => node.name));
+  return phrases.map((phrase) => service.searchNode(phrase, [], { limit: 64 }).map(
+    (node) => node.name.startsWith('SubgraphBlueprint') ? node.display_name : node.name));
 }"""
 
 
