@@ -138,7 +138,8 @@ class TrainingRun:
                 raise
             except BaseException:
                 self._last = training.state()
-                self.store.keep(self._last)
+                if training.losses:  # before the first step there is nothing to go on from
+                    self.store.keep(self._last)
                 raise
             return training.state()
 

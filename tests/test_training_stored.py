@@ -247,3 +247,12 @@ def test_plain_errors_count_as_out_of_memory(message, whole, caplog):
                 raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
         trained(progress=Other())
+
+
+def test_a_training_that_fails_at_its_first_step_leaves_nothing(tmp_path):
+    """As where the clip's latents are another model's: there is nothing to go on from."""
+    backend, _, attached = with_methods("stam")
+    three = torch.randn(3, 3, 8, 8)
+    with pytest.raises(RuntimeError):
+        tune(backend, attached, three, condition(), RECIPE, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
