@@ -6,8 +6,10 @@ import os
 
 import pytest
 import torch
+from comfyui_version import __version__
 from full_size import step
 
+OLD = tuple(int(part) for part in __version__.split(".")[:2]) < (0, 33)
 BF16, F32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
 #: Two or three blocks of the true width: the others add their input each, and nothing else.
 FEW = [
@@ -26,6 +28,8 @@ whole = pytest.mark.skipif(not os.environ.get("FULL_SIZE"), reason="minutes; FUL
 @pytest.mark.parametrize(("kind", "size", "dtype", "stored", "blocks"),
                          [*FEW, *(pytest.param(*case, marks=whole) for case in ALL)])  # fmt: skip
 def test_what_is_told_is_within_three_percent(kind, size, dtype, stored, blocks, targets):
+    if kind == "hunyuan" and OLD:
+        pytest.skip("the HunyuanVideo of ComfyUI before 0.33 holds 12 % more than is told: docs/memory.md says so")
     found = step(kind, size, dtype, stored, blocks=blocks, targets=targets)
     print(kind, size, dtype, stored, targets, found)
     assert abs(found.off) < 0.03, str(found)
