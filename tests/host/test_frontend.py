@@ -6,6 +6,8 @@ import json
 
 import frontend
 import pytest
+from saved import API, editor_graphs, ours
+from steadyedit import nodes
 from steadyedit.standalone.comfy_process import running
 
 pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
@@ -39,6 +41,21 @@ def test_a_graph_opens_with_no_missing_node_and_queues_as_its_api_form(editor, n
     for key, node in api.items():
         # Newer hosts give core nodes more widgets than the graph names.
         assert {field: queued[key]["inputs"].get(field) for field in node["inputs"]} == node["inputs"], node["_meta"]
+
+
+@pytest.mark.parametrize("name", API)
+def test_a_graph_of_0_1_0_opens_with_its_values_and_new_widgets_at_their_defaults(editor, name):
+    frontend.load_ui(editor, editor_graphs()[name])
+    assert frontend.missing(editor) == []
+    queued = frontend.exported(editor)
+    schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in nodes.node_list()}
+    for key, node in API[name].items():
+        inputs = queued[key]["inputs"]
+        assert {field: inputs.get(field) for field in node["inputs"]} == node["inputs"], node["_meta"]
+        if ours(node["class_type"]):
+            defaults = {one.id: one.default for one in schemas[node["class_type"]].inputs if hasattr(one, "default")}
+            new = inputs.keys() - node["inputs"].keys()
+            assert {field: inputs[field] for field in new} == {field: defaults[field] for field in new}
 
 
 def test_the_template_browser_lists_every_graph_with_a_thumbnail(started, editor):
