@@ -135,7 +135,7 @@ def test_cancelled_it_goes_on_where_it_stopped(asked, monkeypatch, weights_folde
     with pytest.raises(interrupt):
         train(ADAPTER, under, steps=3)
     assert_untouched(under, before, marks)
-    assert list(weights_folder.glob("cache/*.checkpoint"))
+    assert bool(list(weights_folder.glob("cache/*.checkpoint"))) == (asked > 1)  # nothing to go on from before a step
     monkeypatch.undo()
     monkeypatch.setattr(type(BACKEND), "weights_folder", lambda self: weights_folder)
     rest = train(ADAPTER, under, steps=3)
