@@ -76,7 +76,17 @@ class Host(Protocol):
         """Exceptions by which the host says that memory ran out."""
 
 
-class Attaching(Protocol):
+class UNetHost(Host, Protocol):
+    """A host of U-Nets: networks that predict the noise of discrete steps."""
+
+    def takes_image(self, model: Any) -> bool:
+        """Whether the U-Net reads an image's latent beside the noise, as InstructPix2Pix."""
+
+    def schedule(self, model: Any) -> DiscreteSchedule:
+        """The noise schedule. Raises TypeError where the MODEL does not predict epsilon."""
+
+
+class Attaching(Host, Protocol):
     """What attaching asks of a host: where a U-Net's layers are, and clones with something added."""
 
     def sites(self, model: Any) -> list[BlockSite]:
@@ -107,15 +117,9 @@ class Attaching(Protocol):
         """A clone with a LoRA (keys of ``methods.lora``) on its weights, at strength 1.
         Raises ValueError (one sentence) where the MODEL lacks one of its layers."""
 
-    def takes_image(self, model: Any) -> bool:
-        """Whether the U-Net reads an image's latent beside the noise, as InstructPix2Pix."""
 
-
-class Sampling(Host, Protocol):
+class Sampling(UNetHost, Protocol):
     """What running a denoiser asks of a host; sampling stays its own."""
-
-    def schedule(self, model: Any) -> DiscreteSchedule:
-        """The noise schedule. Raises TypeError where the MODEL does not predict epsilon."""
 
     def from_model_space(self, model: Any, samples: Tensor) -> Tensor:
         """The inverse of ``to_model_space``."""
@@ -144,7 +148,7 @@ class Sampling(Host, Protocol):
         where the sampler gives no hand on its steps."""
 
 
-class Training(Host, Protocol):
+class Training(UNetHost, Protocol):
     """What training what is attached asks of a host; the loop is ``methods.training_loop``."""
 
     def training(
@@ -194,7 +198,15 @@ class ToyLoader(Protocol):
         """CLIP and CLIP_VISION of the toy world's scorer, which share one space."""
 
 
-class Backend(Attaching, Sampling, Training, Embedding, ToyLoader, Protocol):
+class Tuning(Attaching, Training, Protocol):
+    """What training what is attached, or a LoRA beside it, and keeping it asks of a host."""
+
+
+class Editing(Tuning, Sampling, Protocol):
+    """What a paper's whole road asks of a host: attach, train, invert, sample."""
+
+
+class Backend(Editing, Embedding, ToyLoader, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 

@@ -15,11 +15,11 @@ from .tune_recipe import TuneRecipe
 from .tuning import tune
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend
+    from ..backends.protocol import Editing
 
 
 def edit_with(
-    backend: Backend,
+    backend: Editing,
     model: Any,
     attachments: Iterable[Attachment],
     samples: Tensor,

@@ -11,7 +11,7 @@ def ran_out(error: BaseException, kinds: tuple[type[BaseException], ...]) -> boo
     """Whether an error says that memory ran out.
 
     Args:
-        kinds: the host's, see ``Backend.out_of_memory``.
+        kinds: the host's, see ``Host.out_of_memory``.
     """
     plain = isinstance(error, RuntimeError) and any(words.lower() in str(error).lower() for words in WORDS)
     return plain or isinstance(error, kinds)

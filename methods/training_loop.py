@@ -74,10 +74,10 @@ class TrainingRun:
     then the last checkpoint stays as it is, since what came after it led there.
 
     Args:
-        out_of_memory: see ``Backend.out_of_memory``.
+        out_of_memory: see ``Host.out_of_memory``.
         store: where checkpoints go.
         preview_every: seconds between pictures on the progress bar; 0 for none.
-        picture: draws one frame's latent, see ``Backend.latent_picture``.
+        picture: draws one frame's latent, see ``Host.latent_picture``.
     """
 
     task: Task

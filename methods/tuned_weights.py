@@ -18,7 +18,7 @@ from .stored import check_finite
 from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Attaching, Backend
+    from ..backends.protocol import Attaching
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _known_methods(methods: Any) -> bool:
     )
 
 
-def apply_tuned(backend: Backend, model: Any, weights: TunedWeights, strength: float | None = None,
+def apply_tuned(backend: Attaching, model: Any, weights: TunedWeights, strength: float | None = None,
                 only: Collection[str] | None = None) -> Any:  # fmt: skip
     """A clone of the MODEL with all methods of the tuning attached and its queries shifted.
 
@@ -126,7 +126,7 @@ def apply_tuned(backend: Backend, model: Any, weights: TunedWeights, strength: f
     return backend.add_query_deltas(model, deltas) if deltas else model
 
 
-def check_base(backend: Backend, model: Any, weights: TunedWeights) -> None:
+def check_base(backend: Attaching, model: Any, weights: TunedWeights) -> None:
     """Raise ValueError where weights do not belong on a MODEL.
 
     What is tuned on top of other methods moves between them, and between models of one
@@ -153,10 +153,10 @@ def architecture(backend: Attaching, model: Any) -> str:
     return str(content_hash(sites, [[norm.path, norm.channels, norm.groups] for norm in backend.norms(model)]))
 
 
-def base_name(backend: Backend, model: Any, methods: Collection[str] | None) -> str:
+def base_name(backend: Attaching, model: Any, methods: Collection[str] | None) -> str:
     """The name of what ``methods`` were tuned on: the U-Net's fingerprint, and what else is at work in training.
 
-    With None, or where nothing else is attached, it is ``Backend.fingerprint``.
+    With None, or where nothing else is attached, it is ``Host.fingerprint``.
     """
     base = backend.fingerprint(model)
     others = [] if methods is None else [

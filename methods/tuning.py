@@ -35,7 +35,7 @@ from .tuned_weights import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from ..backends.protocol import Backend, Progress, TrainingView
+    from ..backends.protocol import Progress, TrainingView, Tuning
     from ..diffusion.schedule import DiscreteSchedule
 
 __all__ = ["TuneRecipe", "Tuned", "TunedWeights", "apply_tuned", "load_tuned", "save_tuned", "tune"]
@@ -77,7 +77,7 @@ class Tuned:
 class ClipTask:
     """``training_loop.Task``: attachments and queries on one clip, all its frames at every step."""
 
-    backend: Backend
+    backend: Tuning
     model: Any
     attachments: Sequence[Attachment]
     clean: Tensor
@@ -105,7 +105,7 @@ class ClipTask:
 
 
 def tune(
-    backend: Backend,
+    backend: Tuning,
     model: Any,
     samples: Tensor,
     conditioning: Any,
@@ -189,7 +189,7 @@ def check_samples(samples: Tensor) -> None:
         raise ValueError("latent: it holds NaN or infinite values; check what the VAE or the step before made.")
 
 
-def _owned(backend: Backend, model: Any, attachment: Attachment) -> Attachment:
+def _owned(backend: Tuning, model: Any, attachment: Attachment) -> Attachment:
     """A copy whose modules may be trained: the small modules are copied, never the model."""
     copy = build_on(backend, model, attachment.method, attachment.config)
     load_parameters(copy, named_tensors(attachment))

@@ -13,11 +13,11 @@ from ..tuning import Tuned, tune
 from .recipes import Stage
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend, Progress
+    from ...backends.protocol import Progress, Tuning
 
 
 def run_stage(
-    backend: Backend, model: Any, samples: Tensor, conditioning: Any, stage: Stage, *, cache: Path | None = None,
+    backend: Tuning, model: Any, samples: Tensor, conditioning: Any, stage: Stage, *, cache: Path | None = None,
     progress: Progress | None = None, preview_every: float = 2.0,
 ) -> Tuned:  # fmt: skip
     """Attach a stage's methods to the MODEL and train them alone on one clip.

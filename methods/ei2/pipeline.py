@@ -12,11 +12,11 @@ from .ffam import build_ffam
 from .stam import build_stam
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend
+    from ...backends.protocol import Editing
 
 
 def edit_clip(
-    backend: Backend,
+    backend: Editing,
     model: Any,
     samples: Tensor,
     source_cond: Any,

@@ -12,11 +12,11 @@ from .sparse_causal import build_sparse_causal
 from .temporal import build_temporal_attention
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend
+    from ...backends.protocol import Editing
 
 
 def edit_clip(
-    backend: Backend,
+    backend: Editing,
     model: Any,
     samples: Tensor,
     source_cond: Any,

@@ -24,7 +24,7 @@ from .augment import PUBLISHED, AffineRanges, random_maps, warped
 from .root import check_editor, check_instruction, check_root, same_length
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend, Progress, TrainingView
+    from ...backends.protocol import Progress, TrainingView, Tuning
     from ...diffusion.schedule import DiscreteSchedule
 
 #: Maps that are warped and encoded at once.
@@ -63,7 +63,7 @@ class PairTask:
         extra: what else the instruction's CONDITIONING holds.
     """
 
-    backend: Backend
+    backend: Tuning
     model: Any
     source: Tensor
     edited: Tensor
@@ -97,13 +97,13 @@ class PairTask:
         return view.predict_noise(noisy, level, condition)
 
 
-def first_lora(backend: Backend, model: Any, recipe: AdaptRecipe) -> dict[str, Tensor]:
+def first_lora(backend: Tuning, model: Any, recipe: AdaptRecipe) -> dict[str, Tensor]:
     """The LoRA that training starts from, on all attention projections."""
     return new_lora(backend.projections(model), recipe.rank, recipe.training.seed)
 
 
 def adapt(
-    backend: Backend,
+    backend: Tuning,
     model: Any,
     vae: Any,
     source: Tensor,

@@ -14,7 +14,7 @@ from ..progress import Part
 from .root import check_editor, size_of
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend, Progress
+    from ...backends.protocol import Embedding, Progress, Sampling
 
 #: PSNR outside the mask that counts as full preservation: an 8-bit picture's rounding is not seen above it.
 FULL_PSNR = 40.0
@@ -41,7 +41,7 @@ def with_picture(conditioning: Any, latent: Tensor | None) -> Any:
 
 
 def root_candidates(
-    backend: Backend,
+    backend: Sampling,
     model: Any,
     vae: Any,
     frame: Tensor,
@@ -122,7 +122,7 @@ class Scores:
 
 
 def scored(
-    backend: Backend,
+    backend: Embedding,
     source: Tensor,
     candidates: Tensor,
     clip: Any,

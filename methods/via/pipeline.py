@@ -19,7 +19,7 @@ from .latent_mask import keep_mask
 from .root import check_editor
 
 if TYPE_CHECKING:
-    from ...backends.protocol import Backend
+    from ...backends.protocol import Editing
     from ..attachment import Attachment, BlockSite
 
 #: (source [1, H, W, 3], candidates [n, H, W, 3], mask [H, W] or None) -> number of the best one.
@@ -69,7 +69,7 @@ class Root:
 
 
 def find_root(
-    backend: Backend,
+    backend: Editing,
     model: Any,
     vae: Any,
     images: Tensor,
@@ -104,7 +104,7 @@ def find_root(
     return Root(source, candidates[best : best + 1], candidates)
 
 
-def invert_clip(backend: Backend, model: Any, samples: Tensor, negative: Any, recipe: ViaRecipe) -> Trajectory:
+def invert_clip(backend: Editing, model: Any, samples: Tensor, negative: Any, recipe: ViaRecipe) -> Trajectory:
     """The clip's latents at every noise level of the sampling, by DDIM inversion with the empty prompt.
 
     On the scheduler "ddim_uniform", as DDIM Inversion. The editor is shown each frame beside its noise, so that it
@@ -121,7 +121,7 @@ def invert_clip(backend: Backend, model: Any, samples: Tensor, negative: Any, re
 
 
 def sample_edit(
-    backend: Backend,
+    backend: Editing,
     editor: Any,
     samples: Tensor,
     positive: Any,
@@ -179,7 +179,7 @@ def sample_edit(
 
 
 def edit_clip(
-    backend: Backend,
+    backend: Editing,
     model: Any,
     vae: Any,
     images: Tensor,

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ...backends.protocol import Backend
+    from ...backends.protocol import UNetHost
 
 
-def check_editor(backend: Backend, model: Any) -> None:
+def check_editor(backend: UNetHost, model: Any) -> None:
     """Raise TypeError unless the MODEL predicts noise from an image beside it."""
     backend.schedule(model)
     if not backend.takes_image(model):
