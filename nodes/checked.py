@@ -16,7 +16,7 @@ TENSORS = ("IMAGE", "MASK", "LATENT", "CONDITIONING")
 
 
 @cache
-def checked(node: type) -> type:
+def checked(node: Any) -> Any:
     """The node, with ``execute`` that explains its failure by its inputs."""
     execute = node.execute.__func__
 
@@ -46,7 +46,7 @@ def is_sentence(error: BaseException) -> bool:
     return not raw and bool(re.match(r"[\w .,()\-]+: ", str(error))) and "\n" not in str(error)
 
 
-def explain(node: type, inputs: Mapping[str, Any], error: BaseException) -> None:
+def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) -> None:
     """Raise ValueError from ``error`` where an input is not what its type promises, or does not fit the model."""
     kinds = {given.id: _kind(given) for given in node.define_schema().inputs}
     model = inputs.get("model") if kinds.get("model") == "MODEL" else None
@@ -58,7 +58,7 @@ def explain(node: type, inputs: Mapping[str, Any], error: BaseException) -> None
             raise ValueError(f"{name}: {said}.") from error
 
 
-def refuse_not_finite(node: type, inputs: Mapping[str, Any], out: Any) -> None:
+def refuse_not_finite(node: type[Any], inputs: Mapping[str, Any], out: Any) -> None:
     """Raise ValueError where a node worked on, or gives, values that are not finite."""
     # Not GET_SCHEMA, which sets attributes: a host runs a locked copy of the class.
     schema = node.define_schema()

@@ -71,7 +71,8 @@ def in_the_node(before: Tensor, after: Tensor, fps: float, cls: type) -> Any:
 def pane(height: int, width: int) -> tuple[int, int]:
     """Height and width of one picture in the preview: even, at most ``SIDE``, never enlarged."""
     scale = min(1.0, SIDE / max(height, width))
-    return tuple(max(2, round(side * scale / 2) * 2) for side in (height, width))
+    rows, columns = (max(2, round(side * scale / 2) * 2) for side in (height, width))
+    return rows, columns
 
 
 def pairs(before: Tensor, after: Tensor, height: int, width: int) -> Iterator[Tensor]:

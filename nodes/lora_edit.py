@@ -104,8 +104,8 @@ class MaskCondition(io.ComfyNode):
         generate = generated(video, mask, keep, soft)
         found = condition(vae.encode, video, generate, family=family, pooling=pooling, first=edited_first_frame,
                           look=look_with(clip_vision))
-        channels, frames, *sides = found.concat_latent_image.shape[1], *found.concat_mask.shape[2:]
-        latent = torch.zeros(1, channels, frames, *sides, device=found.concat_latent_image.device)
+        picture = found.concat_latent_image
+        latent = torch.zeros(1, picture.shape[1], *found.concat_mask.shape[2:], device=picture.device)
         return io.NodeOutput(found.onto(positive), found.onto(negative), {"samples": latent})
 
 

@@ -85,7 +85,8 @@ class ClipMetrics(io.ComfyNode):
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
         outside = _outside(frames, source, mask)
         check_flow(optical_flow)
-        backend, values = backends.current(), {}
+        backend = backends.current()
+        values: dict[str, Any] = {}
         text = _text(backend, clip, clip_vision, prompt)
         if clip_vision is not None:
             pictures = frames if source is None else torch.cat([frames, source])

@@ -12,7 +12,7 @@ from .words import BY_INPUT, BY_NODE, Words
 
 
 @cache
-def with_words(node: type) -> type:
+def with_words(node: Any) -> Any:
     """The node, its schema completed by its ``Words`` each time the host asks for it."""
     define = node.define_schema
 

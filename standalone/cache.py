@@ -34,7 +34,7 @@ def main(folder: Path | None, limit: float | None, empty: bool) -> None:
         raise ValueError(f"--limit {limit}: expected gigabytes, 0 or more.")
     for place in [folder] if folder else folders():
         if empty or limit is not None:
-            removed = trim(place, 0 if empty else int(limit * GB))
+            removed = trim(place, 0 if empty or limit is None else int(limit * GB))
             print(f"{place}: removed {len(removed)} files, {sum(e.bytes for e in removed) / GB:.3f} GB.")
         left = entries(place)
         for entry in left:

@@ -157,4 +157,5 @@ def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-                process.stdin.close()
+                if process.stdin is not None:
+                    process.stdin.close()

@@ -71,6 +71,7 @@ def measure(frames: Tensor, clip: Clip, answer: Clip, edit: Any) -> Measured:
         grown = torch.nn.functional.max_pool2d(thing, 2 * MARGIN + 1, 1, MARGIN)[:, 0]
         background = metrics.psnr(frames, clip.frames, grown < 0.01)
     truth = metrics.psnr(frames, answer.frames)
+    assert truth is not None  # every picture has pixels
     flicker = 255 * (metrics.flicker(frames, answer.frames, answer.flow, answer.flow_valid) or 0.0)
     return Measured(sum(name == edit.target for name in seen), len(frames), truth, background, flicker)
 

@@ -21,7 +21,7 @@ from .graph import Graph, GraphError, is_link, label
 
 #: What a node raises when its input is at fault: shown as one sentence, without a traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
-NUMBERS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
+NUMBERS: dict[str, Any] = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def order_of(graph: Graph, nodes: Mapping[str, type]) -> list[str]:
+def order_of(graph: Graph, nodes: Mapping[str, type[Any]]) -> list[str]:
     """Ids of the output nodes and of all that they need, each after what it needs.
 
     Raises:
@@ -69,7 +69,7 @@ def order_of(graph: Graph, nodes: Mapping[str, type]) -> list[str]:
     return list(order)
 
 
-def check_link(graph: Graph, key: str, wanted: Any, value: list, nodes: Mapping[str, type]) -> None:
+def check_link(graph: Graph, key: str, wanted: Any, value: list, nodes: Mapping[str, type[Any]]) -> None:
     """Raise GraphError where a link gives no such output, or one of another type."""
     source, index = value
     outputs = nodes[graph[source]["class_type"]].GET_SCHEMA().outputs
@@ -102,7 +102,7 @@ def check_value(where: str, wanted: Any, value: Any) -> None:
         raise GraphError(f"{where} is {value}; it takes {high} or less.")
 
 
-def check(graph: Graph, order: list[str], nodes: Mapping[str, type]) -> None:
+def check(graph: Graph, order: list[str], nodes: Mapping[str, type[Any]]) -> None:
     """Raise GraphError, naming node and input, where an input is missing, unknown or does not fit."""
     for key in order:
         node, values = nodes[graph[key]["class_type"]], graph[key]["inputs"]
@@ -138,18 +138,19 @@ def _check_own(where: str, own: Callable[..., Any], values: Mapping[str, Any]) -
         raise GraphError(f"{where}: {said}")
 
 
-def call(node: type, inputs: dict[str, Any], key: str, graph: Graph) -> tuple:
+def call(node: type[Any], inputs: dict[str, Any], key: str, graph: Graph) -> tuple:
     """Run one node and return its outputs."""
-    bound = type(node.__name__, (node,), {"hidden": SimpleNamespace(unique_id=key, prompt=graph, extra_pnginfo=None)})
+    hidden = SimpleNamespace(unique_id=key, prompt=graph, extra_pnginfo=None)
+    bound: Any = type(node.__name__, (node,), {"hidden": hidden})
     out = bound.execute(**inputs)
-    if inspect.isawaitable(out):
+    if inspect.iscoroutine(out):
         out = asyncio.run(out)
     return tuple(out.args) if hasattr(out, "args") else tuple(out or ())
 
 
 def execute(
     graph: Graph,
-    nodes: Mapping[str, type],
+    nodes: Mapping[str, type[Any]],
     done: Callable[[str, float], None] | None = None,
     *,
     known: Mapping[str, tuple] | None = None,

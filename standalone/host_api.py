@@ -7,7 +7,7 @@ Installed only where no real host is loaded, and only while standalone runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from types import ModuleType, SimpleNamespace
@@ -28,7 +28,7 @@ class Input:
     def __init__(self, io_type: str, id: str, **settings: Any):
         self.io_type, self.id, self.settings = io_type, id, settings
         self.optional = bool(settings.get("optional", False))
-        options = settings.get("options") or ()
+        options: Any = settings.get("options") or ()
         if isinstance(options, type) and issubclass(options, Enum):
             options = [option.value for option in options]
         self.options = list(options)
@@ -72,7 +72,7 @@ class Schema:
         self.is_output_node, self.rest = is_output_node, rest
 
 
-def schema(node_id: str, inputs: dict[str, str | tuple[str, dict]], outputs: str = "", saves: bool = False) -> Schema:
+def schema(node_id: str, inputs: Mapping[str, Any], outputs: str = "", saves: bool = False) -> Schema:
     """Of a stand-in: inputs by id, each a type or (type, settings); outputs as types with spaces between."""
     pairs = {id: (kind, {}) if isinstance(kind, str) else kind for id, kind in inputs.items()}
     made = [Input(kind, id, **settings) for id, (kind, settings) in pairs.items()]
@@ -83,6 +83,7 @@ class ComfyNode:
     """Base of all nodes: ``define_schema`` and ``execute`` are classmethods of the subclass."""
 
     hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+    define_schema: Any
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:
@@ -131,7 +132,7 @@ _ours = _modules()
 
 
 @contextmanager
-def installed() -> Iterator[SimpleNamespace]:
+def installed() -> Iterator[Any]:
     """The stand-ins under the host's module names, inside the ``with``.
 
     Raises:

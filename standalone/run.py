@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import folders, host_api
 from .executor import execute
@@ -20,14 +21,15 @@ class StandaloneRun:
     results: dict[str, tuple] = field(default_factory=dict)
 
 
-def known_nodes() -> dict[str, type]:
+def known_nodes() -> dict[str, type[Any]]:
     """This pack's nodes and the stand-ins for core nodes, by ``class_type``."""
     with host_api.installed():
         from ..nodes import node_list
         from . import core_control, core_lora, core_nodes, core_sampling
 
+        made: list[Any] = node_list()
         stand_ins = {**core_nodes.NODES, **core_sampling.NODES, **core_control.NODES, **core_lora.NODES}
-        return {**stand_ins, **{node.GET_SCHEMA().node_id: node for node in node_list()}}
+        return {**stand_ins, **{node.GET_SCHEMA().node_id: node for node in made}}
 
 
 def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], None] | None = None) -> StandaloneRun:

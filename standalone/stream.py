@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
 
 
 def _windows(
-    graph: Graph, nodes: dict[str, type], sources: list[Source], group: tuple[int, ...], roots: tuple[int, ...],
+    graph: Graph, nodes: dict[str, type[Any]], sources: list[Source], group: tuple[int, ...], roots: tuple[int, ...],
     constant: set[str], total: int, window: int, parts: Path, place: Place,
 ) -> list[Path]:  # fmt: skip
     """Edit what is not kept yet; returns the kept windows in order."""

@@ -24,7 +24,7 @@ SEED_BEHAVIOR, NO_NOISE = "LatentBatchSeedBehavior", "DisableNoise"
 ADVICE = "run it without --stream."
 
 
-def check_methods(graph: Graph, nodes: Mapping[str, type]) -> None:
+def check_methods(graph: Graph, nodes: Mapping[str, type[Any]]) -> None:
     """Refuse methods by which every frame looks at the whole clip.
 
     Raises:
@@ -35,7 +35,7 @@ def check_methods(graph: Graph, nodes: Mapping[str, type]) -> None:
             _check_declared(graph, key, nodes[node["class_type"]])
 
 
-def check_nodes(graph: Graph, nodes: Mapping[str, type], seeing: set[str]) -> None:
+def check_nodes(graph: Graph, nodes: Mapping[str, type[Any]], seeing: set[str]) -> None:
     """Refuse nodes that look at the whole clip.
 
     Args:

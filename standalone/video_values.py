@@ -28,6 +28,7 @@ class Video:
 
     def get_components(self) -> VideoComponents:
         if self._components is None:
+            assert self._path is not None  # one of the two is given
             from ..video.read import read_clip
 
             clip = read_clip(self._path)

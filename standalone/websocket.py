@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import IO
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 
-def _read(stream: socket.SocketIO, count: int) -> bytes:
+def _read(stream: IO[bytes], count: int) -> bytes:
     data = stream.read(count)
     if data is None or len(data) < count:
         raise ConnectionError("the host closed the connection.")
@@ -56,7 +57,8 @@ def messages(connection: socket.socket) -> Iterator[str]:
     """
     connection.settimeout(None)
     stream = connection.makefile("rb")
-    kind, parts = TEXT, []
+    kind = TEXT
+    parts: list[bytes] = []
     while True:
         first, second = _read(stream, 2)
         length = second & 0x7F

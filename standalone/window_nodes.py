@@ -52,10 +52,10 @@ class Source:
         return read_audio(self.path, begin, begin + self.total / self.fps) if self.info.audio else None
 
 
-def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str, type]:
+def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str, type[Any]]:
     """Node classes, by ``class_type``, that give what each source holds now."""
 
-    def made(source: Source) -> type:
+    def made(source: Source) -> type[Any]:
         class Window(ComfyNode):
             @classmethod
             def define_schema(cls) -> Schema:
@@ -78,7 +78,7 @@ class Place:
     folder: Path | None = None
 
 
-def inversion_node(node: type, key: str, place: Place) -> type:
+def inversion_node(node: type[Any], key: str, place: Place) -> type[Any]:
     """An inversion that keeps its steps in the window's folder, and goes on there after the last of them."""
 
     class Inversion(node):

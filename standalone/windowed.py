@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from ..methods.via.candidates import chosen_frame
 from ..methods.via.gather_swap import GatherSwap
@@ -120,7 +121,7 @@ def group_of(graph: Graph, total: int) -> tuple[int, ...]:
     return chosen.pop() if chosen else ()
 
 
-def checked(graph: Graph, nodes: dict[str, type], sources: list[Source], roots: Collection[str]) -> set[str]:
+def checked(graph: Graph, nodes: dict[str, type[Any]], sources: list[Source], roots: Collection[str]) -> set[str]:
     """Ids of the nodes that run once. Raises GraphError where a windowed graph is not exact."""
     order = order_of(graph, nodes)
     constant = without_frames(graph, order, sources, roots)
@@ -133,7 +134,7 @@ def seeing(graph: Graph, constant: Collection[str], sources: list[Source]) -> se
     return graph.keys() - constant - {source.key for source in sources} - {COLLECT}
 
 
-def left_out(graph: Graph, edited: Graph, nodes: dict[str, type]) -> None:
+def left_out(graph: Graph, edited: Graph, nodes: dict[str, type[Any]]) -> None:
     """Say which outputs of the graph are not made."""
     for key, node in graph.items():
         makes = nodes[node["class_type"]].GET_SCHEMA().is_output_node if node["class_type"] in nodes else False

@@ -88,20 +88,21 @@ def mixed_attention(attention: nn.Module, mixing: FrameMixing, layout: Callable[
     return replaced_attention(attention, lambda q, k, v, x: mixing(q, k, v, attention.heads, layout()))
 
 
-def planned_attention(attention: nn.Module, path: str, kind: str, batch: Batch) -> Callable:
-    """Forward of an attention whose softmax(QK^T)V is ``batch.replaced``'s."""
-    return replaced_attention(attention, lambda q, k, v, x: batch.replaced.attention(
+def planned_attention(attention: nn.Module, path: str, kind: str, planned: Replacement, batch: Batch) -> Callable:
+    """Forward of an attention whose softmax(QK^T)V is ``planned``'s."""
+    return replaced_attention(attention, lambda q, k, v, x: planned.attention(
         path, kind, q, k, v, attention.heads, batch.names, x))
 
 
 def planned_residuals(unet: nn.Module, batch: Batch) -> Iterator:
     """The context managers that the residual blocks of ``batch.replaced`` need: their last convolution gives the
     branch that is added to the skip."""
-    for path, block in layers(unet) if batch.replaced is not None and batch.replaced.residuals else ():
-        if path in batch.replaced.residuals:
+    planned = batch.replaced
+    for path, block in layers(unet) if planned is not None and planned.residuals else ():
+        if planned is not None and path in planned.residuals:
 
             def forward(h: Tensor, path: str = path, convolve: Callable = block.conv2.forward) -> Tensor:
-                return batch.replaced.residual(path, convolve(h), batch.names)
+                return planned.residual(path, convolve(h), batch.names)
 
             yield forward_replaced(block.conv2, forward)
 
@@ -171,7 +172,7 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     if batch.replaced is not None and path in batch.replaced.sites:
         for kind in batch.replaced.kinds:
             attention = {"self": block.attn1, "cross": block.attn2}[kind]
-            yield forward_replaced(attention, planned_attention(attention, path, kind, batch))
+            yield forward_replaced(attention, planned_attention(attention, path, kind, batch.replaced, batch))
     key = located.site.key
     for part in OUTPUTS:
         outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
