@@ -24,9 +24,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 '''
+# A test run that itself ignores a signal (nohup, a job in the background) hands that on to what it starts.
 RUN = '''
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from steadyedit.standalone import comfy_process
 comfy_process._has_gpu = lambda python: True
 with comfy_process.running(Path(sys.argv[1]), Path(sys.argv[2])) as host:
