@@ -55,6 +55,7 @@ class Contest:
         ready: inputs of "sdpa", made outside of the measured time.
         reference: what "ours" and "literal" must equal.
         baseline: the rival that ratios are to.
+        trained: whether gradients go through it; where not, its result alone is checked and timed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Contest:
     ready: tuple[Tensor, ...]
     reference: Run
     baseline: str = "sdpa"
+    trained: bool = True
 
 
 def contests(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:

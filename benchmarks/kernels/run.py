@@ -24,13 +24,14 @@ from ..common.memory import allocated_peak
 from ..common.report import meta, table, write_json
 from .contests import Contest, Size, contests
 from .norm_contests import norm_contests
+from .propagation_contest import propagation_contest
 
 SIZES = tuple(f"{frames}x{tokens}" for tokens in (1024, 4096) for frames in (8, 16, 32))
 OPERATIONS = ("ffam-2", "ffam-4", "sparse-causal", "full-attention", "gather", "swap", "cross-frame", "temporal",
-              "group-norm", "layer-norm")  # fmt: skip
+              "group-norm", "layer-norm", "propagation")  # fmt: skip
 
 #: name -> (heading, format, better). Ratios are to the row of the
-#: baseline ("sdpa", or the plain "norm") of the same operation and size.
+#: baseline ("sdpa", the plain "norm", or the bare "products") of the same operation and size.
 KEYS: dict[str, tuple[str, str, int]] = {
     "forward_ms": ("forward ms", ".1f", -1),
     "ratio": ("to baseline", ".2f", -1),
@@ -103,6 +104,7 @@ def main(
 def _all(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
     yield from contests(size, device, dtype)
     yield from norm_contests(size, device, dtype)
+    yield propagation_contest(size, device, dtype)
 
 
 def _size(text: str, heads: int) -> Size:
@@ -124,7 +126,7 @@ def _checked(contest: Contest, size: Size, device: torch.device, dtype: torch.dt
     """
     small = replace(size, tokens=min(CHECKED_TOKENS, size.tokens))
     small_contest = next(c for c in _all(small, device, dtype) if c.name == contest.name)
-    wide = tuple(x.detach().double().requires_grad_() for x in small_contest.inputs)
+    wide = tuple(x.detach().double().requires_grad_(contest.trained) for x in small_contest.inputs)
     truth = _with_gradients(small_contest.reference, wide)
     worst = 0.0
     for name in contest.runs.keys() - {contest.baseline}:
@@ -137,8 +139,10 @@ def _checked(contest: Contest, size: Size, device: torch.device, dtype: torch.dt
 
 
 def _with_gradients(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The result, and the gradients of all inputs along a fixed direction."""
+    """The result, and the gradients of all inputs along a fixed direction where they ask for some."""
     out = run(*inputs)
+    if not out.requires_grad:
+        return [out]
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     return [out.detach(), *torch.autograd.grad(out, inputs, direction)]
 
@@ -160,7 +164,7 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
         peaks = _peaks(contest, inputs)
         with torch.no_grad():
             forward = _turns({name: lambda n=name: contest.runs[n](*inputs[n]) for name in contest.runs})
-    if not on_cpu or contest.flops <= TRAIN_LIMIT:
+    if contest.trained and (not on_cpu or contest.flops <= TRAIN_LIMIT):
         train = _turns({name: lambda n=name: contest.runs[n](*inputs[n]).sum().backward() for name in contest.runs})
     rows = []
     for name in contest.runs:
