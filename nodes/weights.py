@@ -88,6 +88,11 @@ class LoadTuned(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str = "") -> bool:
+        """That the file is there is checked when it runs: graphs name files that are only saved later."""
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, model: Any = None, name: str = "") -> Any:
         from ..files.found import located, stamp
 

@@ -15,6 +15,7 @@ WITHOUT = {
     "sam2.1-hiera-small": "a folder in transformers' format: several files",
     "grounding-dino-tiny": "a folder in transformers' format: several files",
     "Florence-2-base": "a folder in transformers' format: several files",
+    "Qwen2.5-VL-3B-Instruct": "a folder in transformers' format: several files",
     "toy world (shipped)": "comes with this pack",
     "none": "no model",
 }
@@ -38,6 +39,8 @@ def nodes(path):
 
 
 def texts(node):
+    if node["type"] == "SteadyEditLoadTuned":
+        return []  # names what a graph of this pack has saved on the user's machine
     values = node.get("widgets_values") or []
     return [value for value in (values.values() if isinstance(values, dict) else values) if isinstance(value, str)]
 
