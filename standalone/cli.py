@@ -1,4 +1,4 @@
-"""The command line: ``python -m steadyedit run | bench | toyworld | cache | demo``."""
+"""The command line: ``python -m steadyedit run | bench | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
+from .study import add_study, study
 
 RECIPES = Path(__file__).parents[1] / "toyworld" / "training"
 #: What the toy world has recipes for.
@@ -64,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--empty", action="store_true", help="remove all of it; saved weights stay")
     cache.add_argument("--limit", type=float, metavar="GB", help="remove what is unused for longest until it fits")
     cache.add_argument("--folder", type=Path, metavar="DIR", help="default: those of this machine")
+
+    add_study(commands)
 
     demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR")
@@ -190,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo, "cache": cache}[options.command]
+    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo, "cache": cache,
+               "study": study}[options.command]
     try:
         return command(options)
     except (ValueError, OSError, MemoryError) as error:

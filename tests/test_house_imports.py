@@ -33,11 +33,12 @@ INNER = {
     "backends/diffusers": {"backends/diffusers", "backends", "methods", "diffusion", "toyworld"},
     "vision": {"vision", "files"},
     "video": {"video", "files"},
+    "study": {"study", "video", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
     "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld", "files"},
     "standalone": {
         "standalone", "nodes", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision", "video",
-        "toyworld", "benchmarks", "files",
+        "toyworld", "benchmarks", "files", "study",
     },
     "benchmarks": {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
