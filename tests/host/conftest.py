@@ -6,7 +6,9 @@ Found by COMFYUI_PATH, else the ComfyUI that this pack sits in, else ~/comfy/Com
 from __future__ import annotations
 
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,62 @@ def pytest_configure(config) -> None:
 def host() -> Path:
     """The host's folder."""
     return HOST
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay together, and those of all files that drive the editor: one server and browser serve them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            drives = re.search(r"import frontend|\(opened\b", (config.rootpath / file).read_text(encoding="utf-8"))
+            return "editor" if drives else file
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory):
+    """A ComfyUI process with this pack, its frontend where that is installed, and no models but the toy ones."""
+    from steadyedit.standalone import comfy_process
+
+    output = tmp_path_factory.mktemp("output")
+    # A machine that is busy with something else takes its time.
+    comfy_process.START_SECONDS = 1200
+    editor = find_spec("comfyui_frontend_package") is not None
+    with comfy_process.running(HOST, output, editor) as process:
+        process.output, process.models = output, process.input.parent / "models"
+        # Folders of the same names, empty: the installation behind the link is left alone, and its models unseen.
+        if process.models.is_symlink():
+            process.models.unlink()
+            for folder in (HOST / "models").iterdir():
+                (process.models / folder.name).mkdir(parents=True)
+        yield process
+
+
+@pytest.fixture(scope="session")
+def opened(started):
+    """The editor in headless Chromium, as whoever had it before left it."""
+    import frontend
+
+    pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
+    if frontend.chromium() is None:
+        pytest.skip("the editor's tests need a Chromium (apt install chromium)")
+    with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
+        # A first visit opens the template browser.
+        opened.keyboard.press("Escape")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def editor(opened):
+    """The editor, nodes drawn on the canvas."""
+    import frontend
+
+    frontend.choose_renderer(opened, False)
+    return opened
 
 
 @pytest.fixture(autouse=True)

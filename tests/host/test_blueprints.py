@@ -8,16 +8,11 @@ import time
 import frontend
 import pytest
 import torch
-from steadyedit.standalone.comfy_process import running
 from steadyedit.toyworld.models import weights_path
 from steadyedit.toyworld.world.rendering import render
 from steadyedit.toyworld.world.scene import sample_scene
 from steadyedit.video.read import read_clip
 from steadyedit.video.write import write_clip
-
-pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
-if frontend.chromium() is None:
-    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
 
 NAMES = sorted(path.stem for path in frontend.BLUEPRINTS.glob("*.json"))
 ENDS = {
@@ -35,23 +30,13 @@ def scene():
     return render(sample_scene(80, "demo", frames=6, size=128))
 
 
-@pytest.fixture(scope="module")
-def started(host, scene, tmp_path_factory):
-    output = tmp_path_factory.mktemp("output")
-    with running(host, output, editor=True) as process:
-        if not process.ask("/global_subgraphs"):
-            pytest.skip("this host does not know blueprints")
-        sound = torch.sin(torch.arange(33075) * 0.05).expand(1, 2, -1)
-        write_clip(process.input / "clip.mp4", scene.frames, 8, {"waveform": sound, "sample_rate": 44100})
-        process.output = output
-        yield process
-
-
-@pytest.fixture(scope="module")
-def editor(started):
-    with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
-        opened.keyboard.press("Escape")
-        yield opened
+@pytest.fixture(scope="module", autouse=True)
+def clip(started, scene):
+    """The video that LoadVideo loads."""
+    if not started.ask("/global_subgraphs"):
+        pytest.skip("this host does not know blueprints")
+    sound = torch.sin(torch.arange(33075) * 0.05).expand(1, 2, -1)
+    write_clip(started.input / "clip.mp4", scene.frames, 8, {"waveform": sound, "sample_rate": 44100})
 
 
 def between(editor, name, **smaller):

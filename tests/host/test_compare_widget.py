@@ -10,11 +10,6 @@ import frontend
 import numpy as np
 import pytest
 import torch
-from steadyedit.standalone.comfy_process import running
-
-pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
-if frontend.chromium() is None:
-    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
 
 SIZE, FRAMES = 128, 4
 GRAPH = {
@@ -29,24 +24,16 @@ READY = f"() => {CANVAS}?.dataset.ready === '{2 * SIZE}x{SIZE}'"
 CODEC = 6.0
 
 
-@pytest.fixture(scope="module")
-def started(host, tmp_path_factory):
-    with running(host, tmp_path_factory.mktemp("output"), editor=True) as process:
-        yield process
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
-def editor(started, request):
-    with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
-        opened.keyboard.press("Escape")
-        frontend.choose_renderer(opened, request.param)
-        frontend.load_api(opened, {key: {**node, "_meta": {"title": key}} for key, node in GRAPH.items()})
-        assert frontend.missing(opened) == []
-        opened.evaluate(f"""() => {{ const node = {NODE}; node.pos = [0, 0]; node.setSize([480, 520]);
-            app.canvas.ds.scale = 1; app.canvas.ds.offset = [560, 120]; app.canvas.setDirty(true, true) }}""")
-        opened.evaluate("async () => { await app.queuePrompt(0, 1) }")
-        opened.wait_for_function(READY, timeout=240_000)
-        yield opened
+def editor(opened, request):
+    frontend.choose_renderer(opened, request.param)
+    frontend.load_api(opened, {key: {**node, "_meta": {"title": key}} for key, node in GRAPH.items()})
+    assert frontend.missing(opened) == []
+    opened.evaluate(f"""() => {{ const node = {NODE}; node.pos = [0, 0]; node.setSize([480, 520]);
+        app.canvas.ds.scale = 1; app.canvas.ds.offset = [560, 120]; app.canvas.setDirty(true, true) }}""")
+    opened.evaluate("async () => { await app.queuePrompt(0, 1) }")
+    opened.wait_for_function(READY, timeout=240_000)
+    return opened
 
 
 @pytest.fixture(scope="module")

@@ -8,25 +8,8 @@ import frontend
 import pytest
 from saved import API, editor_graphs, ours
 from steadyedit import nodes
-from steadyedit.standalone.comfy_process import running
-
-pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
-if frontend.chromium() is None:
-    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
 
 GRAPHS = sorted(path.stem for path in frontend.WORKFLOWS.glob("*.json"))
-
-
-@pytest.fixture(scope="module")
-def started(host, tmp_path_factory):
-    with running(host, tmp_path_factory.mktemp("output"), editor=True) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def editor(started):
-    with frontend.page(f"http://127.0.0.1:{started.port}") as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("name", GRAPHS)

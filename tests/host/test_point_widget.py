@@ -12,14 +12,9 @@ import frontend
 import numpy as np
 import pytest
 import torch
-from steadyedit.standalone.comfy_process import running
 from steadyedit.vision.segmentation import load as loading
 from steadyedit.vision.segmentation import names
 from tiny_vision import TINY_SAM, shaken
-
-pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
-if frontend.chromium() is None:
-    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
 
 GRAPH = {
     "1": {"class_type": "SteadyEditToyClip", "inputs": {"seed": 3, "frames": 2, "size": 64, "edit": "colour",
@@ -40,28 +35,15 @@ CANVAS = "canvas.steadyedit-points"
 
 
 @pytest.fixture(scope="module")
-def started(host, tmp_path_factory):
-    with running(host, tmp_path_factory.mktemp("output"), editor=True) as process:
-        models = process.input.parent / "models"
-        # The process sees this folder; the installation behind the link is left alone.
-        if models.is_symlink():
-            models.unlink()
-        (models / "sams").mkdir(parents=True)
-        sam = shaken(lambda: loading.build_transformers(TINY_SAM))
-        torch.save(names.to_official(sam.state_dict(), names.official_names(TINY_SAM)), models / "sams" / "tiny.pth")
-        process.models = models
-        yield process
-
-
-@pytest.fixture(scope="module")
-def opened(started):
-    with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
-        opened.keyboard.press("Escape")
-        yield opened
+def tiny_sam(started):
+    (started.models / "sams").mkdir(parents=True, exist_ok=True)
+    sam = shaken(lambda: loading.build_transformers(TINY_SAM))
+    path = started.models / "sams" / "tiny.pth"
+    torch.save(names.to_official(sam.state_dict(), names.official_names(TINY_SAM)), path)
 
 
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
-def editor(opened, started, request):
+def editor(opened, started, tiny_sam, request):
     """The graph after a run, in each of the frontend's renderers, all of the node on the screen."""
     frontend.choose_renderer(opened, request.param == "nodes 2.0")
     frontend.load_api(opened, {key: {**node, "_meta": {"title": key}} for key, node in GRAPH.items()})

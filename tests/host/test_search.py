@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import frontend
 import pytest
 from comfy_api.latest import io
-from steadyedit.standalone.comfy_process import running
 
-pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
-if frontend.chromium() is None:
-    pytest.skip("the editor's tests need a Chromium (apt install chromium)", allow_module_level=True)
 if not hasattr(io.Schema("x"), "search_aliases"):
     pytest.skip("this host's nodes have no search aliases", allow_module_level=True)
 
@@ -54,9 +49,8 @@ SEARCH = """(phrases) => {
 }"""
 
 
-def test_phrases_of_artists_find_the_right_node(host, tmp_path):
-    with running(host, tmp_path, editor=True) as process, frontend.page(f"http://127.0.0.1:{process.port}") as opened:
-        found = dict(zip(PHRASES, opened.evaluate(SEARCH, list(PHRASES)), strict=True))
+def test_phrases_of_artists_find_the_right_node(opened):
+    found = dict(zip(PHRASES, opened.evaluate(SEARCH, list(PHRASES)), strict=True))
     missed = {phrase: found[phrase][:FIRST] for phrase, nodes in PHRASES.items()
               if not nodes & {name.removeprefix("SteadyEdit") for name in found[phrase][:FIRST]}}  # fmt: skip
     assert missed == {}

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from steadyedit.standalone import comfy_process
 from steadyedit.toyworld.models import weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,16 +18,9 @@ GRAPH = ROOT / "workflows" / "api" / "toy_ei2.json"
 trained = pytest.mark.skipif(not weights_path("unet").exists(), reason="the toy U-Net is not trained yet")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    from conftest import HOST
-
-    output = tmp_path_factory.mktemp("output")
-    # A machine that is busy with something else takes its time.
-    comfy_process.START_SECONDS = 1200
-    with comfy_process.running(HOST, output) as started:
-        started.output = output
-        yield started
+@pytest.fixture
+def server(started):
+    return started
 
 
 def test_all_nodes_are_registered(server):
