@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..diffusion.schedule import DiscreteSchedule
     from ..methods.attachment import Attachment, BlockSite, NormSite
+    from ..methods.flow_edit import FlowEdit, FlowEditPrompts
     from ..methods.lora_edit.memory import MemoryPlan, NetworkSize
     from ..methods.lora_edit.samples import Sample
     from ..methods.via.blend import BoundaryBlend
@@ -206,7 +207,15 @@ class Editing(Tuning, Sampling, Protocol):
     """What a paper's whole road asks of a host: attach, train, invert, sample."""
 
 
-class Backend(Editing, Embedding, ToyLoader, Protocol):
+class FlowEditing(Protocol):
+    """What FlowEdit asks of a host."""
+
+    def flow_edit(self, model: Any, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
+        """A GUIDER and its SAMPLER, for SamplerCustomAdvanced. Raises TypeError (one sentence that names the input
+        ``model``) where the MODEL is no flow model."""
+
+
+class Backend(Editing, Embedding, ToyLoader, FlowEditing, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 
@@ -228,7 +237,7 @@ class VideoTrainingView(Protocol):
         """
 
 
-class VideoBackend(Host, Protocol):
+class VideoBackend(Host, FlowEditing, Protocol):
     """What training a video transformer asks of a host. Sampling stays the host's own."""
 
     def video_family(self, model: Any) -> str:

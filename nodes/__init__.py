@@ -16,6 +16,7 @@ def node_list() -> list[type]:
         compare,
         dape,
         dape_apply,
+        flow_edit,
         gather_swap,
         inversion,
         lora_edit,
@@ -42,7 +43,7 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
-               blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
+               flow_edit, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 TYPES = {
     "Model": "MODEL", "Clip": "CLIP", "Vae": "VAE", "Conditioning": "CONDITIONING", "Latent": "LATENT",
     "Image": "IMAGE", "Mask": "MASK", "Audio": "AUDIO", "Video": "VIDEO", "Sigmas": "SIGMAS", "Sampler": "SAMPLER",
+    "Guider": "GUIDER",
     "LossMap": "LOSS_MAP", "LoraModel": "LORA_MODEL", "ClipVision": "CLIP_VISION", "ControlNet": "CONTROL_NET",
     "Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from ...diffusion.schedule import DiscreteSchedule
 from . import identity, lora, patcher, previews, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
+from .flow_edit import flow_edit_guider
 from .model_manager import model_folders
 from .norms import norms_of
 from .progress import ComfyProgress
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...methods.attachment import Attachment, BlockSite, NormSite
+    from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.lora_edit.memory import MemoryPlan, NetworkSize
     from ...methods.lora_edit.samples import Sample
     from ...methods.via.blend import BoundaryBlend
@@ -101,6 +103,9 @@ class ComfyBackend:
 
     def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
         return blend_sampler(sampling.sampler_of(sampler), blend)
+
+    def flow_edit(self, model: ModelPatcher, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
+        return flow_edit_guider(model, prompts, settings)
 
     def latent_picture(self, model: ModelPatcher) -> Callable[[Tensor], Image] | None:
         return previews.latent_picture(model)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ...diffusion.schedule import DiscreteSchedule
     from ...methods.attachment import Attachment, BlockSite, NormSite
+    from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import Progress, TrainingView
     from .toy_wan import VideoAutoencoder
@@ -133,6 +134,10 @@ class DiffusersBackend:
 
     def blend_sampler(self, sampler: str | Callable[..., Tensor], blend: BoundaryBlend) -> BlendedSampler:
         return BlendedSampler(sampler, blend)
+
+    def flow_edit(self, model: DiffusersModel, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
+        raise TypeError("model: FlowEdit needs a flow model, such as Wan, HunyuanVideo, LTX, FLUX or SD3, but a U-Net "
+                        "of Stable Diffusion is none.")
 
     def latent_picture(self, model: Any) -> None:
         """No colours are known here: previews are rough."""

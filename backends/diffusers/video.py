@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,22 @@ from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, diffusers_wan_moments
 from ...toyworld.models.wan import to_wan
 from .. import fingerprint
+from .flow_edit import FlowEditGuider
 from .local import TerminalProgress, weights_folder
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from torch import Tensor
 
+    from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.lora_edit.memory import MemoryPlan
     from ...methods.lora_edit.samples import Sample
     from ..protocol import Progress
 
 #: noise, mask, condition
 CHANNELS = 36
+#: Frames to a latent frame behind the first.
+STRIDE = 4
 #: The network's timestep of a sigma.
 TIMESTEPS = 1000
 
@@ -238,6 +243,13 @@ class DiffusersVideoBackend:
             x = named_sampler(sampler)(denoise, start, sigmas, extra_args={"seed": seed}, disable=True,
                                        callback=lambda state: progress.update(state["i"] + 1))
         return self.from_model_space(model, x.cpu())
+
+    def flow_edit(self, model: DiffusersVideoModel, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
+        device = model.transformer.device
+        return FlowEditGuider(
+            prompts, settings, partial(velocity, model), lambda samples: self.to_model_space(model, samples).to(device),
+            partial(self.from_model_space, model), lambda: with_loras(model, model.loras), self.progress, STRIDE,
+        ), "euler"  # the guider brings its own loop
 
     def latent_picture(self, model: Any) -> None:
         """No colours are known here: previews are rough."""

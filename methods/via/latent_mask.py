@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -55,3 +56,40 @@ def keep_mask(mask: Tensor, frames: int, height: int, width: int, soft: bool = T
                          "give the mask of the frames that were encoded.")
     covered = interpolate(mask[:, None], size=(height, width), mode="area")
     return 1 - (covered if soft else covered.ceil())
+
+
+#: Frames to a latent frame behind the first, of the video VAEs that hosts know, the likely ones first.
+STRIDES = (4, 8, 6, 2, 1)
+
+
+def video_keep_mask(mask: Tensor, frames: int, height: int, width: int, soft: bool = True, stride: int | None = None,
+                    name: str = "mask") -> Tensor:
+    """M_keep of a video latent, whose VAE encodes the first frame alone and then ``stride`` at a time.
+
+    A latent cell is kept as far as none of its frames is masked there: the mean over space of the largest over time.
+
+    Args:
+        mask: [height', width'], or [masks, height', width'] with one mask for all frames, one for every latent frame
+            or one for every frame of the clip, 1 where to edit.
+        frames, height, width: of the latent.
+        soft: as ``keep_mask``.
+        stride: of the VAE; None: the likeliest one that fits the numbers of masks and frames.
+
+    Returns:
+        [1, 1, frames or 1, height, width], float32.
+
+    Raises:
+        ValueError: as ``keep_mask``.
+    """
+    if mask.ndim == 3 and len(mask) not in (1, frames):
+        known = STRIDES if stride is None else (stride,)
+        fits = next((n for n in known if (len(mask) - 1) // n + 1 == frames), None)
+        if fits is None:
+            raise ValueError(f"{name}: {len(mask)} masks do not fit a latent of {frames} frames, which are "
+                             f"{(frames - 1) * known[0] + 1} frames of video; give one mask, or those of the same "
+                             "frames.")
+        check_mask(mask, len(mask), name)
+        # A last group that is not full is not encoded.
+        groups = mask[1 : 1 + (frames - 1) * fits].unflatten(0, (frames - 1, fits)).amax(1) if frames > 1 else mask[:0]
+        mask = torch.cat([mask[:1], groups])
+    return keep_mask(mask, frames, height, width, soft, name).movedim(0, 1)[None]

@@ -1,0 +1,66 @@
+"""The host's own flow models, narrow and with random weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+
+TEXT = 32
+
+
+def patcher_of(kind, config, **sampling):
+    """A MODEL of a class of the host's, its weights drawn so that no layer is at a start that hides it."""
+    settings = kind({"dtype": torch.float32, **config})
+    settings.sampling_settings = {**settings.sampling_settings, **sampling}
+    settings.set_inference_dtype(torch.float32, None)
+    base = settings.get_model({}, "", device="cpu")
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in base.diffusion_model.named_parameters():
+            scale, middle = (0.2, 1.0) if "norm" in name and name.endswith(("weight", "scale")) else (0.12, 0.0)
+            parameter.copy_(middle + scale * torch.randn(parameter.shape, generator=generator))
+    base.diffusion_model.requires_grad_(False).eval()
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+@lru_cache
+def _wan():
+    return patcher_of(comfy.supported_models.WAN21_T2V, {
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "num_heads": 2, "ffn_dim": 64, "num_layers": 2,
+        "in_dim": 16, "out_dim": 16, "text_dim": TEXT, "freq_dim": 32, "patch_size": (1, 2, 2), "window_size": (-1, -1),
+        "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6}, shift=3.0)
+
+
+@lru_cache
+def _flux(guidance=True):
+    return patcher_of(comfy.supported_models.Flux, {
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 16, "context_in_dim": TEXT,
+        "hidden_size": 48, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
+        "axes_dim": [4, 10, 10], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": guidance,
+        "txt_ids_dims": []})
+
+
+def wan():
+    """Text-to-video; latents [1, 16, T', h, w]."""
+    return _wan().clone()
+
+
+def flux(guidance=True):
+    """Text-to-image; latents [frames, 16, h, w]."""
+    return _flux(guidance).clone()
+
+
+def text(seed, tokens=5, rows=1, **extra):
+    """CONDITIONING of a random text."""
+    generator = torch.Generator().manual_seed(seed)
+    pooled = {"pooled_output": torch.randn(rows, 16, generator=generator)}
+    return [[torch.randn(rows, tokens, TEXT, generator=generator), {**pooled, **extra}]]
+
+
+def latent(*shape, seed=5):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
