@@ -28,6 +28,7 @@ def node_list() -> list[type]:
         rave,
         root,
         save_lora,
+        sequence,
         text_mask,
         tokenflow,
         toy,
@@ -41,7 +42,7 @@ def node_list() -> list[type]:
     from .checked import checked
     from .schema import with_words
 
-    modules = (toy, toy_clip, video, vision_models, text_mask, point_mask, track_mask, captions, attach,
+    modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
                flow_edit, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics)
     return [checked(with_words(node)) for module in modules for node in module.NODES]

@@ -43,7 +43,7 @@ def is_sentence(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
         return True
     raw = not isinstance(error, (ValueError, TypeError, ArithmeticError)) or isinstance(error, UnicodeError)
-    return not raw and bool(re.match(r"[\w .,()\-]+: ", str(error))) and "\n" not in str(error)
+    return not raw and bool(re.match(r"[\w .,()#\-]+: ", str(error))) and "\n" not in str(error)
 
 
 def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from .. import backends
 from ..diffusion.samplers import SAMPLERS
+from ..files.places import current
 from ..files.writing import write_bytes
 from ..methods.lora import UP
 from .core_sampling import SCALE, SCHEDULERS, SEED, Guider, Noise, sigmas_of
-from .folders import current
 from .host_api import ComfyNode, NodeOutput, schema
 
 STRENGTH = ("FLOAT", {"min": -100.0, "max": 100.0})

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ..files.places import current
 from ..files.writing import whole
 from ..video.clip import as_rate
-from .folders import current
 from .host_api import ComfyNode, NodeOutput, schema
 from .video_values import Video, VideoComponents
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import folders, host_api
+from ..files import places
+from . import host_api
 from .executor import execute
 from .graph import Graph
 
@@ -45,7 +46,7 @@ def run_standalone(graph: Graph, output: Path, report: Callable[[str, float], No
         GraphError: the graph does not fit, or a node refused its inputs; one sentence.
     """
     nodes = known_nodes()
-    place = folders.Folders(input=Path.cwd(), output=output)
-    with host_api.installed(), folders.using(place):
+    place = places.Folders(input=Path.cwd(), output=output)
+    with host_api.installed(), places.using(place):
         run = execute(graph, nodes, report)
     return StandaloneRun(place.saved, run.seconds, run.results)

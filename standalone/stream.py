@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import places
 from ..files.writing import whole
 from ..video.write import write_clip
-from . import folders, host_api
+from . import host_api
 from .executor import execute
 from .graph import CREATE_VIDEO, Graph, GraphError, is_link
 from .run import known_nodes
@@ -71,11 +72,11 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
     """
     if window < 1:
         raise GraphError(f"--stream: expected 1 frame at a time or more, but got {window}.")
-    place = folders.Folders(input=Path.cwd(), output=output)
+    place = places.Folders(input=Path.cwd(), output=output)
     nodes = known_nodes()
     with host_api.installed():
         check_methods(graph, nodes)
-    with host_api.installed(), folders.using(place):
+    with host_api.installed(), places.using(place):
         sources, sink = sources_of(graph, place.find), one(graph, CREATE_VIDEO)
         total = sources[0].total
         for source in sources[1:]:

@@ -100,8 +100,9 @@ def test_a_nodes_id_is_a_name():
 @pytest.mark.parametrize("prefix", ["", ".", "x/..", "..", "../x", "/x", "a\0", "x" * 400])
 @pytest.mark.parametrize("node", ["SaveVideo", "SaveImage", "SaveLoRA", "LossGraphNode", "SteadyEditSaveTuned"])
 def test_nodes_that_save_leave_nothing_behind(node, prefix, tmp_path, monkeypatch):
+    from steadyedit.files import places
     from steadyedit.methods.tuned_weights import TunedWeights
-    from steadyedit.standalone import folders, host_api
+    from steadyedit.standalone import host_api
     from steadyedit.standalone.run import known_nodes
     from steadyedit.standalone.video_values import Video, VideoComponents
 
@@ -114,7 +115,7 @@ def test_nodes_that_save_leave_nothing_behind(node, prefix, tmp_path, monkeypatc
     }[node]  # fmt: skip
     known = known_nodes()[node]
     label = "prefix" if node == "SaveLoRA" else "filename_prefix"
-    with host_api.installed(), folders.using(folders.Folders(tmp_path, tmp_path / "out")):
+    with host_api.installed(), places.using(places.Folders(tmp_path, tmp_path / "out")):
         with pytest.raises(ValueError, match=f"^{label}: "):
             known.execute(**inputs, **{label: prefix})
         assert not list(tmp_path.iterdir())

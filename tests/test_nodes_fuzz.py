@@ -94,12 +94,13 @@ def finite(value) -> bool:
 
 
 def test_every_node_answers_with_a_result_or_a_sentence(nodes, held, tmp_path, monkeypatch):
+    from steadyedit.files import places
     from steadyedit.nodes.checked import is_sentence
     from steadyedit.standalone import host_api
 
     monkeypatch.setenv("STEADYEDIT_WEIGHTS", str(tmp_path))
     raw, tried, refused = [], 0, 0
-    with host_api.installed():
+    with host_api.installed(), places.using(places.Folders(tmp_path, tmp_path)):
         for name, node in nodes.items():
             if not fuzzable(node):
                 continue

@@ -8,7 +8,8 @@ import random
 import sys
 
 import pytest
-from steadyedit.standalone import folders, host_api
+from steadyedit.files import places
+from steadyedit.standalone import host_api
 from steadyedit.standalone.cli import main
 from steadyedit.standalone.executor import execute, order_of
 from steadyedit.standalone.graph import GRAPHS, GraphError, check_links, find_node, put_video, read_graph, set_input
@@ -183,7 +184,7 @@ def test_stand_ins_never_hide_a_host(monkeypatch):
 
 
 def test_output_files_are_counted_and_stay_inside(tmp_path):
-    place = folders.Folders(tmp_path, tmp_path / "out")
+    place = places.Folders(tmp_path, tmp_path / "out")
     first = place.free_path("a/clip", ".mp4")
     assert first == tmp_path / "out" / "a" / "clip_00001_.mp4"
     first.parent.mkdir(parents=True)

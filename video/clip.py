@@ -35,8 +35,17 @@ class VideoClip:
         return float(len(self.frames) / self.fps)
 
 
+# Over an hour the rounding may not move the sound by a hundredth of a second.
+_EXACT = 2e-6
+# Whole rates that are slowed by 1000/1001 for NTSC.
+_TELEVISION = (12, 15, 24, 30, 48, 60, 90, 96, 120, 240)
+
+
 def as_rate(fps: float | Fraction) -> Fraction:
-    """Frames per second as the fraction that was meant: 29.97003 becomes 30000/1001.
+    """Frames per second as the fraction that was meant: 29.97 and 29.97003 become 30000/1001.
+
+    A rate near n * 1000 / 1001 for one of television's n is taken as that, however it was rounded on its way through
+    a float or a host's thousandths; every other one as the simplest fraction that is as good.
 
     Raises:
         ValueError: not a positive finite number.
@@ -44,6 +53,10 @@ def as_rate(fps: float | Fraction) -> Fraction:
     if not 0 < fps < float("inf"):  # NaN fails too
         raise ValueError(f"fps: a rate above 0 is needed, but got {fps}.")
     exact = Fraction(fps)
+    for whole in _TELEVISION:
+        rate = Fraction(whole * 1000, 1001)
+        # 23.98 is how people write it; a measured rate is as near as a float's rounding, or another one.
+        if abs(exact / rate - 1) < _EXACT or (isinstance(fps, float) and fps == round(float(rate), 2)):
+            return rate
     common = exact.limit_denominator(1001)
-    # Over an hour the rounding may not move the sound by a hundredth of a second.
-    return common if abs(common / exact - 1) < 2e-6 else exact.limit_denominator(100_000)
+    return common if abs(common / exact - 1) < _EXACT else exact.limit_denominator(100_000)

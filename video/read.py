@@ -23,6 +23,7 @@ from torch import Tensor
 from .audio import read_audio
 from .clip import VideoClip
 from .geometry import Size, pixels, plan
+from .memory import check_memory
 from .probe import VideoInfo, probe
 from .source import Source, decoded, open_source, video_stream
 
@@ -118,7 +119,7 @@ def read_clip(
                              window=window, timing=timing, info=info, report=report)  # fmt: skip
     for picture in pictures:
         if not read:
-            _check_memory(info.name, picture.numel() * expected)
+            check_memory(info.name, picture.numel() * expected)
             frames = torch.empty(expected, *picture.shape)
         if read == len(frames):  # the header promised fewer
             frames = torch.cat([frames, torch.empty_like(frames[: max(8, read // 4)])])
@@ -283,15 +284,4 @@ def _check_complete(info: VideoInfo, start: int, given: int, end: Fraction) -> N
         raise ValueError(
             f"{info.name}: the file is cut short: of {promised} frames only the first {there} can be read"
             f" ({given} of them in the range from frame {start}{advice})."
-        )
-
-
-def _check_memory(name: str, values: int) -> None:
-    import psutil
-
-    needed, free = 4 * values, psutil.virtual_memory().available
-    if needed > free:
-        raise MemoryError(
-            f"{name}: the frames asked for need {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are"
-            " free; set a smaller count or size, or a larger stride."
         )

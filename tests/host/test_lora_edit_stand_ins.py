@@ -8,9 +8,9 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import load_file
+from steadyedit.files.places import Folders, using
 from steadyedit.methods.lora import new_lora
 from steadyedit.standalone import core_lora
-from steadyedit.standalone.folders import Folders, using
 from test_lora_edit_both import THERE, conditioning, pair
 from toys import assert_close
 

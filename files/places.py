@@ -1,22 +1,28 @@
-"""Where a standalone run reads and writes, and what it wrote."""
+"""Where the running program reads and writes what users name, and what it wrote."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files.names import free_path
+from .names import free_path
 
 
 @dataclass
 class Folders:
-    """``input`` is searched for files named in a graph; ``saved`` lists what was written."""
+    """``input`` is searched for files named in a graph; ``saved`` lists what was written.
+
+    Args:
+        anywhere: files are read wherever the user says, not inside of these folders alone.
+    """
 
     input: Path
     output: Path
+    anywhere: bool = True
     saved: list[Path] = field(default_factory=list)
 
     def free_path(self, prefix: str, suffix: str, size: tuple[int, int] = (0, 0),
@@ -29,6 +35,15 @@ class Folders:
         path = free_path(self.output, prefix, f"_{suffix}", size=size, label=label)
         self.saved.append(path)
         return path
+
+    def reading(self, name: str) -> tuple[str, list[Path]]:
+        """A name, and the folders that it is looked for in; both for ``video.sequences.names.found``."""
+        folders = [self.input, self.output]
+        given = Path(name.strip()).expanduser()
+        if self.anywhere and "\0" not in name and (given.is_absolute() or ".." in given.parts):
+            name = os.path.abspath(self.input / given)
+            folders.append(Path(Path(name).anchor))
+        return name, folders
 
     def find(self, name: str) -> Path:
         """A file named in a graph: as it stands, or in the input folder.
