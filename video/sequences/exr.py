@@ -75,7 +75,8 @@ def read_header(data: bytes) -> Header:
         magic, version = struct.unpack_from("<II", data)
         if magic != 20000630:
             raise ValueError("no OpenEXR file")
-        parts, position, headers = bool(version & _PARTS), 8, []
+        parts, position = bool(version & _PARTS), 8
+        headers: list[dict[str, bytes]] = []
         while not headers or (parts and data[position]):
             header, position = _attributes(data, position)
             headers.append(header)

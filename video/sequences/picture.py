@@ -90,14 +90,14 @@ def _read(path: Path, data: bytes, layer: str) -> Picture:
 
 def _of(values: np.ndarray, largest: float, kind: str, **meaning: Any) -> Picture:
     """From [H, W] or [H, W, channels]: gray, gray and alpha, RGB, RGB and alpha; scaled by ``largest``."""
-    values = torch.from_numpy(np.ascontiguousarray(values, np.float32))
-    values = values[..., None] if values.ndim == 2 else values
-    values = values / largest if largest != 1 else values
-    channels = values.shape[-1]
-    if values.ndim != 3 or channels not in (1, 2, 3, 4):
+    planes = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    planes = planes[..., None] if planes.ndim == 2 else planes
+    planes = planes / largest if largest != 1 else planes
+    channels = planes.shape[-1]
+    if planes.ndim != 3 or channels not in (1, 2, 3, 4):
         raise _Refused(f"it has {channels} channels; save it with 1 (gray), 3 (RGB) or 4 (RGB and alpha)")
-    colours = values[..., :3] if channels > 2 else values[..., :1].expand(-1, -1, 3)
-    return Picture(colours.contiguous(), values[..., -1].clone() if channels in (2, 4) else None, kind, **meaning)
+    colours = planes[..., :3] if channels > 2 else planes[..., :1].expand(-1, -1, 3)
+    return Picture(colours.contiguous(), planes[..., -1].clone() if channels in (2, 4) else None, kind, **meaning)
 
 
 def _decoded(codec: str, data: bytes, options: dict[str, str]) -> np.ndarray:
