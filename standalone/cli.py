@@ -1,4 +1,4 @@
-"""The command line: ``python -m steadyedit run | bench | study | toyworld | cache | demo``."""
+"""The command line: ``python -m steadyedit run | bench | gpu | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--steps", type=float, metavar="SCALE", help="dape: scale of the published steps, such as 0.1")
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
                        "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")
+
+    gpu = commands.add_parser("gpu", help="measure on a first GPU all that was predicted for it, in pieces of minutes")
+    gpu.add_argument("--minutes", type=float, default=25.0, help="for this call; the next one goes on (default: 25)")
+    gpu.add_argument("--tiny", action="store_true", help="rehearse all of it on the CPU, in a few minutes")
+    gpu.add_argument("--output", type=Path, metavar="DIR", help="default: output/gpu, or output/gpu_tiny")
+    gpu.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of what is missing here; nothing is downloaded")
+    gpu.add_argument("--only", metavar="A,B", help="names of pieces")
+    gpu.add_argument("--piece", help=argparse.SUPPRESS)
 
     toy = commands.add_parser("toyworld", help="the toy world's models and renderer")
     actions = toy.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -176,6 +184,20 @@ def cache(options: argparse.Namespace) -> int:
     return 0
 
 
+def gpu(options: argparse.Namespace) -> int:
+    """Measure on a GPU, or rehearse that; see ``standalone.gpu.command``."""
+    from .gpu.command import FAILED, main, run_piece
+    from .gpu.table import PIECES
+
+    output = options.output or Path("output") / ("gpu_tiny" if options.tiny else "gpu")
+    if options.piece:
+        run_piece(next(piece for piece in PIECES if piece.name == options.piece), output, options.tiny)
+        return 0
+    only = options.only.split(",") if options.only else None
+    report = main(output, options.minutes, options.tiny, options.wheels, only)
+    return int(any(row["status"] == FAILED for row in report["pieces"]))
+
+
 def demo(options: argparse.Namespace) -> int:
     """The demo; see ``standalone.demo``."""
     from .demo import main as run_demo
@@ -193,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = {"run": run, "bench": bench, "toyworld": toyworld, "demo": demo, "cache": cache,
+    command = {"run": run, "bench": bench, "gpu": gpu, "toyworld": toyworld, "demo": demo, "cache": cache,
                "study": study}[options.command]
     try:
         return command(options)

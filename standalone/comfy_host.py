@@ -118,16 +118,21 @@ def run_in_comfy(graph: Graph, comfy: Path, output: Path, set_inputs: list[tuple
     """
     output.mkdir(parents=True, exist_ok=True)
     with running(comfy, output) as host:
-        check_classes(graph, host, set_inputs)
-        bring_files(graph, host)
-        client = uuid.uuid4().hex
-        try:
-            connection = connect("127.0.0.1", host.port, f"/ws?clientId={client}")
-            with connection:
-                answer = host.ask("/prompt", {"prompt": graph, "client_id": client})
-                if "prompt_id" not in answer:
-                    raise GraphError(refusal(graph, answer))
-                follow(graph, answer["prompt_id"], connection)
-        except ConnectionError as error:
-            raise GraphError(f"ComfyUI went away ({error}); its last words were:\n{host.tail()}") from error
-        return saved_files(host.ask(f"/history/{answer['prompt_id']}").get(answer["prompt_id"], {}), output)
+        return run_on_host(graph, host, output, set_inputs)
+
+
+def run_on_host(graph: Graph, host: Host, output: Path, set_inputs: list[tuple[str, str]]) -> list[Path]:
+    """Run a graph in a ComfyUI that is there; see ``run_in_comfy``."""
+    check_classes(graph, host, set_inputs)
+    bring_files(graph, host)
+    client = uuid.uuid4().hex
+    try:
+        connection = connect("127.0.0.1", host.port, f"/ws?clientId={client}")
+        with connection:
+            answer = host.ask("/prompt", {"prompt": graph, "client_id": client})
+            if "prompt_id" not in answer:
+                raise GraphError(refusal(graph, answer))
+            follow(graph, answer["prompt_id"], connection)
+    except ConnectionError as error:
+        raise GraphError(f"ComfyUI went away ({error}); its last words were:\n{host.tail()}") from error
+    return saved_files(host.ask(f"/history/{answer['prompt_id']}").get(answer["prompt_id"], {}), output)

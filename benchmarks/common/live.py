@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 #: A new worst moment is written down when it is so much above the last one that was.
 _NOTED = 1.002
@@ -108,3 +111,20 @@ def fake() -> Iterator[FakeTensorMode]:
     """Tensors that are made inside have no numbers and take no memory."""
     with FakeTensorMode() as mode:
         yield mode
+
+
+def work_counter() -> FlopCounterMode:
+    """Counts FLOP inside its ``with``, those of a CPU's attention too, which PyTorch's own counter passes over."""
+    from torch.utils import flop_counter
+
+    def forward(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+        return flop_counter.sdpa_flop_count(q, k, v)
+
+    def backward(grad: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+        return flop_counter.sdpa_backward_flop_count(grad, q, k, v)
+
+    aten = torch.ops.aten
+    return flop_counter.FlopCounterMode(display=False, custom_mapping={
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    })  # fmt: skip

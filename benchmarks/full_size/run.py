@@ -1,19 +1,21 @@
-"""Memory of LoRA-Edit's training at full size, with no GPU: ``python -m steadyedit bench full_size --methods 14B``.
+"""Memory and work of the papers' sizes, with no GPU: ``python -m steadyedit bench full_size --methods 14B``.
 
 A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against what is told before a training. A
 minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
 matrix library's workspace come on top, so these are predictions until a GPU has confirmed them. What ComfyUI's own
-networks take is measured by ``tests/host/test_full_size_memory.py``.
+networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 tuning", "ei2 sampling" and "via sampling"
+are Stable Diffusion's U-Net at 512x512: a step of tuning on 8 frames, and one evaluation under guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...backends.diffusers.denoiser import AT_ONCE
 from ...backends.diffusers.video import CHANNELS, DiffusersVideoBackend, DiffusersVideoModel
 from ...methods.lora_edit.memory import GIB
 from ...methods.lora_edit.recipe import MaskLoRARecipe
@@ -22,7 +24,16 @@ from ..common.live import fake
 from ..common.report import meta, write_json
 from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, _latent
 from .step import RANK, Step, training_step
+from .timed import ei2_parts
+from .unet import PIX2PIX, SD15, Predicted, fake_evaluation, fake_tuning
 
+#: Of U-Nets: one piece of work each, of a latent and a dtype.
+U_NETS: dict[str, Callable[[torch.dtype], Predicted]] = {
+    "ei2 tuning": lambda dtype: fake_tuning(SD15, ei2_parts, EI2_LATENT, dtype),
+    "ei2 sampling": lambda dtype: fake_evaluation(SD15, ei2_parts, EI2_LATENT, dtype, branches=2),
+    "via sampling": lambda dtype: fake_evaluation(PIX2PIX, lambda sites: [], (AT_ONCE, 4, 64, 64), dtype, branches=3),
+}
+EI2_LATENT = (8, 4, 64, 64)
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -32,23 +43,30 @@ def main(
     """Run, print, and write the numbers.
 
     Args:
-        methods: of ``lora_edit_size.MODELS``; 1.3B and 14B if None.
+        methods: of ``lora_edit_size.MODELS`` and ``U_NETS``; 1.3B and 14B if None.
         sizes: frames x width x height; the paper's if None.
 
     Raises:
         ValueError: an unknown model, or a size that is none.
     """
     chosen, rows = list(methods or ["1.3B", "14B"]), []
-    if unknown := [name for name in chosen if name not in MODELS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(MODELS)}.")
+    if unknown := [name for name in chosen if name not in {*MODELS, *U_NETS}]:
+        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join([*MODELS, *U_NETS])}.")
+    for name in [name for name in chosen if name in U_NETS]:
+        for words, dtype in DTYPES.items():
+            rows.append({"method": name, "size": "512x512", "dtype": words, **U_NETS[name](dtype).numbers()})
+            print("{method}, {size}, {dtype}: {fake_gib:.2f} GiB beside {weights_gib:.2f} of weights, {work_tflop:.1f} "
+                  "TFLOP".format(**rows[-1]), flush=True)  # fmt: skip
+    chosen = [name for name in chosen if name in MODELS]
     for size in sizes or [PAPER]:
         latent = _latent(size)
         for name in chosen:
             for words, dtype in DTYPES.items():
-                found = fake_step(MODELS[name], latent, dtype)
+                found = fake_step(MODELS[name], latent, dtype, counted=True)
                 print(f"{name}, {size}, {words}: {found}", flush=True)
                 rows.append({"method": name, "size": size, "dtype": words, "tokens": found.tokens,
-                             "fake_gib": found.peak / GIB, "predicted_gib": found.told / GIB})  # fmt: skip
+                             "fake_gib": found.peak / GIB, "predicted_gib": found.told / GIB,
+                             "work_tflop": found.flops / 1e12})  # fmt: skip
     report = {"meta": meta(0, len(rows), rank=RANK, note="fake tensors: predictions, not measured on a GPU"),
               "rows": rows}  # fmt: skip
     if json_path is not None:
@@ -58,8 +76,9 @@ def main(
 
 
 def fake_step(
-    shape: Shape, latent: tuple[int, ...], dtype: torch.dtype, *, targets: str | None = None, noted: bool = False
-) -> Step:
+    shape: Shape, latent: tuple[int, ...], dtype: torch.dtype, *, targets: str | None = None, noted: bool = False,
+    counted: bool = False,
+) -> Step:  # fmt: skip
     """A training step of diffusers' Wan of this shape on one latent [1, 16, T', h, w]."""
     from diffusers import WanTransformer3DModel
 
@@ -81,4 +100,4 @@ def fake_step(
         found = Sample(torch.randn(latent), [[torch.randn(1, shape.tokens, shape.text), extra]])
         outside = [*network.parameters(), *network.buffers(), found.conditioning[0][0], *extra.values()]
         return training_step(DiffusersVideoBackend(), model, [found], recipe=recipe, dtype=dtype, noted=noted,
-                             weights=outside)  # fmt: skip
+                             weights=outside, counted=counted)  # fmt: skip

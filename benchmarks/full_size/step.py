@@ -16,7 +16,7 @@ from ...methods.lora_edit.memory import GIB, plan
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
 from ...methods.lora_edit.train import VideoSettings, first_lora
-from ..common.live import Held, LiveStorages
+from ..common.live import Held, LiveStorages, work_counter
 
 RANK = 16
 
@@ -29,6 +29,7 @@ class Step:
         tokens: that run through the blocks.
         peak: what lives at the worst moment of the second step, in which AdamW has its moments.
         told: what is told before a training.
+        flops: of one step, the blocks' second forward included; 0 where it was not counted.
         held: the storages at the worst moment, the largest first.
     """
 
@@ -36,6 +37,7 @@ class Step:
     peak: int
     told: int
     held: list[Held]
+    flops: float = 0.0
 
     @property
     def off(self) -> float:
@@ -50,7 +52,7 @@ class Step:
 def training_step(
     backend: Any, model: Any, samples: Sequence[Sample], *, recipe: MaskLoRARecipe | None = None,
     settings: VideoSettings | None = None, dtype: torch.dtype | None = None, noted: bool = False,
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor], counted: bool = False,
 ) -> Step:  # fmt: skip
     """Two steps of training on the first sample, inside a ``common.live.fake``.
 
@@ -59,6 +61,7 @@ def training_step(
         dtype: of the latents that the model takes; None leaves them in float32, as hosts that cast do.
         noted: write down what lives at the worst moment.
         weights: the model's own tensors, which are not counted.
+        counted: count the work of a third step, too.
     """
     recipe, settings = recipe or MaskLoRARecipe(rank=RANK), settings or VideoSettings()
     clean, base = samples[0].latent, recipe.training
@@ -73,6 +76,16 @@ def training_step(
             view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
             weight_decay=base.weight_decay, max_grad_norm=base.max_grad_norm, seed=0,
         )  # fmt: skip
+
+        def predict(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return view.predict_velocity(noisy.to(dtype or noisy.dtype), sigma, 0)
+
         for _ in range(2):
-            training.step(lambda noisy, sigma: view.predict_velocity(noisy.to(dtype or noisy.dtype), sigma, 0), clean)
-    return Step(size.tokens(clean.shape), live.peak, told.beside_weights, live.at_peak())
+            training.step(predict, clean)
+        # By itself: a counter keeps tensors alive.
+        peak, flops = live.peak, 0.0
+        if counted:
+            with work_counter() as counter:
+                training.step(predict, clean)
+            flops = counter.get_total_flops()
+    return Step(size.tokens(clean.shape), peak, told.beside_weights, live.at_peak(), flops)

@@ -51,14 +51,16 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 def main(
-    methods: Sequence[str] | None = None, json_path: Path | None = None, sizes: Sequence[str] | None = None
-) -> dict[str, Any]:
+    methods: Sequence[str] | None = None, json_path: Path | None = None, sizes: Sequence[str] | None = None,
+    *, dtype: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Check, measure, print the table, and write the numbers.
 
     Args:
         methods: operations, all if None.
         json_path: where the numbers go.
         sizes: FRAMESxTOKENS each, ``SIZES`` if None.
+        dtype: "float16", "bfloat16" or "float32"; if None, float16 where there is a GPU, else float32.
 
     Returns:
         what the JSON file holds; null where a CPU would take too long.
@@ -73,21 +75,22 @@ def main(
         raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(OPERATIONS)}.")
     # float16 and a real model's eight heads where there is a GPU, one head where there is none.
     cuda = torch.cuda.is_available()
-    device, dtype = torch.device("cuda" if cuda else "cpu"), torch.float16 if cuda else torch.float32
+    device = torch.device("cuda" if cuda else "cpu")
+    used: torch.dtype = getattr(torch, dtype or ("float16" if cuda else "float32"))
     shapes = [_size(text, heads=8 if cuda else 1) for text in asked]
     measured: list[dict[str, Any]] = []
     with tqdm(total=len(shapes) * len(chosen), desc="bench kernels", disable=None) as bar:
         for size in shapes:
-            for contest in _all(size, device, dtype):
+            for contest in _all(size, device, used):
                 if contest.name in chosen:
                     bar.set_postfix_str(f"{contest.name} {size}")
-                    error = _checked(contest, size, device, dtype)
+                    error = _checked(contest, size, device, used)
                     measured += _measured(contest, size, error)
                     bar.update()
     report = {
         "meta": meta(
             0, len(shapes), sizes=asked, heads=shapes[0].heads, head_dim=shapes[0].dim,
-            dtype=str(dtype).removeprefix("torch."), clock=clock()[1], memory=_memory_fits(measured),
+            dtype=str(used).removeprefix("torch."), clock=clock()[1], memory=_memory_fits(measured),
         ),
         "rows": measured,
     }  # fmt: skip

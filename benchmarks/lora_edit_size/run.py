@@ -27,6 +27,7 @@ from ...methods.lora_edit.samples import Sample
 from ...methods.lora_edit.train import VideoSettings, first_lora, planned_memory
 from ..common.clock import clock
 from ..common.clock import timed as stopwatch
+from ..common.live import work_counter
 from ..common.memory import allocated_peak
 from ..common.report import meta, write_json
 
@@ -80,8 +81,8 @@ def main(
                   "{share:.0%} of a plain product".format(**rows[-1]), flush=True)  # fmt: skip
         del model
     report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed, clock=clock()[1],
-                           note="random weights; blocks are computed again in backward, which is counted as work; "
-                           "attention's own work is counted on a GPU only"), "rows": rows}  # fmt: skip
+                           note="random weights; blocks are computed again in backward, which is counted as work"),
+              "rows": rows}  # fmt: skip
     if json_path is not None:
         write_json(json_path, report)
         print(f"numbers: {json_path}")
@@ -143,9 +144,9 @@ def _free_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP a second of the best of a few products of square matrices."""
-    side, best = 8192 if device == "cuda" else 1024, 0.0
+def matrix_rate(device: str, dtype: torch.dtype, side: int | None = None) -> float:
+    """FLOP a second of the best of a few products of square matrices of so many rows."""
+    side, best = side or (8192 if device == "cuda" else 1024), 0.0
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     for _ in range(8):
         with stopwatch() as seconds:
@@ -162,8 +163,6 @@ def measured(
     Raises:
         MemoryError: it will not fit; told before it begins.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     backend, recipe = DiffusersVideoBackend(), MaskLoRARecipe(rank=RANK)
     generator, device = torch.Generator().manual_seed(SEED), model.transformer.device.type
     clean, seen = (torch.randn(latent, generator=generator).to(device) for _ in range(2))
@@ -197,7 +196,7 @@ def measured(
             for _ in range(timed):
                 training.step(predict, clean)
         # By itself: the counter keeps tensors alive.
-        with FlopCounterMode(display=False) as counter:
+        with work_counter() as counter:
             training.step(predict, clean)
     work, own = counter.get_total_flops(), seconds.own / timed
     return {

@@ -1,0 +1,159 @@
+"""Stable Diffusion's U-Net at full size: built with random weights, and its tuning and sampling in fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from ...backends.diffusers import DiffusersBackend, DiffusersModel
+from ...backends.diffusers.denoiser import Denoiser
+from ...diffusion.schedule import DiscreteSchedule
+from ...diffusion.training import NoiseTraining
+from ...methods.attachment import Attachment
+from ...methods.lora_edit.memory import GIB
+from ...methods.tune_recipe import PUBLISHED, TuneRecipe
+from ...methods.tuning import ClipTask
+from ..common.live import LiveStorages, fake, work_counter
+
+#: Builders of what is attached, of all blocks.
+Building = Callable[[Any], list[Attachment]]
+TEXT_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """Of a U-Net as Stable Diffusion 1.x has it; the two narrow ones rehearse."""
+
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers: int = 2
+    text: int = 768
+    groups: int = 32
+    inputs: int = 4
+
+
+SD15 = UNetShape()
+PIX2PIX = UNetShape(inputs=8)
+TINY = UNetShape(channels=(32, 32, 64, 64), layers=1, text=32, groups=8)
+TINY_PIX2PIX = UNetShape(channels=(32, 32, 64, 64), layers=1, text=32, groups=8, inputs=8)
+
+
+def built_unet(shape: UNetShape) -> nn.Module:
+    """A U-Net with the random weights that its layers begin with, on the default device and in the default dtype."""
+    from diffusers import UNet2DConditionModel
+
+    depth = len(shape.channels) - 1
+    return UNet2DConditionModel(
+        sample_size=64, in_channels=shape.inputs, out_channels=4, layers_per_block=shape.layers,
+        block_out_channels=shape.channels, cross_attention_dim=shape.text, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D",) * depth + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * depth, norm_num_groups=shape.groups,
+    ).eval().requires_grad_(False)  # fmt: skip
+
+
+def text_of(shape: UNetShape, **extra: Any) -> list[list[Any]]:
+    """CONDITIONING of random tokens."""
+    return [[torch.randn(1, TEXT_TOKENS, shape.text), dict(extra)]]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Of one piece of work, in fake tensors.
+
+    Args:
+        peak: bytes of what it holds at the worst moment, beside the U-Net's weights.
+        weights: bytes of those.
+        flops: of its matrix products and convolutions.
+    """
+
+    peak: int
+    weights: int
+    flops: float
+
+    def numbers(self) -> dict[str, float]:
+        """As they are written down."""
+        return {"fake_gib": self.peak / GIB, "weights_gib": self.weights / GIB, "work_tflop": self.flops / 1e12}
+
+
+class _Schedule(DiscreteSchedule):
+    """Levels of noise in tensors without numbers: which of them it is changes neither memory nor work."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64)
+
+
+@contextmanager
+def _fake_modules() -> Iterator[None]:
+    """Fake tensors inside; a module of them cannot be moved, and is made where it belongs."""
+    with fake(), patch.object(nn.Module, "to", lambda module, *args, **kwargs: module):
+        yield
+
+
+def fake_tuning(shape: UNetShape, building: Building, latent: tuple[int, ...], dtype: torch.dtype,
+                recipe: TuneRecipe = PUBLISHED) -> Predicted:
+    """One step of one-shot tuning on a clip's latent [frames, 4, h, w], the U-Net stored in ``dtype``."""
+    with _fake_modules():
+        model, weights = _fake_model(shape, dtype)
+        backend = DiffusersBackend()
+        attachments = building(backend.sites(model))
+        clean = torch.randn(latent)
+        task = ClipTask(backend, model, attachments, clean, text_of(shape), recipe.queries)
+        peak = flops = 0
+        # What a step computes is counted in one of its own: the counter keeps tensors alive.
+        for counting in (False, True):
+            live = LiveStorages([*weights, clean])
+            counter = work_counter() if counting else nullcontext()
+            with live, torch.enable_grad(), task.open(0) as view:
+                training = NoiseTraining(view.parameters, model.schedule, learning_rate=recipe.learning_rate,
+                                         betas=recipe.betas, weight_decay=recipe.weight_decay,
+                                         max_grad_norm=recipe.max_grad_norm, seed=0)  # fmt: skip
+                with counter:
+                    for _ in range(1 if counting else 2):
+                        training.step(lambda noisy, t: task.predict(view, noisy, t, None), clean)
+            if counting:
+                flops = counter.get_total_flops()
+            else:
+                peak = live.peak
+    return Predicted(peak, sum(w.nbytes for w in weights), flops)
+
+
+def fake_evaluation(shape: UNetShape, building: Building, latent: tuple[int, ...], dtype: torch.dtype,
+                    branches: int) -> Predicted:
+    """One evaluation of the denoiser, with so many branches of guidance in a call and all frames of the latent."""
+    with _fake_modules(), torch.no_grad():
+        model, weights = _fake_model(shape, dtype)
+        backend = DiffusersBackend()
+        for attachment in building(backend.sites(model)):
+            model = backend.attach(model, attachment)
+        extra = {"concat_latent_image": torch.randn(latent)} if shape.inputs > 4 else {}
+        positive, middle, negative = (text_of(shape, **extra) for _ in range(3))
+        denoise = Denoiser(model, positive, negative if branches > 1 else None, 7.5, frames=latent[0],
+                           middle=middle if branches > 2 else None, middle_cfg=1.5)  # fmt: skip
+        x, peak, flops = torch.randn(latent), 0, 0
+        for counting in (False, True):
+            live = LiveStorages([*weights, x])
+            counter = work_counter() if counting else nullcontext()
+            with live, counter:
+                denoise(x, torch.ones(latent[0]))
+            if counting:
+                flops = counter.get_total_flops()
+            else:
+                peak = live.peak
+    return Predicted(peak, sum(w.nbytes for w in weights), flops)
+
+
+def _fake_model(shape: UNetShape, dtype: torch.dtype) -> tuple[DiffusersModel, list[Tensor]]:
+    """A MODEL of fake weights in this dtype: made in it, since a fake network cannot be moved."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        unet = built_unet(shape)
+    finally:
+        torch.set_default_dtype(default)
+    model = DiffusersModel(unet, schedule=_Schedule.scaled_linear())
+    return model, [*unet.parameters(), *unet.buffers()]
