@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,24 +60,18 @@ def main(
             left = end - time.monotonic()
             if left < (0 if tiny else piece.least):
                 known = _row(piece, NOT_RUN, because="no time was left; the same command goes on")
-            elif apart:
-                known = _told(piece, lambda p=piece, s=min(LONGEST, left): _apart(p, output, tiny, path, s))
             else:
-                known = _told(piece, lambda p=piece: run_piece(p, output, tiny))
+                print(f"{piece.title} ...", flush=True)
+                known = (_apart(piece, output, tiny, path, min(LONGEST, left)) if apart
+                         else run_piece(piece, output, tiny))  # fmt: skip
+                print(f"  {known['status']}" + (f", because {known['because']}" if "because" in known else ""),
+                      flush=True)  # fmt: skip
         rows.append(known or _row(piece, NOT_RUN, because="it was not asked for"))
     report = {"meta": meta(0, len(rows), tiny=tiny), "pieces": rows}
     write_json(output / "gpu.json", report)
     write_bytes(output / "gpu.md", page(report).encode())
     print(f"numbers: {output / 'gpu.json'}\npage: {output / 'gpu.md'}")
     return report
-
-
-def _told(piece: Piece, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a piece, and say on the screen what comes of it."""
-    print(f"{piece.title} ...", flush=True)
-    row = run()
-    print(f"  {row['status']}" + (f", because {row['because']}" if "because" in row else ""), flush=True)
-    return row
 
 
 def run_piece(piece: Piece, output: Path, tiny: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def machine(where: Run) -> Outcome:
     from ...benchmarks.lora_edit_size.run import matrix_rate
 
     cuda = torch.cuda.is_available()
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -30,7 +30,8 @@ def _predicted(name: str, dtype: str, tiny: bool) -> Mapping[str, Any]:
 
 
 def _added(*parts: float | None) -> float | None:
-    return None if None in parts else sum(parts)
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def kernels(where: Run, dtype: str) -> Outcome:
