@@ -1,0 +1,208 @@
+"""Lay a graph out anew, in place, from the sizes that its nodes have in both of the editor's renderers:
+
+    python tests/host/layout.py workflows/NAME.json... [--url http://127.0.0.1:8188] [--picture FILE.png]
+
+Without ``--url`` a ComfyUI of its own is started (COMFYUI_PATH, else ~/comfy/ComfyUI). Places and sizes of nodes and
+frames of groups change, and nothing else: what the editor queues is asserted to be the same before and after.
+Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
+
+Which group a node belongs to is where it lies; groups keep their order from left to right. A node's room is its larger
+size of both renderers, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made as
+high as their text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import frontend
+from layers import PAD, TITLE, Arrangement, Box, Link
+
+NOTES = {"Note", "MarkdownNote"}
+NOTE_WIDTH, NODE_WIDTH, TEXT_WIDTH = 460, 300, 360
+#: What a picture or a video adds to a node's height after a run, in the renderer that gives it more.
+PREVIEW = 330
+
+# Height of the text that a node cuts off, per node: fields and notes that would have to be scrolled.
+CUT = """async (id) => {
+  const node = app.canvas.graph.getNodeById(id), ds = app.canvas.ds;
+  ds.scale = 1; ds.offset = [200 - node.pos[0], 100 - node.pos[1]];
+  app.canvas.setDirty(true, true);
+  await new Promise((done) => setTimeout(done, 250));
+  const roots = [document.querySelector(`[data-node-id="${id}"]`), ...(node.widgets ?? []).map((w) => w.element)];
+  const parts = roots.filter((e) => e?.isConnected).flatMap((e) => [e, ...e.querySelectorAll('*')]);
+  return Math.max(0, ...parts.filter((e) => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY))
+    .map((e) => e.scrollHeight - e.clientHeight));
+}"""
+MEASURE = """() => app.canvas.graph.nodes.map((n) => ({
+  id: String(n.id), width: Math.max(n.size[0], n.computeSize()[0]), height: Math.max(n.size[1], n.computeSize()[1]),
+  inputs: (n.inputs ?? []).map((_, i) => n.getConnectionPos(true, i)[1] - n.pos[1]),
+  outputs: (n.outputs ?? []).map((_, i) => n.getConnectionPos(false, i)[1] - n.pos[1]),
+  text: (n.widgets ?? []).some((w) => ['customtext', 'MARKDOWN', 'markdown'].includes(w.type)),
+  preview: !!n.constructor.nodeData?.output_node || /Sampl|Tune|Adapt|Train|LoadVideo|LoadImage/.test(n.type),
+}))"""
+INSIDE = "() => { const [one] = app.graph.subgraphs.values(); if (one) app.canvas.setGraph(one) }"
+
+
+def inner(graph: dict[str, Any]) -> dict[str, Any]:
+    """What is laid out: the graph itself, or what a blueprint's one node holds."""
+    found = graph.get("definitions", {}).get("subgraphs", [])
+    return found[0] if len(graph["nodes"]) == 1 and found else graph
+
+
+def links_of(part: dict[str, Any]) -> list[Link]:
+    """The links between nodes; those to a blueprint's own ends are left out."""
+    fields = ("origin_id", "origin_slot", "target_id", "target_slot")
+    rows = [[one[name] for name in fields] if isinstance(one, dict) else one[1:5] for one in part["links"]]
+    keys = {node["id"] for node in part["nodes"]}
+    return [Link(str(a), slot, str(b), place) for a, slot, b, place in rows if a in keys and b in keys]
+
+
+def open_part(opened: Any, graph: dict[str, Any]) -> None:
+    """Put the graph on the canvas and, for a blueprint, go into its node."""
+    frontend.load_ui(opened, graph)
+    if inner(graph) is not graph:
+        opened.evaluate(INSIDE)
+        opened.wait_for_timeout(700)
+
+
+def groups_of(part: dict[str, Any]) -> dict[str, int]:
+    """The group of each node, by the middle of it; -1: none, as notes."""
+    ordered = sorted(part.get("groups", []), key=lambda group: group["bounding"][:2])
+    found = {}
+    for node in part["nodes"]:
+        x, y = (node["pos"][i] + node["size"][i] / 2 for i in (0, 1))
+        around = [i for i, group in enumerate(ordered) if 0 <= x - group["bounding"][0] <= group["bounding"][2]
+                  and -TITLE <= y - group["bounding"][1] <= group["bounding"][3]]  # fmt: skip
+        found[str(node["id"])] = -1 if node["type"] in NOTES or not around else around[0]
+    part["groups"] = ordered
+    return found
+
+
+def measure(opened: Any, graph: dict[str, Any], nodes_2: bool) -> dict[str, dict[str, Any]]:
+    """Each node as one renderer draws it; nodes that cut their text off are made higher first."""
+    frontend.choose_renderer(opened, nodes_2)
+    open_part(opened, graph)
+    part = inner(graph)
+    seen = {one["id"]: one for one in opened.evaluate(MEASURE)}
+    for node in part["nodes"]:
+        one = seen[str(node["id"])]
+        if one["text"]:
+            for _ in range(3):
+                if not (cut := opened.evaluate(CUT, node["id"])):
+                    break
+                one["height"] += cut + 4
+                opened.evaluate("([id, size]) => app.canvas.graph.getNodeById(id).setSize(size)",
+                                [node["id"], [one["width"], one["height"]]])
+    return seen
+
+
+def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
+    """The same graph with other places and sizes; ``graph`` itself is changed.
+
+    Raises:
+        RuntimeError: the editor would not queue the same as before.
+    """
+    part = inner(graph)
+    member = groups_of(part)
+    frontend.choose_renderer(opened, False)
+    frontend.load_ui(opened, graph)
+    before = frontend.exported(opened)
+    open_part(opened, graph)
+    first = {one["id"]: one for one in opened.evaluate(MEASURE)}
+    for node in part["nodes"]:
+        one = first[str(node["id"])]
+        wide = NOTE_WIDTH if node["type"] in NOTES else TEXT_WIDTH if one["text"] else NODE_WIDTH
+        # The size that it had before is no measure; what it needs is.
+        node["size"] = [wide, 90 if one["text"] else 40]
+    canvas, vue = (measure(opened, graph, nodes_2) for nodes_2 in (False, True))
+    notes = [str(node["id"]) for node in part["nodes"] if node["type"] in NOTES]
+    boxes, loose = {}, len(part["groups"])
+    for node in part["nodes"]:
+        key = str(node["id"])
+        here, there = canvas[key], vue[key]
+        text = max(here["height"], there["height"]) if here["text"] else here["height"]
+        node["size"] = [max(here["width"], there["width"]), text]
+        if key in notes:
+            continue
+        room = max(node["size"][1], there["height"]) + (PREVIEW if here["preview"] else 0)
+        group = member[key]
+        if group < 0:
+            group, loose = loose, loose + 1
+        boxes[key] = Box(node["size"][0], room, group, here["inputs"], here["outputs"])
+    used = sorted({box.group for box in boxes.values()})
+    for box in boxes.values():
+        box.group = used.index(box.group)
+    arranged = Arrangement(boxes, links_of(part), NOTE_WIDTH + PAD if notes else 0)
+    arranged.improve()
+    places, frames = arranged.places()
+    y = TITLE
+    for node in part["nodes"]:
+        key = str(node["id"])
+        if key in places:
+            node["pos"] = [round(value) for value in places[key]]
+        else:
+            node["pos"] = [0, round(y)]
+            y += max(node["size"][1], vue[key]["height"]) + 2 * TITLE
+        node["size"] = [round(value) for value in node["size"]]
+    for number, frame in zip(used, frames):
+        if number < len(part["groups"]):
+            part["groups"][number]["bounding"] = [round(value) for value in frame]
+    if part is not graph:
+        ends_beside(part, frames)
+    graph.setdefault("extra", {})
+    frontend.load_ui(opened, graph)
+    if frontend.exported(opened) != before:
+        raise RuntimeError("The laid out graph does not queue as it did.")
+    return graph
+
+
+def ends_beside(part: dict[str, Any], frames: list[tuple[float, float, float, float]]) -> None:
+    """A blueprint's own inputs to the left of everything, its outputs to the right."""
+    right = max(x + width for x, _, width, _ in frames)
+    for name, slots, x in (("inputNode", "inputs", -260), ("outputNode", "outputs", right + 120)):
+        part[name]["bounding"] = [x, 20, *part[name]["bounding"][2:]]
+        for place, slot in enumerate(part[slots]):
+            slot["pos"] = [x + (120 if slots == "inputs" else 20), 40 + 20 * place]
+
+
+@contextmanager
+def editor(url: str | None):
+    """An open page on a running ComfyUI, or on one that is started for it."""
+    if url:
+        with frontend.page(url) as opened:
+            yield opened
+        return
+    from steadyedit.standalone.comfy_process import find_comfy, running
+
+    comfy = find_comfy()
+    if comfy is None:
+        raise RuntimeError("No ComfyUI was found: name its folder by COMFYUI_PATH, or a running one by --url.")
+    with tempfile.TemporaryDirectory() as output, running(comfy, Path(output), editor=True) as host:
+        with frontend.page(f"http://127.0.0.1:{host.port}") as opened:
+            yield opened
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a graph as the editor saves it")
+    parser.add_argument("--url", help="a running ComfyUI with this pack; else one is started")
+    parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
+    args = parser.parse_args()
+    with editor(args.url) as opened:
+        opened.keyboard.press("Escape")
+        for file in args.files:
+            print(frontend.write(file, lay_out(opened, json.loads(file.read_text(encoding="utf-8")))), flush=True)
+        if args.picture:
+            frontend.picture(opened, args.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
