@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 TITLE = 30
+#: Columns may begin lower by these, so that links pass between nodes and not behind them.
+LOWER = range(0, 481, 60)
 #: Between nodes of a column, between columns, from a group's frame to its nodes, between groups.
 GAP, BETWEEN, PAD, APART = 36, 70, 24, 60
 
@@ -24,6 +26,8 @@ class Box:
     width: float
     #: Without the title; with what a preview adds after a run.
     height: float
+    #: Without the title and without a preview.
+    drawn: float
     group: int
     #: Of each input and output, below the node's place.
     inputs: list[float] = field(default_factory=list)
@@ -80,6 +84,7 @@ class Arrangement:
             keys = [key for key, box in boxes.items() if box.group == group]
             layer = columns_of(keys, links)
             self.groups.append([[key for key in keys if layer[key] == at] for at in range(max(layer.values()) + 1)])
+        self.lower = [[0] * len(columns) for columns in self.groups]
         index = {key: i for i, key in enumerate(boxes)}
         self._ends = np.array([(index[one.origin], index[one.target]) for one in links]).reshape(-1, 2)
         self._offsets = np.array([(boxes[one.origin].outputs[one.output], boxes[one.target].inputs[one.input],
@@ -88,11 +93,12 @@ class Arrangement:
     def places(self) -> tuple[dict[str, tuple[float, float]], list[tuple[float, float, float, float]]]:
         """Each node's place, and the frame of each group: x, y, width, height."""
         found, frames, x = {}, [], self.left
-        for columns in self.groups:
+        for columns, lower in zip(self.groups, self.lower):
             begin, bottom = x, 0.0
             x += PAD
-            for column in columns:
-                y = TITLE + PAD
+            top = min(lower)
+            for column, down in zip(columns, lower):
+                y = TITLE + PAD + down - top
                 for key in column:
                     found[key] = (x, y + TITLE)
                     y += TITLE + self.boxes[key].height + GAP
@@ -113,29 +119,50 @@ class Arrangement:
         end[:, 1] += self._offsets[:, 1]
         return np.concatenate([start, end], 1)
 
-    def cost(self) -> float:
-        """Crossings, and among arrangements with as many the one with shorter links."""
-        ends = self.ends()
-        return crossings(ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 20_000
+    def behind(self, ends: np.ndarray) -> int:
+        """How many nodes links pass behind, each counted once per link."""
+        places, _ = self.places()
+        at = np.array([places[key] for key in self.boxes])
+        size = np.array([(box.width, box.drawn) for box in self.boxes.values()])
+        along = np.linspace(0, 1, 32)[None, :, None]
+        points = (ends[:, None, :2] * (1 - along) + ends[:, None, 2:] * along)[:, :, None]
+        low, high = at - (0, TITLE), at + size
+        hit = ((points > low) & (points < high)).all(-1).any(1)
+        rows = np.arange(len(ends))
+        hit[rows, self._ends[:, 0]] = hit[rows, self._ends[:, 1]] = False
+        return int(hit.sum())
 
-    def improve(self, steps: int = 4000, seed: int = 0) -> None:
-        """Swap nodes within their columns as long as that helps: annealed, and the same for the same graph."""
+    def cost(self) -> float:
+        """Crossings and nodes that cover links; among arrangements with as many the flat one with short links."""
+        ends = self.ends()
+        height = max(frame[3] for frame in self.places()[1])
+        return (crossings(ends) + self.behind(ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 4000 + height / 400
+                + sum(map(sum, self.lower)) / 4000)  # fmt: skip
+
+    def improve(self, steps: int = 6000, seed: int = 0) -> None:
+        """Reorder and lower columns as long as that helps: annealed, and the same for the same graph."""
         draw = random.Random(seed)
-        columns = [column for group in self.groups for column in group if len(column) > 1]
-        if not columns or not self.links:
+        columns = [(group, at) for group, found in enumerate(self.groups) for at in range(len(found))]
+        if not self.links:
             return
         cost = best = self.cost()
-        kept = [list(column) for column in columns]
+        kept = self._state()
         for step in range(steps):
-            column = draw.choice(columns)
-            before = list(column)
-            column.insert(draw.randrange(len(column)), column.pop(draw.randrange(len(column))))
+            group, at = draw.choice(columns)
+            before, down = list(self.groups[group][at]), self.lower[group][at]
+            if len(before) > 1 and draw.random() < 0.6:
+                column = self.groups[group][at]
+                column.insert(draw.randrange(len(column)), column.pop(draw.randrange(len(column))))
+            else:
+                self.lower[group][at] = draw.choice(LOWER)
             new = self.cost()
             if new <= cost or draw.random() < np.exp((cost - new) / (2.0 * (1 - step / steps) + 1e-6)):
                 cost = new
                 if cost < best:
-                    best, kept = cost, [list(one) for one in columns]
+                    best, kept = cost, self._state()
             else:
-                column[:] = before
-        for column, order in zip(columns, kept):
-            column[:] = order
+                self.groups[group][at], self.lower[group][at] = before, down
+        self.groups, self.lower = kept
+
+    def _state(self) -> tuple[list[list[list[str]]], list[list[int]]]:
+        return [[list(one) for one in columns] for columns in self.groups], [list(one) for one in self.lower]

@@ -7,8 +7,8 @@ frames of groups change, and nothing else: what the editor queues is asserted to
 Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
 
 Which group a node belongs to is where it lies; groups keep their order from left to right. A node's room is its larger
-size of both renderers, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made as
-high as their text.
+size of both renderers, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made
+as high as their text.
 """
 
 from __future__ import annotations
@@ -98,8 +98,10 @@ def measure(opened: Any, graph: dict[str, Any], nodes_2: bool) -> dict[str, dict
                 if not (cut := opened.evaluate(CUT, node["id"])):
                     break
                 one["height"] += cut + 4
-                opened.evaluate("([id, size]) => app.canvas.graph.getNodeById(id).setSize(size)",
-                                [node["id"], [one["width"], one["height"]]])
+                opened.evaluate(
+                    "([id, size]) => app.canvas.graph.getNodeById(id).setSize(size)",
+                    [node["id"], [one["width"], one["height"]]],
+                )
     return seen
 
 
@@ -131,11 +133,12 @@ def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
         node["size"] = [max(here["width"], there["width"]), text]
         if key in notes:
             continue
-        room = max(node["size"][1], there["height"]) + (PREVIEW if here["preview"] else 0)
+        drawn = max(node["size"][1], there["height"])
+        room = drawn + (PREVIEW if here["preview"] else 0)
         group = member[key]
         if group < 0:
             group, loose = loose, loose + 1
-        boxes[key] = Box(node["size"][0], room, group, here["inputs"], here["outputs"])
+        boxes[key] = Box(node["size"][0], room, drawn, group, here["inputs"], here["outputs"])
     used = sorted({box.group for box in boxes.values()})
     for box in boxes.values():
         box.group = used.index(box.group)
