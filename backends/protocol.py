@@ -215,7 +215,41 @@ class FlowEditing(Protocol):
         ``model``) where the MODEL is no flow model."""
 
 
-class Backend(Editing, Embedding, ToyLoader, FlowEditing, Protocol):
+class Guiding(Attaching, Protocol):
+    """What editing by a GUIDER in windows asks of a host. Nothing that comes in is changed."""
+
+    def guider_model(self, guider: Any) -> Any:
+        """The MODEL of a GUIDER. Raises TypeError (one sentence) where it is no GUIDER."""
+
+    def guider_conditions(self, guider: Any) -> dict[str, list[Mapping[str, Any]]]:
+        """What each of its conditions holds, by the condition's name; the text as "cross_attn"."""
+
+    def changed_guider(
+        self, guider: Any, model: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> Any:
+        """A copy on another MODEL, every condition's mapping changed."""
+
+    def check_guided(self, guider: Any, sampler: Any) -> None:
+        """Raise ValueError (one sentence) where a frame's result would hang on the frames beside it."""
+
+    def guided_identity(self, guider: Any, sampler: Any, vae: Any) -> Any:
+        """What decides the result of all three, fit for ``content_hash``; None where it can not be told."""
+
+    def guided(
+        self, guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tensor, seed: int,
+        step: Callable[[int], None],
+    ) -> Tensor:
+        """LATENT samples sampled from ``noise`` at ``sigmas[0]``; calls ``step`` with the steps that are done. Raises
+        ValueError where the sampler draws noise on its way, which would differ by window."""
+
+    def encoded(self, vae: Any, images: Tensor) -> Tensor:
+        """IMAGE as LATENT samples [frames, channels, h, w]. Raises ValueError where the VAE is one of whole clips."""
+
+    def decoded(self, vae: Any, samples: Tensor) -> Tensor:
+        """The inverse, on the CPU."""
+
+
+class Backend(Editing, Guiding, Embedding, ToyLoader, FlowEditing, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 

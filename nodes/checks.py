@@ -56,6 +56,23 @@ def explain_out_of_memory(backend: Host, work: str, samples: Tensor) -> Iterator
     Raises:
         MemoryError: memory ran out inside the ``with``.
     """
+    frames, _, height, width = samples.shape
+    with explain_no_memory(backend, "latent", f"{work} {frames} frames of {width * 8}x{height * 8}",
+                           "fewer frames or a smaller size"):  # fmt: skip
+        yield
+
+
+@contextmanager
+def explain_no_memory(backend: Host, name: str, work: str, instead: str) -> Iterator[None]:
+    """Turn out-of-memory errors into one sentence.
+
+    Args:
+        name: input that decides how much is needed.
+        work: what was being done; instead: what to use.
+
+    Raises:
+        MemoryError: memory ran out inside the ``with``.
+    """
     from ..methods.out_of_memory import ran_out
 
     try:
@@ -63,9 +80,7 @@ def explain_out_of_memory(backend: Host, work: str, samples: Tensor) -> Iterator
     except Exception as error:
         if not ran_out(error, backend.out_of_memory()):
             raise
-        frames, _, height, width = samples.shape
-        raise MemoryError(f"latent: memory ran out while {work} {frames} frames of {width * 8}x{height * 8}; "
-                          "use fewer frames or a smaller size.") from error
+        raise MemoryError(f"{name}: memory ran out while {work}; use {instead}.") from error
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:

@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from .video_values import Video
 
 #: Socket and widget types by the attribute of ``io`` that names them.
 TYPES = {
@@ -123,7 +126,8 @@ def _modules() -> dict[str, ModuleType]:
     ui = ModuleType("comfy_api.latest.ui")
     ui.__dict__.update(PreviewImage=Shown, PreviewText=Shown)
     latest = ModuleType("comfy_api.latest")
-    latest.__dict__.update(io=io, ui=ui, ComfyExtension=ComfyExtension)
+    files = SimpleNamespace(VideoFromFile=lambda path: Video(path=Path(path)))
+    latest.__dict__.update(io=io, ui=ui, ComfyExtension=ComfyExtension, InputImpl=files)
     package = ModuleType("comfy_api")
     package.__dict__.update(latest=latest, __path__=[])
     return {module.__name__: module for module in (package, latest, io, ui)}

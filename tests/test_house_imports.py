@@ -34,11 +34,14 @@ INNER = {
     "vision": {"vision", "files"},
     "video": {"video", "files"},
     "study": {"study", "video", "files"},
+    "streaming": {"streaming", "methods", "video", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
-    "nodes": {"nodes", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld", "files"},
+    "nodes": {
+        "nodes", "streaming", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld", "files",
+    },
     "standalone": {
-        "standalone", "nodes", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision", "video",
-        "toyworld", "benchmarks", "files", "study",
+        "standalone", "nodes", "streaming", "kernels", "diffusion", "methods", "backends", "backends/diffusers",
+        "vision", "video", "toyworld", "benchmarks", "files", "study",
     },
     "benchmarks": {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",

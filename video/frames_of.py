@@ -37,11 +37,9 @@ def frames_of(
         TypeError: not a VIDEO.
         FileNotFoundError, ValueError, MemoryError: see ``read.read_clip``.
     """
-    if not hasattr(video, "get_components"):
-        raise TypeError(f"video: expected a VIDEO, but got {type(video).__name__}.")
-    source = _source(video)
+    source = source_of(video)
     if source is None:
-        return _from_tensors(video.get_components(), start, count, stride, size, fit, multiple, background)
+        return fitted_frames(video.get_components(), start, count, stride, size, fit, multiple, background)
     window = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
     return read_clip(
         source, start, count, stride, size,
@@ -49,7 +47,10 @@ def frames_of(
     )  # fmt: skip
 
 
-def _source(video: Any) -> str | io.BytesIO | None:
+def source_of(video: Any) -> str | io.BytesIO | None:
+    """The file that a VIDEO lies in; None where it was made of tensors. Raises TypeError where it is no VIDEO."""
+    if not hasattr(video, "get_components"):
+        raise TypeError(f"video: expected a VIDEO, but got {type(video).__name__}.")
     # A class that inherits the host's default stream would encode its tensors for us.
     if "get_stream_source" not in vars(type(video)):
         return None
@@ -59,9 +60,11 @@ def _source(video: Any) -> str | io.BytesIO | None:
         return None
 
 
-def _from_tensors(
-    parts: Any, start: int, count: int, stride: int, size: Size, fit: str, multiple: int, background: tuple
+def fitted_frames(
+    parts: Any, start: int = 0, count: int = 0, stride: int = 1, size: Size = None, fit: str = "crop",
+    multiple: int = 1, background: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> VideoClip:
+    """A range of a VIDEO's components, as ``read.read_clip`` gives it of a file."""
     check_range(start, count, stride)
     total = len(parts.images)
     if total == 0:

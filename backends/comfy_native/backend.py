@@ -13,7 +13,7 @@ import comfy.model_sampling
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
-from . import identity, lora, patcher, previews, sampling, training, video, video_network
+from . import guiding, identity, lora, patcher, previews, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .flow_edit import flow_edit_guider
@@ -112,6 +112,35 @@ class ComfyBackend:
 
     def progress(self, total: int, label: str) -> Progress:
         return ComfyProgress(total, label)
+
+    def guider_model(self, guider: Any) -> ModelPatcher:
+        return guiding.model_of(guider)
+
+    def guider_conditions(self, guider: Any) -> dict[str, list[Mapping[str, Any]]]:
+        return guiding.conditions_of(guider)
+
+    def changed_guider(
+        self, guider: Any, model: ModelPatcher, change: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> Any:
+        return guiding.changed(guider, model, change)
+
+    def check_guided(self, guider: Any, sampler: Any) -> None:
+        guiding.check(guider, sampler)
+
+    def guided_identity(self, guider: Any, sampler: Any, vae: Any) -> Any:
+        return guiding.identity_of(guider, sampler, vae)
+
+    def guided(
+        self, guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tensor, seed: int,
+        step: Callable[[int], None],
+    ) -> Tensor:
+        return guiding.run(guider, noise, samples, sampler, sigmas, seed, step)
+
+    def encoded(self, vae: Any, images: Tensor) -> Tensor:
+        return guiding.encoded(vae, images)
+
+    def decoded(self, vae: Any, samples: Tensor) -> Tensor:
+        return guiding.decoded(vae, samples)
 
     def load_toy(self) -> tuple[ModelPatcher, Any, Any]:
         """MODEL, CLIP and VAE of the toy world."""

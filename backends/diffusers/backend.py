@@ -16,6 +16,7 @@ from ...diffusion.inversion import ddim_inversion
 from ...methods.attachment import check_rivals
 from ...methods.lora import PROJECTIONS, check_shapes, differences
 from .. import fingerprint
+from . import guiding
 from .blend import BlendedSampler
 from .control import ControlNet
 from .denoiser import Denoiser
@@ -144,6 +145,32 @@ class DiffusersBackend:
 
     def progress(self, total: int, label: str) -> Progress:
         return TerminalProgress(total, label)
+
+    def guider_model(self, guider: Any) -> DiffusersModel:
+        return guiding.model_of(guider)
+
+    def guider_conditions(self, guider: Any) -> dict[str, list[Mapping[str, Any]]]:
+        return guiding.conditions_of(guider)
+
+    def changed_guider(self, guider: Any, model: DiffusersModel,
+                       change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+        return guiding.changed(guider, model, change)
+
+    def check_guided(self, guider: Any, sampler: Any) -> None:
+        guiding.check(guider, sampler)
+
+    def guided_identity(self, guider: Any, sampler: Any, vae: Any) -> Any:
+        return guiding.identity_of(guider, sampler, vae, self.fingerprint(guider.model))
+
+    def guided(self, guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tensor, seed: int,
+               step: Callable[[int], None]) -> Tensor:
+        return guiding.run(guider, noise, samples, sampler, sigmas, seed, step)
+
+    def encoded(self, vae: Any, images: Tensor) -> Tensor:
+        return guiding.encoded(vae, images)
+
+    def decoded(self, vae: Any, samples: Tensor) -> Tensor:
+        return vae.decode(samples)
 
     def load_toy(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         return load_toy_models()

@@ -1,0 +1,66 @@
+"""A clip edited window by window: what is missing is made, kept at once, and told as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .store import Window, WindowStore
+
+#: Longer side of the preview in pixels.
+SIDE = 512
+
+
+class Report(Protocol):
+    """Told how many frames are done; raises the host's own exception where the user cancelled."""
+
+    def update(self, value: int, preview: Any = None) -> None: ...
+
+
+def edit_windows(store: WindowStore, size: int, edit: Callable[[Window, Callable[[float], None]], Tensor],
+                 report: Report) -> int:  # fmt: skip
+    """Make and keep the frames that no finished window has.
+
+    Args:
+        size: frames in a window, beside those that ride along.
+        edit: ``edit(window, part) -> frames [count, H, W, 3]``; calls ``part`` with the share of its work that is done,
+            from 0 to 1, which raises where the user cancelled.
+
+    Returns:
+        how many frames were made; the others were there.
+
+    Raises:
+        ValueError: a window came out with another number of frames.
+        OSError: a window can not be kept, for a full disk, say. All earlier ones are.
+    """
+    missing = store.missing(size)
+    made = sum(window.count for window in missing)
+    done = store.total - made
+    report.update(done)
+    for window in missing:
+
+        def part(share: float, before: int = done, window: Window = window) -> None:
+            report.update(before + int(share * window.count))
+
+        frames = edit(window, part)
+        if len(frames) != window.count:
+            raise ValueError(f"video: {window.count} frames went in and {len(frames)} came out, so it cannot be edited "
+                             "in windows.")
+        store.keep(window, frames)
+        done += window.count
+        report.update(done, picture(frames[-1]))
+    return made
+
+
+def picture(frame: Tensor) -> Image:
+    """A frame [H, W, 3] in 0..1 as a small picture."""
+    from PIL import Image
+
+    shown = Image.fromarray((frame.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+    shown.thumbnail((SIDE, SIDE))
+    return shown

@@ -1,0 +1,82 @@
+"""From a clip and its edit to a video file: windows on disk first, then the file with its sound and rate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from torch import Tensor
+
+from ..files.cache import limit_bytes, trim
+from ..files.writing import write_bytes
+from ..methods.stored import digest_of, locked, set_aside
+from ..video.write import write_clip
+from .run import Report, edit_windows
+from .store import Window, WindowStore
+
+if TYPE_CHECKING:
+    from .source import Frames
+
+log = logging.getLogger(__name__)
+
+#: Folder of streamed edits inside that of finished and interrupted work.
+FOLDER = "streams"
+VIDEO, DIGEST = "edited.mp4", "edited.json"
+Edit = Callable[[Window, Callable[[float], None]], Tensor]
+
+
+def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, size: int,
+                 report: Report) -> tuple[Path, int]:  # fmt: skip
+    """The edited clip as a file, with the source's rate and sound.
+
+    A finished one is found again; windows of an interrupted one are used. Both are checked by their digests first.
+
+    Args:
+        edit: see ``run.edit_windows``.
+        identity: hash of everything that decides its frames; None where it can not be told, so that nothing is found.
+        cache: folder of finished and interrupted work.
+        size: frames in a window.
+
+    Returns:
+        the file, and how many frames were made for it now.
+
+    Raises:
+        ValueError, OSError: one sentence; finished windows stay for the next try.
+    """
+    if identity is None:
+        log.warning("guider: something on it has no content that can be compared, so that this edit begins anew when "
+                    "it is queued again.")
+    folder = cache / FOLDER / (identity or uuid4().hex)[:24]
+    with locked(folder.with_suffix(".lock"), "streamed edit", lambda: report.update(0)):
+        if (found := finished(folder)) is not None:
+            report.update(clip.total)
+            return found, 0
+        trim(cache, limit_bytes(), keep=set(folder.glob("*")))
+        store = WindowStore(folder, identity or folder.name, clip.total)
+        made = edit_windows(store, size, edit, report)
+        return written(folder, store, clip.fps, clip.sound()), made
+
+
+def finished(folder: Path) -> Path | None:
+    """The finished video of an edit, if it is there as it was written."""
+    path = folder / VIDEO
+    try:
+        if json.loads((folder / DIGEST).read_text()) == digest_of(path):
+            return path
+        set_aside(path, f"{path.name}: was changed or damaged since it was written.")
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def written(folder: Path, store: WindowStore, fps: Fraction, sound: Any) -> Path:
+    """The video of all finished windows, which go then."""
+    path = write_clip(folder / VIDEO, store.frames(), fps, sound, count=store.total)
+    write_bytes(folder / DIGEST, json.dumps(digest_of(path)).encode())
+    store.remove()
+    return path

@@ -1,0 +1,196 @@
+"""Videos edited window by window in the host, from file to file."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy_api.latest import InputImpl
+from comfy_extras import nodes_custom_sampler as custom
+from steadyedit import nodes
+from steadyedit.backends.comfy_native import toy
+from steadyedit.streaming.store import WindowStore
+from steadyedit.toyworld import models, render, sample_scene
+from steadyedit.video.read import read_clip
+from steadyedit.video.write import write_clip
+from tolerances import RUN
+from toys import BACKEND, assert_untouched, attached, text, traces, weights
+
+FRAMES, SIDE, SEED = 7, 64, 3
+SAME, OWN = "the same for all frames", "each frame its own"
+NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """MODEL and VAE of the toy world."""
+    unet, _, vae = toy.load()
+    return unet, vae
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    tone = {"waveform": torch.sin(torch.arange(8000) / 9)[None, None] / 2, "sample_rate": 8000}
+    return write_clip(path, render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames, Fraction(8), tone)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The frames of all windows by their numbers, before the codec."""
+    held, keep = {}, WindowStore.keep
+
+    def watched(store, window, frames):
+        held.update({window.first + i: frame.clone() for i, frame in enumerate(frames)})
+        keep(store, window, frames)
+
+    monkeypatch.setattr(WindowStore, "keep", watched)
+    return held
+
+
+def guider_of(patcher, cfg=1.5):
+    return custom.CFGGuider.execute(patcher, text(1), text(2), cfg)[0]
+
+
+def settings(patcher, vae, video, **more):
+    given = dict(video=InputImpl.VideoFromFile(str(video)), guider=guider_of(patcher),
+                 sampler=comfy.samplers.sampler_object("euler"),
+                 sigmas=BACKEND.schedule(patcher).ddim_sigmas(10).float()[-3:].clone(), vae=vae, seed=SEED, noise=OWN,
+                 window=3, start=0, count=0, stride=1, size=SIDE)  # fmt: skip
+    return {**given, **more}
+
+
+def streamed(**inputs):
+    with torch.inference_mode():
+        return NODES["SteadyEditStreamedEdit"].execute(**inputs).args
+
+
+def in_one_piece(video, noise=OWN, guider=None, vae=None, sampler=None, sigmas=None, **rest):
+    """The same by single nodes."""
+    with torch.inference_mode():
+        frames = NODES["SteadyEditLoadFrames"].execute(video, 0, 0, 1, SIDE).args[0]
+        latent = {"samples": vae.encode(frames)}
+        if noise == SAME:
+            latent["batch_index"] = [0] * len(frames)  # LatentBatchSeedBehavior, fixed
+        out = custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(SEED), guider, sampler, sigmas, latent)
+        return vae.decode(out[0]["samples"])
+
+
+def in_order(kept):
+    return torch.stack([kept[i] for i in sorted(kept)])
+
+
+@pytest.mark.parametrize("noise", [OWN, SAME])
+@pytest.mark.parametrize("window", [3, FRAMES])
+def test_windows_give_the_frames_of_one_piece(parts, video, kept, noise, window):
+    inputs = settings(*parts, video, noise=noise, window=window)
+    before, marks = weights(parts[0]), traces(parts[0])
+    result, info = streamed(**inputs)
+    whole = in_one_piece(**inputs)
+    torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
+    assert (whole[0] - whole[-1]).abs().max() > 0.05
+    assert_untouched(parts[0], before, marks)
+    clip = read_clip(result.get_stream_source())
+    assert len(clip.frames) == FRAMES and clip.fps == 8 and clip.audio["sample_rate"] == 8000
+    assert info.startswith("7 frames at 8 a second, with sound")
+
+
+def test_the_groups_frames_span_the_whole_video(parts, video, kept):
+    patcher = attached(parts[0], "gather-swap")
+    inputs = settings(patcher, parts[1], video)
+    streamed(**inputs)
+    whole = in_one_piece(**inputs)
+    torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
+    # Not what a window has without the group.
+    plain = in_one_piece(**settings(*parts, video))
+    assert (plain - whole).abs().max() > 10 * RUN
+
+
+def test_an_editor_sees_each_frame(video, kept):
+    torch.manual_seed(7)
+    editor, (_, _, vae) = toy.unet_from(models.build_unet(in_channels=8).state_dict()), toy.load()
+    clip = read_clip(video).frames
+
+    def told(frames):
+        return [[rows, {**extra, "concat_latent_image": vae.encode(frames)}] for rows, extra in text(1)]
+
+    def guided(frames):
+        return custom.CFGGuider.execute(editor, told(frames), told(frames), 2.0)[0]
+
+    inputs = settings(editor, vae, video, guider=guided(clip[:1]))
+    streamed(**inputs)
+    whole = in_one_piece(**{**inputs, "guider": guided(clip)})
+    torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
+    with pytest.raises(ValueError, match="guider: its condition 'positive' holds an image condition for 7 frames"):
+        streamed(**{**inputs, "guider": guided(clip)})
+
+
+def test_a_cancelled_edit_goes_on_after_its_last_window(parts, video, kept):
+    inputs = settings(*parts, video)
+    before, marks = weights(parts[0]), traces(parts[0])
+    streamed(**{**inputs, "stride": 2})  # another edit, whose windows are none of these
+    kept.clear()
+    calls, real = [], parts[1].decode
+
+    def decode(samples):
+        calls.append(1)
+        if len(calls) == 2:
+            comfy.model_management.interrupt_current_processing()
+        return real(samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts[1], "decode", decode)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            streamed(**inputs)
+    comfy.model_management.interrupt_current_processing(False)
+    assert_untouched(parts[0], before, marks)
+    finished = sorted(kept)
+    # Windows of another size go on with those.
+    _, info = streamed(**{**inputs, "window": 2})
+    assert f"{len(finished)} of them found finished" in info and 0 < len(finished) < FRAMES
+    torch.testing.assert_close(in_order(kept), in_one_piece(**inputs), atol=RUN, rtol=0)
+    _, info = streamed(**inputs)
+    assert "7 of them found finished" in info
+
+
+def ancestral(inputs):
+    return {"sampler": comfy.samplers.sampler_object("euler_ancestral")}
+
+
+def adaptive(inputs):
+    return {"sampler": comfy.samplers.sampler_object("dpm_adaptive")}
+
+
+def context_windows(inputs):
+    patcher = inputs["guider"].model_patcher.clone()
+    patcher.model_options["context_handler"] = object()
+    return {"guider": guider_of(patcher)}
+
+
+def on(*methods):
+    return lambda inputs: {"guider": guider_of(attached(inputs["guider"].model_patcher, *methods))}
+
+
+def prompts(inputs):
+    return {"guider": custom.BasicGuider.execute(inputs["guider"].model_patcher, text(1, prompts=FRAMES))[0]}
+
+
+@pytest.mark.parametrize("changed, message", [
+    (ancestral, "sampler: euler_ancestral draws new noise"),
+    (adaptive, "sampler: dpm_adaptive chooses its steps by the whole batch"),
+    (context_windows, "guider: its model has context windows"),
+    (on("stam"), "guider: its model has stam, in which every frame looks at the whole clip"),
+    (on("ffam"), "guider: its model has ffam"),
+    (on("rave"), "guider: its model has rave"),
+    (prompts, "guider: its condition 'positive' holds prompts for 7 frames"),
+    (lambda inputs: {"start": 99}, "start 99 is past the end; the clip has 7 frames"),
+    (lambda inputs: {"size": 60}, "size: 60 pixels do not divide by 8"),
+])  # fmt: skip
+def test_what_would_not_be_exact_is_refused_in_a_sentence(parts, video, changed, message):
+    inputs = settings(*parts, video)
+    with pytest.raises(ValueError, match=message) as caught:
+        streamed(**{**inputs, **changed(inputs)})
+    assert "\n" not in str(caught.value)
