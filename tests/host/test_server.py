@@ -73,7 +73,8 @@ def short_graph(name):
                "SteadyEditNormTune": {"steps": 1, "reuse": False},
                "SteadyEditVisualAdapterTrain": {"steps": 1, "reuse": False},
                "SteadyEditMaskLoRATrain": {"steps": 2, "reuse": False}, "KSampler": {"steps": 4},
-               "SteadyEditGatherSwap": {"group": 3}, "BasicScheduler": {"steps": 5}}  # fmt: skip
+               "SteadyEditGatherSwap": {"group": 3}, "SteadyEditFlowEdit": {"n_max": 4},
+               "BasicScheduler": {"steps": 5}}  # fmt: skip
     if any(node["class_type"] == "SteadyEditToyWan" for node in graph.values()):
         changes["SteadyEditToyClip"] = {"frames": 5}
     for node in graph.values():
@@ -96,7 +97,8 @@ def pictures(folder):
 @trained
 @pytest.mark.parametrize(("name", "most"), [
     ("toy_ei2", 16), ("toy_dape", 16), ("toy_rave", 2), ("toy_via_global", 2), ("toy_via_local", 2),
-    ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2)])  # fmt: skip
+    ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2),
+    ("toy_flow_edit", 2)])  # fmt: skip
 def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
     graph = short_graph(name)
@@ -111,7 +113,8 @@ def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, n
     (tmp_path / "steadyedit").symlink_to(ROOT, target_is_directory=True)
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
     here, there = pictures(server.output / name), pictures(tmp_path / "out")
-    assert here.shape == there.shape == (5 if name.startswith("toy_lora_edit") else 4, 128, 128, 3)
+    frames = 5 if name.startswith(("toy_lora_edit", "toy_flow_edit")) else 4
+    assert here.shape == there.shape == (frames, 128, 128, 3)
     assert here.std() > 1, "a flat picture would prove nothing"
     assert (here - there).abs().mean() < 1 and (here - there).abs().max() <= most
 
