@@ -1,4 +1,4 @@
-"""The command line: ``python -m steadyedit run | bench | gpu | study | toyworld | cache | demo``."""
+"""The command line: ``python -m steadyedit run | rehearse | bench | gpu | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
                      help="so many frames at a time, for videos of any length; goes on where it stopped")
     run.add_argument("--host", choices=("auto", "comfy", "standalone"), default="auto",
                      help="auto: standalone where it knows all nodes of the graph, else a ComfyUI")
+
+    rehearse = commands.add_parser("rehearse", help="run shipped graphs whole in a ComfyUI, on small random weights")
+    rehearse.add_argument("names", nargs="*", metavar="NAME", help="a shipped graph or blueprint, such as "
+                          "lora_edit_wan")
+    rehearse.add_argument("--all", action="store_true", dest="everything", help="all graphs that load model files")
+    rehearse.add_argument("--models", type=Path, metavar="DIR", help="an empty folder for the random weights, to use "
+                          "them again; default: a temporary one")
 
     bench = commands.add_parser("bench", help="measure methods against the toy world's known answers")
     bench.add_argument("name", metavar="NAME", help="such as ei2")
@@ -128,6 +135,28 @@ def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]])
     return run_in_comfy(graph, comfy, output, changed)
 
 
+def rehearse(options: argparse.Namespace) -> int:
+    """Rehearse graphs, a line each; see ``standalone.rehearsal``."""
+    from .comfy_process import find_comfy
+    from .rehearsal.conduct import rehearse as conducted
+    from .rehearsal.pieces import real_pieces
+
+    names = real_pieces() if options.everything else list(dict.fromkeys(options.names))
+    if not names:
+        raise GraphError(f"rehearse: name a graph, or --all; there are {', '.join(real_pieces())}.")
+    comfy = find_comfy()
+    if comfy is None:
+        raise GraphError("a rehearsal needs a ComfyUI, and none was found: set COMFYUI_PATH to its folder.")
+    failed = False
+    for result in conducted(names, comfy, options.models):
+        failed |= isinstance(result, GraphError)
+        if isinstance(result, GraphError):
+            print(f"steadyedit: {result}", file=sys.stderr, flush=True)
+        else:
+            print(result, flush=True)
+    return int(failed)
+
+
 def bench(options: argparse.Namespace) -> int:
     """Run a folder of ``benchmarks``."""
     folder = Path(__file__).parents[1] / "benchmarks"
@@ -215,8 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = {"run": run, "bench": bench, "gpu": gpu, "toyworld": toyworld, "demo": demo, "cache": cache,
-               "study": study}[options.command]
+    commands = (run, rehearse, bench, gpu, study, toyworld, demo, cache)
+    command = {command.__name__: command for command in commands}[options.command]
     try:
         return command(options)
     except (ValueError, OSError, MemoryError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def bring_files(graph: Graph, host: Host) -> None:
         node["inputs"][field] = name
 
 
-def check_classes(graph: Graph, host: Host, set_inputs: list[tuple[str, str]]) -> None:
+def check_classes(graph: Graph, host: Host, set_inputs: Sequence[tuple[str, str]] = ()) -> None:
     """Raise GraphError for a class that the host does not know, or a --set that it would pass over."""
     known = host.ask("/object_info")
     for key, node in graph.items():
@@ -60,7 +61,7 @@ def refusal(graph: Graph, answer: dict[str, Any]) -> str:
     return f"ComfyUI refused the graph: {answer.get('error', answer)}"
 
 
-def follow(graph: Graph, prompt_id: str, connection: socket.socket) -> None:
+def follow(graph: Graph, prompt_id: str, connection: socket.socket, shows: bool = True) -> None:
     """Show the host's progress until the prompt is done. Raises GraphError where a node failed."""
     from tqdm import tqdm
 
@@ -71,7 +72,7 @@ def follow(graph: Graph, prompt_id: str, connection: socket.socket) -> None:
             kind, data = message["type"], message.get("data", {})
             if data.get("prompt_id") not in (None, prompt_id):
                 continue
-            if kind == "progress":
+            if kind == "progress" and shows:
                 if bar is None or shown != data.get("node"):
                     if bar is not None:
                         bar.close()
@@ -101,6 +102,31 @@ def saved_files(history: dict[str, Any], output: Path) -> list[Path]:
     return [output / entry["subfolder"] / entry["filename"] for entry in entries]
 
 
+def send(graph: Graph, host: Host, set_inputs: Sequence[tuple[str, str]] = (), bar: bool = True) -> dict[str, Any]:
+    """Run a graph in a ComfyUI that is there; returns what its history says of it.
+
+    Args:
+        graph: API format; names of input files are those of the host's input folder.
+        set_inputs: (node id, input) that the user set.
+        bar: show its progress.
+
+    Raises:
+        GraphError: the host refused the graph, a node failed, or the host went away; one sentence.
+    """
+    check_classes(graph, host, set_inputs)
+    client = uuid.uuid4().hex
+    try:
+        connection = connect("127.0.0.1", host.port, f"/ws?clientId={client}")
+        with connection:
+            answer = host.ask("/prompt", {"prompt": graph, "client_id": client})
+            if "prompt_id" not in answer:
+                raise GraphError(refusal(graph, answer))
+            follow(graph, answer["prompt_id"], connection, bar)
+    except ConnectionError as error:
+        raise GraphError(f"ComfyUI went away ({error}); its last words were:\n{host.tail()}") from error
+    return host.ask(f"/history/{answer['prompt_id']}").get(answer["prompt_id"], {})
+
+
 def run_in_comfy(graph: Graph, comfy: Path, output: Path, set_inputs: list[tuple[str, str]]) -> list[Path]:
     """Run a graph in a ComfyUI of its own.
 
@@ -121,18 +147,8 @@ def run_in_comfy(graph: Graph, comfy: Path, output: Path, set_inputs: list[tuple
         return run_on_host(graph, host, output, set_inputs)
 
 
-def run_on_host(graph: Graph, host: Host, output: Path, set_inputs: list[tuple[str, str]]) -> list[Path]:
-    """Run a graph in a ComfyUI that is there; see ``run_in_comfy``."""
+def run_on_host(graph: Graph, host: Host, output: Path, set_inputs: Sequence[tuple[str, str]]) -> list[Path]:
+    """Run a graph, whose input files may be paths, in a ComfyUI that is there; see ``run_in_comfy``."""
     check_classes(graph, host, set_inputs)
     bring_files(graph, host)
-    client = uuid.uuid4().hex
-    try:
-        connection = connect("127.0.0.1", host.port, f"/ws?clientId={client}")
-        with connection:
-            answer = host.ask("/prompt", {"prompt": graph, "client_id": client})
-            if "prompt_id" not in answer:
-                raise GraphError(refusal(graph, answer))
-            follow(graph, answer["prompt_id"], connection)
-    except ConnectionError as error:
-        raise GraphError(f"ComfyUI went away ({error}); its last words were:\n{host.tail()}") from error
-    return saved_files(host.ask(f"/history/{answer['prompt_id']}").get(answer["prompt_id"], {}), output)
+    return saved_files(send(graph, host), output)

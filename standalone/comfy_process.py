@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,21 +113,28 @@ def _has_gpu(python: str) -> bool:
 
 
 @contextmanager
-def running(comfy: Path, output: Path, editor: bool = False) -> Iterator[Host]:
+def running(comfy: Path, output: Path, editor: bool = False, models: Path | None = None,
+            packs: Sequence[Path] = ()) -> Iterator[Host]:
     """A ComfyUI with this pack, in a base folder of its own, ended when the ``with`` ends.
 
     The user's models are seen through a link; nothing else of the installation is touched,
-    no other pack is loaded, and the host writes into ``output`` itself. ``editor``: serve the
-    host's own frontend, which must be installed then.
+    no other pack is loaded, and the host writes into ``output`` itself.
+
+    Args:
+        editor: serve the host's own frontend, which must be installed then.
+        models: a folder in the place of the user's models.
+        packs: folders of more nodes.
     """
+    models = models or comfy / "models"
     python = find_python(comfy)
     with tempfile.TemporaryDirectory(prefix="steadyedit-", ignore_cleanup_errors=True) as folder:
         base = Path(folder)
         for name in ("custom_nodes", "input", "temp", "user", "web"):
             (base / name).mkdir()
-        (base / "custom_nodes" / "steadyedit").symlink_to(PACK, target_is_directory=True)
-        if (comfy / "models").is_dir():
-            (base / "models").symlink_to(comfy / "models", target_is_directory=True)
+        for name, pack in {"steadyedit": PACK, **{f"steadyedit_{pack.name}": pack for pack in packs}}.items():
+            (base / "custom_nodes" / name).symlink_to(pack.absolute(), target_is_directory=True)
+        if models.is_dir():
+            (base / "models").symlink_to(models.absolute(), target_is_directory=True)
         (base / "web" / "index.html").write_text("<title>SteadyEdit</title>")
         port = _free_port()
         command = [
