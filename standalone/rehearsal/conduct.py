@@ -142,8 +142,9 @@ def look(graph: Graph, probes: Probes, saved: list[Path]) -> Iterator[str]:
         for path in conditions:
             checks.packing(load_file(path), load_file(packed))
         yield "the condition against an independent packing"
-    for original, mask, result, reach in probes.composites.values():
-        checks.composite(*(load_file(path)["value"] for path in (original, result, mask)), reach)
+    for paths in probes.composites.values():
+        original, mask, result = (load_file(path)["value"] for path in paths[:3])
+        checks.composite(original, result, mask, paths[3])
         yield "pixels kept outside of the mask and edited inside"
 
 

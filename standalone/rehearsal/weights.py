@@ -55,12 +55,12 @@ def known(folder: str, name: str) -> Callable[[], Layout] | None:
 def filled(layout: Layout, dtype: torch.dtype, seed: int = 1) -> dict[str, Tensor]:
     """Random numbers: norms scale by 1, other layers keep the size of what goes through them, biases are small."""
     generator = torch.Generator().manual_seed(seed)
-    pool = torch.randn(POOL, generator=generator)
+    pool = torch.randn(POOL, generator=generator).repeat(2)
     tensors, start = {}, 0
     for name, shape in layout.items():
         count = math.prod(shape)
-        flat = pool.roll(-start) if start else pool
-        flat = flat.repeat(-(-count // POOL))[:count].reshape(shape)
+        stretch = pool[start : start + POOL]
+        flat = stretch.repeat(-(-count // POOL))[:count].reshape(shape)
         start = (start + 2 * count + 1) % POOL
         last = name.rsplit(".", 1)[-1]
         if last == "gamma" or (last == "weight" and len(shape) == 1):

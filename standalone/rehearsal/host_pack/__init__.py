@@ -58,7 +58,7 @@ class RehearsalPacking:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        words = {name: ("STRING", {}) for name in ("keep", "family", "pooling", "path")}
+        words: dict[str, Any] = {name: ("STRING", {}) for name in ("keep", "family", "pooling", "path")}
         return {"required": {"vae": ("VAE", {}), "video": ("IMAGE", {}), **words},
                 "optional": {"mask": ("MASK", {}), "edited_first_frame": ("IMAGE", {})}}
 
