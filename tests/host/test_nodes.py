@@ -29,6 +29,7 @@ IDS = {
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
     "SteadyEditClipMetrics",
     "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare", "SteadyEditColorMatch",
+    "SteadyEditLoadSequence", "SteadyEditSaveSequence",
 }  # fmt: skip
 
 
