@@ -51,6 +51,7 @@ class LoadFrames(io.ComfyNode):
     def execute(cls, video, start, count, stride, size, fit="crop", background="black",
                 timing="mean rate") -> io.NodeOutput:
         from .. import backends
+        from ..video.clip import as_rate
         from ..video.frames_of import frames_of
         from ..video.geometry import for_a_model
 
@@ -68,7 +69,8 @@ class LoadFrames(io.ComfyNode):
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"
         info = "\n".join([info, *clip.notes])
-        return io.NodeOutput(clip.frames, clip.audio, float(clip.fps), info)
+        # A host that writes 30000/1001 as 29.97 is set right again.
+        return io.NodeOutput(clip.frames, clip.audio, float(as_rate(clip.fps)), info)
 
 
 NODES = [LoadFrames]

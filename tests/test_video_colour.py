@@ -206,14 +206,6 @@ def test_animated_pictures(tmp_path, kind):
     assert clip.fps == 10
 
 
-def test_an_animated_webp_is_refused_by_name(tmp_path):
-    from PIL import Image
-
-    pictures = [Image.new("RGB", (32, 32), (level, 0, 0)) for level in (10, 200)]
-    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:], duration=40)
-    with pytest.raises(ValueError, match="^a.webp: animated WebP cannot be read; convert it to webm, gif or mp4"):
-        read_clip(tmp_path / "a.webp")
-
 
 def test_pixels_that_are_not_square_are_told(tmp_path):
     with av.open(str(tmp_path / "dvd.mkv"), "w") as output:

@@ -148,10 +148,28 @@ def test_a_folder_that_is_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [(29.97002997, Fraction(30000, 1001)), (23.976023976, Fraction(24000, 1001)), (25, 25), (12.5, Fraction(25, 2))],
-)
+    [
+        (29.97002997, Fraction(30000, 1001)), (23.976023976, Fraction(24000, 1001)), (25, 25), (12.5, Fraction(25, 2)),
+        (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (23.98, Fraction(24000, 1001)),
+        (59.94, Fraction(60000, 1001)), (119.88, Fraction(120000, 1001)), (14.985, Fraction(15000, 1001)),
+        # As a host rounds it, and as one makes it of a float.
+        (Fraction(2997, 100), Fraction(30000, 1001)), (Fraction(29.97), Fraction(30000, 1001)),
+        # Near, and yet others.
+        (29.96, Fraction(749, 25)), (Fraction(1199, 50), Fraction(1199, 50)), (24, 24), (30.0, 30), (60, 60),
+    ],
+)  # fmt: skip
 def test_rates_are_the_fractions_that_were_meant(given, meant):
     assert as_rate(given) == meant
+
+
+@pytest.mark.parametrize("fps", [23.98, 29.97, Fraction(59.94), float(Fraction(60000, 1001))])
+def test_a_rate_of_television_is_in_the_file(tmp_path, fps):
+    path = write_clip(tmp_path / "c.mp4", smooth(4, 16, 16), fps, tone(1))
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert stream.average_rate == stream.guessed_rate == as_rate(fps) and as_rate(fps).denominator == 1001
+        shown = {packet.duration * stream.time_base for packet in file.demux(stream) if packet.size}
+        assert shown == {1 / as_rate(fps)}
 
 
 def test_an_odd_rate_keeps_an_hour_in_step():

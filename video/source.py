@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import IO
 
 import av
 
 from .fields import deinterlaced
+from .webp import as_film, is_animated
 
+_DAMAGED = "this is no readable video; it is cut short, damaged or of another kind."
 Source = str | os.PathLike | IO[bytes]
 
 
@@ -36,26 +39,27 @@ def open_source(source: Source) -> Iterator[av.container.InputContainer]:
             raise ValueError(f"{name}: the file is empty.")
     else:
         source.seek(0)
-    if _is_animated_webp(source):
-        raise ValueError(f"{name}: animated WebP cannot be read; convert it to webm, gif or mp4.")
+    source = _readable(source, name)
     try:
         # Odd bytes in a title must not keep a video from opening.
         container = av.open(source, metadata_errors="replace")
     except (av.error.FFmpegError, EOFError) as error:
-        raise ValueError(f"{name}: this is no readable video; it is cut short, damaged or of another kind.") from error
+        raise ValueError(f"{name}: {_DAMAGED}") from error
     with container:
         yield container
 
 
-def _is_animated_webp(source: Source) -> bool:
-    """FFmpeg knows stills of this kind only."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            head = file.read(21)
-    else:
-        head = source.read(21)
-        source.seek(0)
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+def _readable(source: str | IO[bytes], name: str) -> str | IO[bytes]:
+    """The source; what FFmpeg has no reader for, as what it has one for."""
+    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
+        animated = is_animated(file.read(21))
+        file.seek(0)
+        if not animated:
+            return source
+        try:
+            return io.BytesIO(as_film(file.read()))
+        except (av.error.FFmpegError, OSError, ValueError, SyntaxError, EOFError) as error:
+            raise ValueError(f"{name}: {_DAMAGED}") from error
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
