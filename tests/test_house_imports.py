@@ -269,11 +269,23 @@ def test_a_broken_rule_is_seen(tmp_path, monkeypatch):
 
 def test_importing_the_pack_loads_nothing_heavy():
     """Counted in loaded modules, which a busy machine does not change, unlike seconds."""
-    code = (
-        "import sys, json; before = set(sys.modules); import steadyedit; "
-        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "tests")
-    loaded = set(json.loads(done.stdout))
+    loaded = loaded_by("import steadyedit")
     assert PACKAGE in loaded
     assert loaded - {PACKAGE} <= set(sys.stdlib_module_names), "the entry may load the standard library only"
+
+
+def test_the_list_of_nodes_loads_only_what_a_host_has_loaded():
+    """torch, with what it loads itself: the rest waits until a node runs."""
+    loaded = loaded_by("from steadyedit.standalone import host_api\n"
+                       "with host_api.installed(): from steadyedit.nodes import node_list; node_list()")
+    assert PACKAGE in loaded
+    theirs = {"torch", "torchgen", "numpy", "tqdm", "typing_extensions", "__mp_main__"}
+    assert loaded - {PACKAGE} - theirs <= set(sys.stdlib_module_names)
+
+
+def loaded_by(code):
+    """Top-level names of the modules that a fresh Python loads for it."""
+    told = "\nprint(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    whole = f"import sys, json; before = set(sys.modules)\n{code}{told}"
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+    return set(json.loads(done.stdout))

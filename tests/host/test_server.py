@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -37,12 +36,6 @@ def test_all_nodes_are_registered(server):
         names = set(info.get("required", {})) | set(info.get("optional", {}))
         assert set(info.get("required", {})) <= set(node["inputs"]), node["class_type"]
         assert set(node["inputs"]) <= names, node["class_type"]
-
-
-def test_the_import_costs_next_to_nothing(server):
-    (seconds,) = re.findall(r"([\d.]+) seconds: .*custom_nodes.steadyedit", server.log.read_text(errors="replace"))
-    # A machine that is busy with something else may take longer; a heavy import takes seconds.
-    assert float(seconds) <= 0.5
 
 
 def test_help_pages_are_served(server):
