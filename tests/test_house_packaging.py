@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from subgraphs import unfolded
 from test_house_imports import HOST, every_import, sources
 
 if sys.version_info >= (3, 11):
@@ -144,7 +145,7 @@ def test_a_workflow_uses_nodes_that_exist(name):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_both_forms_of_a_workflow_are_the_same_graph(name):
     """Nodes, links and widget values. When values differ: ``python tests/host/frontend.py NAME --values``."""
-    graph, api = load(f"{name}.json"), load("api", f"{name}.json")
+    graph, api = unfolded(load(f"{name}.json")), load("api", f"{name}.json")
     notes = {"Note", "MarkdownNote"}
     nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] not in notes}
     assert {key: node["type"] for key, node in nodes.items()} == {key: node["class_type"] for key, node in api.items()}
@@ -174,7 +175,7 @@ def test_both_forms_of_a_workflow_are_the_same_graph(name):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_shipped_graph_repeats_itself(name):
-    widgets = [node.get("widgets_values_named", {}) for node in load(f"{name}.json")["nodes"]]
+    widgets = [node.get("widgets_values_named", {}) for node in unfolded(load(f"{name}.json"))["nodes"]]
     assert {values.get("control_after_generate", "fixed") for values in widgets} == {"fixed"}
 
 

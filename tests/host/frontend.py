@@ -28,6 +28,10 @@ from typing import Any
 
 from blueprints import blueprint
 
+# The helpers beside the tests, which only pytest knows by itself.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from subgraphs import shown_inputs, subgraph_nodes  # noqa: E402
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINTS = WORKFLOWS.parent / "subgraphs"
 FLAGS = [
@@ -80,6 +84,23 @@ LAY_OUT = """
   // The view that it opens with: all of it on a common screen.
   app.canvas.ds.scale = 0.6;
   app.canvas.ds.offset = [120, 120];
+}
+"""
+
+# Nodes of one subgraph become one node; inside they stand in columns of four.
+FOLD = """
+({ title, ids }) => {
+  const nodes = ids.map((id) => app.graph.getNodeById(id));
+  nodes.forEach((node, i) => {
+    node.size = [Math.max(300, node.computeSize()[0]), Math.max(node.computeSize()[1], 60)];
+    const above = nodes.slice(i - (i % 4), i).reduce((sum, one) => sum + one.size[1] + 60, 0);
+    node.pos = [420 * Math.floor(i / 4), above];
+    for (const widget of node.widgets ?? [])
+      if (['control_after_generate', 'fixed'].includes(widget.name)) widget.value = 'fixed';
+  });
+  const { node } = app.graph.convertToSubgraph(new Set(nodes));
+  node.title = node.subgraph.name = title;
+  return node.id;
 }
 """
 
@@ -137,7 +158,7 @@ def choose_renderer(opened: Any, nodes_2: bool) -> None:
 def saved(opened: Any) -> dict[str, Any]:
     """The graph on the canvas, as the frontend's Save writes it."""
     graph = json.loads(opened.evaluate("() => JSON.stringify(app.graph.serialize())"))
-    for node in graph["nodes"]:
+    for node in [*graph["nodes"], *(node for _, inside in subgraph_nodes(graph) for node in inside["nodes"])]:
         named = node.get("widgets_values_named", {})
         if "fixed" in named:
             # Some frontends name this widget after the value that a node's schema starts it with.
@@ -148,8 +169,7 @@ def saved(opened: Any) -> dict[str, Any]:
 def add_models(graph: dict[str, Any]) -> dict[str, Any]:
     """Write beside each loader where its files are to be had, for the frontend's list of missing models."""
     known = {model["name"]: model for model in json.loads(MODELS.read_text(encoding="utf-8"))}
-    inner = [node for one in graph.get("definitions", {}).get("subgraphs", []) for node in one["nodes"]]
-    for node in [*graph["nodes"], *inner]:
+    for node in [*graph["nodes"], *(node for _, inside in subgraph_nodes(graph) for node in inside["nodes"])]:
         values = node.get("widgets_values", [])
         values = values.values() if isinstance(values, dict) else values
         found = [known[value] for value in values if isinstance(value, str) and value in known]
@@ -179,14 +199,52 @@ def exported(opened: Any) -> dict[str, Any]:
     return opened.evaluate("async () => (await app.graphToPrompt()).output")
 
 
+def flat(queued: dict[str, Any]) -> dict[str, Any]:
+    """An API form whose nodes inside subgraphs ("60:12") have their own number alone, in links, too."""
+    def own(value: Any) -> Any:
+        return [value[0].rpartition(":")[2], *value[1:]] if isinstance(value, list) and value else value
+
+    return {key.rpartition(":")[2]: node | {"inputs": {field: own(value) for field, value in node["inputs"].items()}}
+            for key, node in queued.items()}  # fmt: skip
+
+
 def load_api(opened: Any, api: dict[str, Any], note: str = "") -> None:
     """Put an API form on the canvas and lay it out by its groups."""
-    groups: dict[str, list[int]] = {}
-    for key, node in api.items():
-        groups.setdefault(node["_meta"].get("group", "Graph"), []).append(int(key))
     opened.evaluate("async (api) => { await app.loadApiJson(api, 'graph') }", api)
     opened.wait_for_timeout(1000)
+    folded = fold(opened, api)
+    groups: dict[str, list[int]] = {}
+    for key, node in api.items():
+        members = groups.setdefault(node["_meta"].get("group", "Graph"), [])
+        number = folded.get(node["_meta"].get("subgraph"), int(key))
+        if number not in members:
+            members.append(number)
     opened.evaluate(LAY_OUT, {"groups": list(groups.items()), "note": note})
+
+
+def fold(opened: Any, api: dict[str, Any]) -> dict[str, int]:
+    """Make one node of all that name one ``_meta.subgraph``; it shows their widgets named in ``_meta.shown``.
+
+    Returns:
+        The number of that node, by its title.
+    """
+    made: dict[str, int] = {}
+    shown: dict[int, list[list[str]]] = {}
+    for title in dict.fromkeys(node["_meta"].get("subgraph") for node in api.values()):
+        if title:
+            inside = {key: node for key, node in api.items() if node["_meta"].get("subgraph") == title}
+            made[title] = int(opened.evaluate(FOLD, {"title": title, "ids": [int(key) for key in inside]}))
+            shown[made[title]] = [[key, field] for key, node in inside.items()
+                                  for field in node["_meta"].get("shown", [])]  # fmt: skip
+    if made:
+        # The frontend takes up what such a node shows when it opens a graph.
+        graph = saved(opened)
+        for node in graph["nodes"]:
+            if node["id"] in shown:
+                node["properties"]["proxyWidgets"], node["widgets_values"] = shown[node["id"]], []
+                node.pop("widgets_values_named", None)
+        load_ui(opened, graph)
+    return made
 
 
 def picture(opened: Any, path: Path) -> None:
@@ -237,7 +295,8 @@ def carry_values(name: str) -> Path:
     """
     path = WORKFLOWS / f"{name}.json"
     graph = json.loads(path.read_text(encoding="utf-8"))
-    nodes = {str(node["id"]): node for node in graph["nodes"]}
+    held = subgraph_nodes(graph)
+    nodes = {str(node["id"]): node for part in [graph, *(inside for _, inside in held)] for node in part["nodes"]}
     for key, node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")).items():
         widgets = nodes[key].get("widgets_values_named", {})
         for field, value in node["inputs"].items():
@@ -249,6 +308,12 @@ def carry_values(name: str) -> Path:
         if widgets:
             # The list is what older frontends read; the names are in its order.
             nodes[key]["widgets_values"] = list(widgets.values())
+    for host, inside in held:
+        named, shown = host.get("widgets_values_named", {}), shown_inputs(inside)
+        for label in named:
+            key, field = shown[label][0]
+            named[label] = nodes[key]["widgets_values_named"][field]
+        host["widgets_values"] = list(named.values())
     return write(path, graph)
 
 

@@ -17,7 +17,7 @@ def test_a_graph_opens_with_no_missing_node_and_queues_as_its_api_form(editor, n
     read = lambda *steps: json.loads(frontend.WORKFLOWS.joinpath(*steps).read_text(encoding="utf-8"))  # noqa: E731
     frontend.load_ui(editor, read(f"{name}.json"))
     assert frontend.missing(editor) == []
-    queued, api = frontend.exported(editor), read("api", f"{name}.json")
+    queued, api = frontend.flat(frontend.exported(editor)), read("api", f"{name}.json")
     assert {key: node["class_type"] for key, node in queued.items()} == {
         key: node["class_type"] for key, node in api.items()
     }
