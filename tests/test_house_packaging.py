@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from subgraphs import unfolded
+from folded_graphs import unfolded
 from test_house_imports import HOST, every_import, sources
 
 if sys.version_info >= (3, 11):

@@ -30,7 +30,7 @@ from blueprints import blueprint
 
 # The helpers beside the tests, which only pytest knows by itself.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from subgraphs import shown_inputs, subgraph_nodes  # noqa: E402
+from folded_graphs import shown_inputs, subgraph_nodes  # noqa: E402
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINTS = WORKFLOWS.parent / "subgraphs"

@@ -35,8 +35,7 @@ def unfolded(graph: dict[str, Any]) -> dict[str, Any]:
         for label, value in host.get("widgets_values_named", {}).items():
             for key, field in shown_inputs(definition)[label]:
                 nodes[key]["widgets_values_named"][field] = value
-        inward = {host["inputs"][slot]["name"]: (origin, output) for _, origin, output, target, slot, _ in graph["links"]
-                  if target == host["id"]}
+        inward = {host["inputs"][link[4]]["name"]: tuple(link[1:3]) for link in graph["links"] if link[3] == host["id"]}
         outward = [link for link in graph["links"] if link[1] == host["id"]]
         graph["links"] = [link for link in graph["links"] if host["id"] not in (link[1], link[3])]
         names = [one["name"] for one in definition["inputs"]]
