@@ -1,4 +1,4 @@
-"""The command line: ``python -m steadyedit run | rehearse | bench | gpu | study | toyworld | cache | demo``."""
+"""Commands: ``python -m steadyedit run | rehearse | bench | gpu | curate | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .curate import add_curate, curate
 from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
 from .study import add_study, study
 
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--limit", type=float, metavar="GB", help="remove what is unused for longest until it fits")
     cache.add_argument("--folder", type=Path, metavar="DIR", help="default: those of this machine")
 
+    add_curate(commands)
     add_study(commands)
 
     demo = commands.add_parser("demo", help="a real edit of a real file, with measured numbers, in minutes")
@@ -244,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = (run, rehearse, bench, gpu, study, toyworld, demo, cache)
+    commands = (run, rehearse, bench, gpu, curate, study, toyworld, demo, cache)
     command = {command.__name__: command for command in commands}[options.command]
     try:
         return command(options)

@@ -35,13 +35,14 @@ INNER = {
     "video": {"video", "files"},
     "study": {"study", "video", "files"},
     "streaming": {"streaming", "methods", "video", "files"},
+    "curation": {"curation", "video", "vision", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
     "nodes": {
         "nodes", "streaming", "kernels", "diffusion", "methods", "backends", "vision", "video", "toyworld", "files",
     },
     "standalone": {
         "standalone", "nodes", "streaming", "kernels", "diffusion", "methods", "backends", "backends/diffusers",
-        "vision", "video", "toyworld", "benchmarks", "files", "study",
+        "vision", "video", "toyworld", "benchmarks", "files", "study", "curation",
     },
     "benchmarks": {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",

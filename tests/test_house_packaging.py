@@ -30,8 +30,8 @@ ONLY_EXTRAS = {"groundingdino-py", "groundingdino"}
 MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
 # Asked of the host or, outside of it, of `make`; imported only by the module named beside it.
 NOT_OURS_TO_REQUIRE = {"torch"}
-# Used where it is installed: an extra, since it builds from source, serves a benchmark alone, or reads rare files.
-OPTIONAL = {"groundingdino", "peft", "OpenEXR"}
+# Used where it is installed: an extra, since it builds from source, serves one command alone, or reads rare files.
+OPTIONAL = {"groundingdino", "peft", "OpenEXR", "scenedetect"}
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from steadyedit.vision.captions import DESCRIBE, Captioner, load_captioner
@@ -86,6 +87,15 @@ def test_a_model_that_chats_sees_the_picture_and_its_answer_is_cut_off():
     assert turn["content"][0]["image"].size == (53, 75) and turn["content"][1]["text"] == "What is it?"
     captioner.caption(clip(1)[0], "short")
     assert talker.asked[0]["content"][1]["text"] == DESCRIBE["short"]
+
+
+def test_several_frames_are_seen_in_their_order():
+    talker, frames = Talker(), clip(3)
+    assert Captioner(Echo(), talker).ask(frames, "What happens?") == "8 9"
+    *pictures, words = talker.asked[0]["content"]
+    assert words["text"] == "What happens?" and len(pictures) == 3
+    for picture, frame in zip(pictures, frames, strict=True):
+        assert (torch.from_numpy(np.array(picture["image"])) - (255 * frame).round()).abs().max() <= 1
 
 
 def test_florence_is_asked_by_its_task():

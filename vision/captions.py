@@ -48,11 +48,17 @@ class Captioner:
         return self.ask(frame, DESCRIBE[style] if self.chats else "", tokens)
 
     @torch.no_grad()
-    def ask(self, frame: Tensor, words: str, tokens: int = 64) -> str:
-        """What the network writes for a frame and words, without sampling."""
-        picture = as_pixels(frame)
+    def ask(self, frames: Tensor, words: str, tokens: int = 64) -> str:
+        """What the network writes for a frame and words, without sampling.
+
+        Args:
+            frames: [height, width, 3], or several [F, height, width, 3] where it ``chats``.
+        """
+        pictures = [as_pixels(frame) for frame in (frames if frames.ndim == 4 else frames[None])]
+        picture = pictures[0]
         if self.chats:
-            talk = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": words}]}]
+            content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": words}]
+            talk = [{"role": "user", "content": content}]
             inputs = self.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=True,
                                                         return_dict=True, return_tensors="pt")
         else:
