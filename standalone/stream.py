@@ -3,7 +3,7 @@
 With gather-swap a frame's edit depends on that frame and on the group's frames alone. So every
 window is the group's frames, named by hand, and then the window's own; the rows of the group
 are dropped from its result. What looks at no frame but the root (candidates, adaptation) runs
-once. Finished windows are kept on disk, and so is the trajectory of the window at work, step by
+once. Finished windows are kept on disk (``streaming.store``), and so is the trajectory of the window at work, step by
 step and memory-mapped: the same command goes on after the last of both.
 
 The result is that of the whole clip in one piece where all frames start from one noise
@@ -12,19 +12,19 @@ The result is that of the whole clip in one piece where all frames start from on
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
+from .. import backends
 from ..files import places
-from ..files.writing import whole
+from ..methods.content_hash import content_hash
+from ..streaming.run import edit_windows
+from ..streaming.store import Window, WindowStore
 from ..video.write import write_clip
 from . import host_api
 from .executor import execute
@@ -40,23 +40,11 @@ def as_frames(images: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(images)
 
 
-def keep(path: Path, frames: torch.Tensor) -> None:
-    """Write a finished window, whole or not at all, as it will go into the video: 8 bits."""
-    with whole(path) as temporary, temporary.open("wb") as file:
-        np.save(file, (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-
-
-def finished(paths: list[Path]) -> Iterator[torch.Tensor]:
-    """All frames of the kept windows, [H, W, 3] in 0..1, one by one."""
-    for path in paths:
-        for picture in np.load(path, mmap_mode="r"):
-            yield torch.from_numpy(picture.copy()).float() / 255
-
-
-def named(graph: Graph, sources: list[Source], window: int) -> str:
-    """A name for this graph on these files: kept windows of another one are never taken for its own."""
-    stats = [(str(source.path), source.path.stat().st_size, source.path.stat().st_mtime_ns) for source in sources]
-    return hashlib.sha256(json.dumps([graph, stats, window], sort_keys=True).encode()).hexdigest()[:12]
+def named(graph: Graph, sources: list[Source]) -> str:
+    """Hash of this graph on these files: windows of another one are never taken for its own."""
+    identity = content_hash(torch.__version__, graph, [source.clip.identity() for source in sources])
+    assert identity is not None  # texts and numbers
+    return identity
 
 
 def stream(graph: Graph, output: Path, window: int) -> Path:
@@ -78,10 +66,10 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
         check_methods(graph, nodes)
     with host_api.installed(), places.using(place):
         sources, sink = sources_of(graph, place.find), one(graph, CREATE_VIDEO)
-        total = sources[0].total
+        total = sources[0].clip.total
         for source in sources[1:]:
-            if source.total != total:
-                raise GraphError(f"--stream: {source.path.name} has {source.total} frames, but "
+            if source.clip.total != total:
+                raise GraphError(f"--stream: {source.path.name} has {source.clip.total} frames, but "
                                  f"{sources[0].path.name} has {total}; give clips of one length.")
         schemas = {source.key: nodes[graph[source.key]["class_type"]].GET_SCHEMA().outputs for source in sources}
         nodes |= {COLLECT: Collect, **window_node({source.key: source for source in sources}, schemas)}
@@ -89,57 +77,72 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
         nodes |= {f"{INVERT}:{key}": inversion_node(nodes[INVERSION], key, place_now)
                   for key, node in graph.items() if node["class_type"] == INVERSION}  # fmt: skip
         group = group_of(graph, total)
-        parts = output / f".{named(graph, sources, window)}.windows"
+        identity = named(graph, sources)
+        store = WindowStore(output / f".{identity[:12]}.windows", identity, total)
         roots = roots_of(graph, sources, total)
         edited = windowed(graph, sources, sink, group, roots)
         constant = checked(edited, nodes, sources, roots)
         left_out(graph, edited, nodes)
-        paths = _windows(edited, nodes, sources, group, tuple(roots.values()), constant, total, window, parts,
-                         place_now)
+        edit = GraphEdit(edited, nodes, sources, group, tuple(roots.values()), constant, place_now, store.folder)
+        try:
+            edit_windows(store, window, edit, backends.current().progress(total, "frames"))
+        except ValueError as error:
+            raise error if isinstance(error, GraphError) else GraphError(f"--stream: {error}") from error
         prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
         rate = graph[sink]["inputs"]["fps"]
-        sound = sources[0].sound() if is_link(graph[sink]["inputs"].get("audio")) else None
+        sound = sources[0].clip.sound() if is_link(graph[sink]["inputs"].get("audio")) else None
         saved = place.free_path(prefix, ".mp4")
-        write_clip(saved, finished(paths), sources[0].fps if is_link(rate) else rate, sound, count=total)
-    shutil.rmtree(parts)
+        write_clip(saved, store.frames(), sources[0].clip.fps if is_link(rate) else rate, sound, count=total)
+    shutil.rmtree(store.folder)
     return saved
 
 
-def _windows(
-    graph: Graph, nodes: dict[str, type[Any]], sources: list[Source], group: tuple[int, ...], roots: tuple[int, ...],
-    constant: set[str], total: int, window: int, parts: Path, place: Place,
-) -> list[Path]:  # fmt: skip
-    """Edit what is not kept yet; returns the kept windows in order."""
-    from tqdm import tqdm
+@dataclass
+class GraphEdit:
+    """``streaming.run.edit_windows``'s edit by a windowed graph.
 
-    heads = {source.key: [next(source.read(index, 1)) for index in group] for source in sources}
-    starts = range(0, total, window)
-    paths = [parts / f"{start:06d}.npy" for start in starts]
-    missing = [(start, path) for start, path in zip(starts, paths, strict=True) if not path.exists()]
-    with tqdm(total=total, initial=total - sum(min(window, total - s) for s, _ in missing), desc="frames") as bar:
-        if missing:
-            for source in sources:
-                alone = [next(source.read(index, 1)) for index in roots]
-                source.frames = as_frames([*heads[source.key], *alone] or [next(source.read(0, 1))])
-            handed = seeing(graph, constant, sources)
+    Args:
+        graph: see ``windowed``.
+        sources: what it reads; group, roots: frames that each needs beside the window's.
+        constant: ids of the nodes that run once.
+        place: is told the folder of the window at work, inside ``folder``.
+    """
 
-            def look(key: str, results: tuple) -> None:
-                # At once, before what takes long.
-                if key in constant:
-                    check_values(graph, {key: results}, handed)
+    graph: Graph
+    nodes: dict[str, type]
+    sources: list[Source]
+    group: tuple[int, ...]
+    roots: tuple[int, ...]
+    constant: set[str]
+    place: Place
+    folder: Path
+    _heads: dict[str, list[torch.Tensor]] | None = None
+    _known: dict[str, tuple] | None = None
 
-            first = execute(graph, nodes, only=constant | {source.key for source in sources}, given=look)
-            known = {key: value for key, value in first.results.items() if key in constant}
-        for start, path in missing:
-            count = min(window, total - start)
-            for source in sources:
-                source.frames = as_frames([*heads[source.key], *islice(source.read(start, count), count)])
-            place.folder = path.with_suffix("")
-            images = execute(graph, nodes, known=known).results[COLLECT][0]
-            if len(images) != len(group) + count:
-                raise GraphError(f"--stream: {len(group) + count} frames went in and {len(images)} came out, so the "
-                                 "graph cannot be run in windows.")
-            keep(path, images[len(group):])
-            shutil.rmtree(place.folder, ignore_errors=True)
-            bar.update(count)
-    return paths
+    def __call__(self, window: Window, part: Callable[[float], None]) -> torch.Tensor:
+        if self._heads is None:
+            self._heads = {s.key: [next(s.clip.read(index, 1)) for index in self.group] for s in self.sources}
+        if self._known is None:
+            self._known = self._once(self._heads)
+        for source in self.sources:
+            rest = islice(source.clip.read(window.first, window.count), window.count)
+            source.frames = as_frames([*self._heads[source.key], *rest])
+        self.place.folder = self.folder / f"{window.first:07}+{window.count}"
+        images = execute(self.graph, self.nodes, known=self._known).results[COLLECT][0]
+        shutil.rmtree(self.place.folder, ignore_errors=True)
+        return images[len(self.group) :]
+
+    def _once(self, heads: dict[str, list[torch.Tensor]]) -> dict[str, tuple]:
+        """Results of the nodes that see no window."""
+        for source in self.sources:
+            alone = [next(source.clip.read(index, 1)) for index in self.roots]
+            source.frames = as_frames([*heads[source.key], *alone] or [next(source.clip.read(0, 1))])
+        handed = seeing(self.graph, self.constant, self.sources)
+
+        def look(key: str, results: tuple) -> None:
+            # At once, before what takes long.
+            if key in self.constant:
+                check_values(self.graph, {key: results}, handed)
+
+        first = execute(self.graph, self.nodes, only=self.constant | {s.key for s in self.sources}, given=look)
+        return {key: value for key, value in first.results.items() if key in self.constant}

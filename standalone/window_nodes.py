@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..files.names import safe_name
-from ..video.audio import read_audio
+from ..streaming.source import FileFrames
 from ..video.geometry import for_a_model
-from ..video.probe import probe
-from ..video.read import iter_pictures
 from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 
 WINDOW, INVERT, COLLECT = "window", "invert", "collect"
@@ -30,26 +26,12 @@ class Source:
     path: Path
     settings: dict[str, Any]
     frames: torch.Tensor | None = None
+    clip: FileFrames = field(init=False)
 
     def __post_init__(self) -> None:
-        info = probe(self.path)
-        start, count, stride = (self.settings.get(name, least) for name, least in
-                                (("start", 0), ("count", 0), ("stride", 1)))  # fmt: skip
-        rest = -(-max(1, info.frames - start) // stride)
-        self.total = min(count or rest, rest)
-        self.fps: Fraction = info.fps / stride
-        self.info, self.start, self.stride = info, start, stride
-
-    def read(self, first: int, count: int) -> Iterator[torch.Tensor]:
-        """Frames ``first``, ..., float32 [H, W, 3], at the size that the graph asks for."""
         widgets = {name: self.settings[name] for name in ("size", "fit", "background") if name in self.settings}
-        geometry = for_a_model(**widgets) if widgets else {}
-        return iter_pictures(self.path, self.start + first * self.stride, count, self.stride, **geometry)
-
-    def sound(self) -> Any:
-        """AUDIO of the whole range, or None."""
-        begin = self.info.begin + self.start / self.info.fps
-        return read_audio(self.path, begin, begin + self.total / self.fps) if self.info.audio else None
+        where = {name: self.settings[name] for name in ("start", "count", "stride") if name in self.settings}
+        self.clip = FileFrames(self.path, **where, geometry=for_a_model(**widgets) if widgets else {})
 
 
 def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str, type[Any]]:
@@ -64,7 +46,7 @@ def window_node(sources: dict[str, Source], schemas: dict[str, Any]) -> dict[str
             @classmethod
             def execute(cls) -> NodeOutput:
                 rest = [None] * (len(schemas[source.key]) - RATE - 1)
-                return NodeOutput(source.frames, None, float(source.fps), *rest)
+                return NodeOutput(source.frames, None, float(source.clip.fps), *rest)
 
         return Window
 

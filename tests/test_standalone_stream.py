@@ -12,6 +12,7 @@ import torch
 from steadyedit.standalone import stream as streaming
 from steadyedit.standalone.cli import main
 from steadyedit.standalone.graph import GraphError, put_video, read_graph
+from steadyedit.streaming.store import WindowStore
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.video import write
 from steadyedit.video.read import read_clip
@@ -85,7 +86,7 @@ def test_a_cancelled_run_goes_on_after_its_last_window(video, tmp_path, monkeypa
     execute = streaming.execute
     monkeypatch.setattr(streaming, "execute", counted)
     assert run(round_trip(video), tmp_path, "--stream", "4") == 130
-    assert len(list(tmp_path.glob("out/.*.windows/*.npy"))) == 2
+    assert len(list(tmp_path.glob("out/.*.windows/*.window"))) == 2
     calls.clear()
     assert run(round_trip(video), tmp_path, "--stream", "4") == 0
     # What sees no frame, and the one window that was missing.
@@ -218,7 +219,7 @@ def test_a_window_goes_on_in_its_inversion(blended, stop):
     # Both windows' five levels were mapped, and nothing is left of them.
     assert len(maps) == 10 and not list(out.glob(".*"))
     code, before, _, cut = blended("cut", **stop)
-    assert code == 130 and len(list(cut.glob(".*.windows/*.npy"))) == 1
+    assert code == 130 and len(list(cut.glob(".*.windows/*.window"))) == 1
     code, after, *_ = blended("cut")
     assert code == 0 and after == 8 - (before - ("stop_step" in stop))
     first, second = (read_clip(folder / "edited_00001_.mp4").frames for folder in (out, cut))
@@ -238,16 +239,16 @@ def test_gather_swap_in_windows_is_gather_swap_on_the_whole_clip(video):
         if node["class_type"] == "SteadyEditToyClip":
             node["inputs"]["size"] = 64
     put_video(graph, str(video), whole=True)
-    keep, kept = streaming.keep, {}
+    keep, kept = WindowStore.keep, {}
     for window in (FRAMES, 3):
         frames = []
 
-        def kept_too(path, images, frames=frames):
+        def kept_too(store, window, images, frames=frames):
             frames.append(images)
-            keep(path, images)
+            keep(store, window, images)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(streaming, "keep", kept_too)
+            patch.setattr(WindowStore, "keep", kept_too)
             streaming.stream(graph, video.parent / f"windows of {window}", window)
         kept[window] = torch.cat(frames)
     assert len(kept[3]) == FRAMES

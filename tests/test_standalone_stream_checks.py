@@ -14,6 +14,7 @@ from steadyedit.standalone import stream as streaming
 from steadyedit.standalone.graph import GraphError, is_link, put_video, read_graph
 from steadyedit.standalone.run import known_nodes
 from steadyedit.standalone.windowed import roots_of
+from steadyedit.streaming.store import WindowStore
 from steadyedit.toyworld import render, sample_scene
 from steadyedit.video.write import write_clip
 from tolerances import CODEC, RUN
@@ -53,9 +54,9 @@ def sampled(video, **more) -> dict:
 
 def pictures(graph, folder, window, monkeypatch) -> torch.Tensor:
     """The frames before the codec."""
-    kept, keep = [], streaming.keep
+    kept, keep = [], WindowStore.keep
     with monkeypatch.context() as patch:
-        patch.setattr(streaming, "keep", lambda path, frames, *more: (kept.append(frames), keep(path, frames, *more)))
+        patch.setattr(WindowStore, "keep", lambda *given: (kept.append(given[2]), keep(*given)))
         streaming.stream(graph, folder, window)
     return torch.cat(kept)
 
