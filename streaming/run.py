@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from ..files.writing import NotSaved
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -51,7 +53,11 @@ def edit_windows(store: WindowStore, size: int, edit: Callable[[Window, Callable
         if len(frames) != window.count:
             raise ValueError(f"video: {window.count} frames went in and {len(frames)} came out, so it cannot be edited "
                              "in windows.")
-        store.keep(window, frames)
+        try:
+            store.keep(window, frames)
+        except NotSaved as error:
+            raise NotSaved(error.errno, f"{error} The {done} frames that are finished are kept: make room, and queue "
+                           "the edit again.") from error
         done += window.count
         report.update(done, picture(frames[-1]))
     return made

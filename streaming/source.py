@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,23 @@ class FileFrames:
         begin = self._origin + self.start / self.info.fps
         return read_audio(self.source, begin, begin + self.total / self.fps) if self.info.audio else None
 
+    @cached_property
+    def content(self) -> str | None:
+        """Hash of what the frames are taken from."""
+        if isinstance(self.source, (str, os.PathLike)):
+            return digest_of(Path(self.source))
+        self.source.seek(0)
+        return hashlib.sha256(self.source.read()).hexdigest()
+
     def identity(self) -> Any:
         """What decides its frames, JSON-able: the file by its content, not by its name."""
-        if isinstance(self.source, (str, os.PathLike)):
-            content = digest_of(Path(self.source))
-        else:
-            self.source.seek(0)
-            content = hashlib.sha256(self.source.read()).hexdigest()
-        return [content, self.start, self.count, self.stride, sorted((k, v) for k, v in self.geometry.items()),
+        return [self.content, self.start, self.count, self.stride, sorted((k, v) for k, v in self.geometry.items()),
                 list(self.window)]  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """Of the file, with its folder where it lies in one."""
+        return os.fspath(self.source) if isinstance(self.source, (str, os.PathLike)) else name_of(self.source)
 
     @property
     def has_sound(self) -> bool:
@@ -137,10 +146,17 @@ class HeldFrames:
         """As ``FileFrames.sound``."""
         return self._clip(0, self.total).audio
 
+    @cached_property
+    def content(self) -> str | None:
+        """As ``FileFrames.content``."""
+        return content_hash([content_hash(image) for image in self.parts.images])
+
     def identity(self) -> Any:
         """As ``FileFrames.identity``."""
-        return [[content_hash(image) for image in self.parts.images], self.start, self.count, self.stride,
+        return [self.content, self.start, self.count, self.stride,
                 sorted(self.geometry.items()), float(self.parts.frame_rate)]  # fmt: skip
+
+    name = "the video"
 
     @property
     def has_sound(self) -> bool:

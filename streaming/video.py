@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from ..files.writing import write_bytes
 from ..methods.stored import digest_of, locked, set_aside
 from ..video.write import write_clip
 from .run import Report, edit_windows
-from .store import Window, WindowStore
+from .store import ENDING, Window, WindowStore
 
 if TYPE_CHECKING:
     from .source import Frames
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Folder of streamed edits inside that of finished and interrupted work.
 FOLDER = "streams"
-VIDEO, DIGEST = "edited.mp4", "edited.json"
+VIDEO, DIGEST, ABOUT = "edited.mp4", "edited.json", "about.json"
 Edit = Callable[[Window, Callable[[float], None]], Tensor]
 
 
@@ -57,9 +58,24 @@ def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, si
             report.update(clip.total)
             return found, 0
         trim(cache, limit_bytes(), keep=set(folder.glob("*")))
+        tell_of_another(folder, clip)
         store = WindowStore(folder, identity or folder.name, clip.total)
         made = edit_windows(store, size, edit, report)
         return written(folder, store, clip.fps, clip.sound()), made
+
+
+def tell_of_another(folder: Path, clip: Frames) -> None:
+    """Note which file an edit is of, and say so where an interrupted one is of another file of the same name."""
+    about = {"name": clip.name, "content": clip.content}
+    for other in folder.parent.glob(f"*/{ABOUT}"):
+        with suppress(OSError, ValueError):
+            windows = len(list(other.parent.glob(f"*{ENDING}")))
+            held = json.loads(other.read_text())
+            if windows and held["name"] == about["name"] and held["content"] != about["content"]:
+                log.warning("video: %s is another file than when an earlier edit of it was interrupted, so that it is "
+                            "edited from its beginning; %d finished windows of the earlier one stay in %s.",
+                            clip.name, windows, other.parent)
+    write_bytes(folder / ABOUT, json.dumps(about).encode())
 
 
 def finished(folder: Path) -> Path | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 
 import comfy.model_management
 import comfy.samplers
+import killed_edit
 import pytest
 import torch
 from comfy_api.latest import InputImpl
 from comfy_extras import nodes_custom_sampler as custom
 from steadyedit import nodes
 from steadyedit.backends.comfy_native import toy
+from steadyedit.streaming import video as streaming
 from steadyedit.streaming.store import WindowStore
 from steadyedit.toyworld import models, render, sample_scene
 from steadyedit.video.read import read_clip
@@ -68,14 +74,14 @@ def streamed(**inputs):
         return NODES["SteadyEditStreamedEdit"].execute(**inputs).args
 
 
-def in_one_piece(video, noise=OWN, guider=None, vae=None, sampler=None, sigmas=None, **rest):
+def in_one_piece(video, noise=OWN, guider=None, vae=None, sampler=None, sigmas=None, seed=SEED, **rest):
     """The same by single nodes."""
     with torch.inference_mode():
         frames = NODES["SteadyEditLoadFrames"].execute(video, 0, 0, 1, SIDE).args[0]
         latent = {"samples": vae.encode(frames)}
         if noise == SAME:
             latent["batch_index"] = [0] * len(frames)  # LatentBatchSeedBehavior, fixed
-        out = custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(SEED), guider, sampler, sigmas, latent)
+        out = custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(seed), guider, sampler, sigmas, latent)
         return vae.decode(out[0]["samples"])
 
 
@@ -194,3 +200,25 @@ def test_what_would_not_be_exact_is_refused_in_a_sentence(parts, video, changed,
     with pytest.raises(ValueError, match=message) as caught:
         streamed(**{**inputs, **changed(inputs)})
     assert "\n" not in str(caught.value)
+
+
+def test_an_edit_whose_process_was_killed_goes_on(tmp_path, weights_folder, monkeypatch):
+    """SIGKILL after the first window; the rest is made by this process. ``killed_edit.py`` does it at ten moments."""
+    folder = killed_edit.prepared(tmp_path)
+    command = [sys.executable, killed_edit.__file__, "--child", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not killed_edit.windows(folder):
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    node, inputs = killed_edit.edit_of(folder)
+    frames, written = [], streaming.written
+    monkeypatch.setattr(streaming, "written", lambda place, store, *rest: (frames.extend(store.frames()),
+                                                                           written(place, store, *rest))[1])
+    with torch.inference_mode():
+        info = node.execute(**inputs).args[1]
+    assert "found finished" in info
+    rest = {name: inputs[name] for name in ("guider", "vae", "sampler", "sigmas")}
+    whole = in_one_piece(inputs["video"], seed=1, **rest)
+    # A level of 8 bits is what is kept.
+    torch.testing.assert_close(torch.stack(frames), whole, atol=RUN + 0.5 / 255, rtol=0)
