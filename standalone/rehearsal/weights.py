@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...files.writing import write_bytes
-from . import layout_sd, layout_vae, layout_video, layout_vision
+from . import layout_image, layout_sd, layout_vae, layout_video, layout_vision
 from .layout import Layout
 
 #: Random numbers that every tensor takes its own stretch of: a prime, so that no rows repeat.
@@ -36,8 +36,11 @@ KINDS: tuple[tuple[str, str, Callable[[], Layout]], ...] = (
     ("checkpoints", r"v1-[45]|sd1|sd_?1\.?5", lambda: _stable_diffusion(4)),
     ("controlnet", r"sd15", layout_sd.controlnet),
     ("diffusion_models", r"wan2\.?1.*i2v", layout_video.wan),
+    ("diffusion_models", r"wan2\.?1.*t2v", lambda: layout_video.wan(image=False, inputs=16)),
     ("diffusion_models", r"wan2\.?2.*i2v.*14b", lambda: layout_video.wan(image=False)),
     ("diffusion_models", r"hunyuan.*(image_to_video|i2v)", layout_video.hunyuan),
+    ("diffusion_models", r"qwen_image_edit", layout_image.qwen),
+    ("vae", r"qwen_image", layout_vae.wan),
     ("vae", r"wan_?2\.?1", layout_vae.wan),
     ("vae", r"hunyuan_video", lambda: layout_vae.kl(16, video=True)),
     ("vae", r"ft-(mse|ema)", layout_vae.kl),
