@@ -25,6 +25,7 @@ def node_list() -> list[type]:
         metrics,
         plate,
         point_mask,
+        quality,
         rave,
         root,
         save_lora,
@@ -46,7 +47,7 @@ def node_list() -> list[type]:
     modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
                flow_edit, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics,
-               streamed_edit)
+               quality, streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

@@ -50,8 +50,8 @@ class ClipMetrics(io.ComfyNode):
             display_name="Clip Metrics",
             category=CATEGORY,
             description="How consistent an edited clip is, by the papers' names: CLIP-Frame, CLIP-Text, Interpolation "
-            "Error and PSNR, Warping Error, Input Similarity, PSNR outside the mask. What is not connected is left "
-            "out.",
+            "Error and PSNR, Warping Error, Input Similarity, CLIP Score, PSNR outside the mask. What is not connected "
+            "is left out.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("images", tooltip="The edited clip."),
@@ -65,6 +65,8 @@ class ClipMetrics(io.ComfyNode):
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="Image encoder of the same CLIP."),
                 OpticalFlow.Input("optical_flow", optional=True, tooltip="From Load Optical Flow Model (RAFT). "
                                   f"Unconnected: {ESTIMATED}."),
+                io.Image.Input("first_frame", optional=True, tooltip="The edited first frame that the clip was made "
+                               "from, for LoRA-Edit's CLIP Score. Needs clip_vision."),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="One value a line."),
@@ -74,7 +76,7 @@ class ClipMetrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, source=None, mask=None, prompt="", clip=None, clip_vision=None,
-                optical_flow=None) -> io.NodeOutput:
+                optical_flow=None, first_frame=None) -> io.NodeOutput:
         import torch
         from comfy_api.latest import ui
 
@@ -84,6 +86,9 @@ class ClipMetrics(io.ComfyNode):
 
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
         outside = _outside(frames, source, mask)
+        if first_frame is not None and clip_vision is None:
+            raise ValueError("clip_vision: is not connected, but first_frame is; CLIP Score needs it.")
+        first_frame = None if first_frame is None else clip_of(first_frame, "first_frame")[:1]
         check_flow(optical_flow)
         backend = backends.current()
         values: dict[str, Any] = {}
@@ -95,7 +100,8 @@ class ClipMetrics(io.ComfyNode):
                 raise ValueError(f"clip_vision: has {embeddings.shape[-1]} dimensions, but clip {text.shape[-1]}; "
                                  "load the two encoders of one CLIP.")
             own, before = embeddings[: len(frames)], embeddings[len(frames) :]
-            values |= by_clip(own, text, before if source is not None else None)
+            first = None if first_frame is None else backend.image_embeddings(clip_vision, first_frame)
+            values |= by_clip(own, text, before if source is not None else None, first)
         # Only now: an image encoder that the host loads may push an earlier network off its device.
         pair, name = pair_flow(optical_flow)
         bar = backend.progress(max(1, len(frames) - 1), "flow")

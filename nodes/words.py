@@ -79,6 +79,8 @@ BY_NODE = {
                                     advanced="stride background image_condition", essentials="Video Tools"),
     "SteadyEditClipMetrics": words("measure video", "video quality", "measure flicker", "temporal consistency",
                                    "clip score", "compare videos", "psnr", "warp error", "edit quality"),
+    "SteadyEditQualityScore": words("image quality", "deqa", "aesthetic score", "rate video", "video quality",
+                                    "quality assessment", stride="take every ... frame", advanced="precision"),
     "SteadyEditCompare": words("before after", "before and after", "compare videos", "video compare", "wipe",
                                "side by side", "difference", "onion skin", "a b compare", "preview video",
                                essentials="Video Tools"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from steadyedit import nodes
@@ -65,6 +66,20 @@ def test_clip_s_measures(node, clip):
     same, other = values(node, clip.frames, **given), values(node, 1 - clip.frames, **given)
     assert same["Input Similarity"] == pytest.approx(1, abs=FLOAT32) and same["CLIP-Frame"] > 0.9
     assert other["Input Similarity"] < 0.95 and other["CLIP-Text"] < same["CLIP-Text"]
+
+
+def test_clip_score_is_of_the_edited_first_frame(node, clip):
+    """LoRA-Edit's two by CLIP, against cosines in numpy."""
+    vision = current().load_toy_clip()[1]
+    first, edited = 1 - clip.frames[:1], clip.frames * 0.5
+    found = values(node, edited, source=clip.frames, clip_vision=vision, first_frame=first)
+    unit = [embedded / np.linalg.norm(embedded, axis=-1, keepdims=True) for embedded in (
+        current().image_embeddings(vision, frames).double().numpy() for frames in (edited, first, clip.frames))]
+    assert found["CLIP Score"] == pytest.approx(float((unit[0] @ unit[1].T).mean()), abs=FLOAT32)
+    assert found["Input Similarity"] == pytest.approx(float((unit[0] * unit[2]).sum(-1).mean()), abs=FLOAT32)
+    assert abs(found["CLIP Score"] - found["Input Similarity"]) > 0.01
+    with pytest.raises(ValueError, match="clip_vision: is not connected, but first_frame is"):
+        node.execute(edited, first_frame=first)
 
 
 def test_a_single_frame_has_no_motion(node, clip):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,63 @@ class Captioner:
             written = self.module.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         return self._read(written[0], inputs.get("input_ids"))
 
+    @torch.no_grad()
+    def odds(self, frame: Tensor, words: str, begun: str, choices: Sequence[str]) -> Tensor:
+        """How likely each choice is to go on from the beginning of an answer, among these choices.
+
+        softmax over the choices of the logits of each one's first token behind ``begun``.
+
+        Args:
+            frame: [height, width, 3]. words: the question.
+
+        Returns:
+            float64 [choices] on the CPU, of sum 1.
+
+        Raises:
+            ValueError: the network does not chat, or two choices begin with one token.
+        """
+        if not self.chats:
+            raise ValueError("model: describes pictures but answers no questions; choose a vision-language model such "
+                             "as Qwen2.5-VL-3B-Instruct.")
+        ids = first_tokens(getattr(self.processor, "tokenizer", self.processor), begun, choices)
+        picture = as_pixels(frame)
+        talk = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": words}]}]
+        prompt = self.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+        prompt += begun if prompt[-1:].isspace() else f" {begun}"
+        # A template that writes the token of the beginning must not get another.
+        bos = getattr(getattr(self.processor, "tokenizer", None), "bos_token", None)
+        inputs = self.processor(text=[prompt], images=[picture], return_tensors="pt",
+                                add_special_tokens=not (bos and prompt.startswith(bos)))
+        device = next(self.module.parameters()).device
+        inputs = {name: value.to(device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.module(**inputs).logits[0, -1]
+        return logits[ids].double().softmax(-1).cpu()
+
     def _read(self, written: Tensor, asked: Tensor | None) -> str:
         """The text of what was written, without the question that some networks repeat."""
         if asked is not None and len(written) > asked.shape[1] and torch.equal(written[: asked.shape[1]], asked[0]):
             written = written[asked.shape[1] :]
         decode = getattr(self.processor, "tokenizer", self.processor).decode
         return " ".join(decode(written, skip_special_tokens=True).split())
+
+
+def first_tokens(tokenizer: Any, begun: str, choices: Sequence[str]) -> list[int]:
+    """The token that each choice begins with, behind the words ``begun`` and a space.
+
+    Raises:
+        ValueError: two choices share it.
+    """
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    before = tokens(begun)
+    found = [next(new for new, old in zip_longest(tokens(f"{begun} {choice}"), before) if new != old)
+             for choice in choices]  # fmt: skip
+    if len(set(found)) < len(choices):
+        raise ValueError(f"model: its tokenizer begins two of the words {', '.join(choices)} alike, so that they "
+                         "cannot be told apart; choose another model.")
+    return found
 
 
 def load_captioner(path: Path, dtype: torch.dtype = torch.float32) -> Captioner:

@@ -23,7 +23,7 @@ PUBLISHED = {"CLIP-Frame": (100, ".2f", ""), "CLIP-Text": (100, ".2f", ""),
 #: How a reader sees each value.
 LOOKS = {
     "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
-    "Warping Error": ".6f", "Input Similarity": ".4f", "PSNR outside the mask": ".2f",
+    "Warping Error": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f", "PSNR outside the mask": ".2f",
 }  # fmt: skip
 DECIBEL = ("Interpolation PSNR", "PSNR outside the mask")
 
@@ -77,16 +77,23 @@ def along_flow(frames: Tensor, flow: Tensor, valid: Tensor) -> dict[str, float |
             "Warping Error": metrics.warp_error(frames, flow, valid)}  # fmt: skip
 
 
-def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None) -> dict[str, float | None]:
-    """CLIP-Frame, CLIP-Text, and Input Similarity: the mean cosine of each frame's embedding and its source's.
+def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None,
+            first: Tensor | None = None) -> dict[str, float | None]:
+    """CLIP-Frame, CLIP-Text, and LoRA-Edit's two: Input Similarity and CLIP Score.
+
+    Input Similarity is the mean cosine of each frame's embedding and its source's, CLIP Score that of each frame's and
+    the edited first frame's; that frame's own counts, too.
 
     Args:
-        embeddings, source: [F, D]. text: [D].
+        embeddings, source: [F, D]. text: [D]. first: [1, D].
     """
-    alike = None if source is None else float(
-        torch.nn.functional.cosine_similarity(embeddings.double(), source.double(), dim=-1).mean())  # fmt: skip
+    def cosine(others: Tensor | None) -> float | None:
+        return None if others is None else float(
+            torch.nn.functional.cosine_similarity(embeddings.double(), others.double(), dim=-1).mean())  # fmt: skip
+
     return {
         "CLIP-Frame": metrics.clip_frame(embeddings),
         "CLIP-Text": None if text is None else metrics.clip_text(embeddings, text),
-        "Input Similarity": alike,
+        "Input Similarity": cosine(source),
+        **({} if first is None else {"CLIP Score": cosine(first)}),
     }

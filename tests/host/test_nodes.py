@@ -27,7 +27,7 @@ IDS = {
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
     "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
-    "SteadyEditClipMetrics",
+    "SteadyEditClipMetrics", "SteadyEditQualityScore",
     "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare", "SteadyEditColorMatch",
     "SteadyEditLoadSequence", "SteadyEditSaveSequence",
 }  # fmt: skip
