@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from steadyedit.diffusion.schedule import DiscreteSchedule
+from steadyedit.diffusion.schedule import DiscreteSchedule, named_sigmas
 from tolerances import FLOAT64, NETWORK, assert_close
 
 
@@ -63,3 +63,26 @@ def test_ddim_sigmas_follow_the_hosts_rule(schedule, steps):
 def test_impossible_steps_are_refused(schedule, steps):
     with pytest.raises(ValueError, match=f"steps: expected 1 to 999, but got {steps}"):
         schedule.ddim_sigmas(steps)
+
+
+def test_an_empty_latent_gets_all_of_the_largest_level_s_noise(schedule):
+    """sqrt(1 + sigma^2) at the largest sigma, a rounding of it, and above; sigma itself below."""
+    noise, largest = torch.ones(2, 3, dtype=torch.float64), float(schedule.sigmas[-1])
+    for sigma in (largest, largest * (1 - 1e-6), largest * (1 + 1e-6), 2 * largest):
+        assert_close(schedule.starting_noise(noise, sigma), noise * math.sqrt(1 + sigma**2))
+    for sigma in (0.999 * largest, 1.0):
+        assert_close(schedule.starting_noise(noise, sigma), noise * sigma)
+
+
+@pytest.mark.parametrize("scheduler, times", [
+    ("normal", [999, 666, 333, 0]),
+    ("sgm_uniform", [999, 749.25, 499.5, 249.75]),
+    ("simple", [999, 749, 499, 249]),
+])  # fmt: skip
+def test_schedulers_end_where_the_hosts_end(schedule, scheduler, times):
+    """Timesteps by hand: "normal" reaches timestep 0 before sigma 0, "sgm_uniform" and "simple" do not."""
+    found = named_sigmas(schedule, scheduler, 4)
+    expected = [*(float(schedule.sigma(torch.tensor(float(t)))) for t in times), 0.0]
+    assert found.tolist() == pytest.approx(expected, rel=NETWORK)
+    # The last half of eight steps.
+    assert torch.equal(named_sigmas(schedule, scheduler, 4, 0.5), named_sigmas(schedule, scheduler, 8)[-5:])

@@ -183,6 +183,13 @@ def test_misfits_are_named(arguments, message):
         kernels.frame_attention(q, k, v, *arguments)
 
 
+def test_queries_keys_and_values_of_different_shapes_are_named():
+    q, k, v, _ = random_tensors(8, 6, 12, 4)
+    for tensors in ((q, k[:3], v), (q, k, v[:, :4]), (q[0], k[0], v[0])):
+        with pytest.raises(ValueError, match="must share one shape"):
+            kernels.frame_attention(*tensors, 2, 3, 3, 4, 2)
+
+
 def test_the_first_call_of_a_program_may_be_inside_a_checkpoint():
     """The operators are tried out once; backward, which computes the block again, must not miss that trial."""
     from steadyedit.kernels.frame_attention.log_sum_exp import available

@@ -8,7 +8,7 @@ import torch
 from steadyedit.methods.lora_edit import condition as c
 from steadyedit.methods.lora_edit.clips import clip_ranges
 from steadyedit.methods.lora_edit.masks import boxes, hard, silhouettes
-from steadyedit.methods.lora_edit.packing import packed, packed_single, pooled
+from steadyedit.methods.lora_edit.packing import latent_frames, packed, packed_single, pooled
 from steadyedit.methods.lora_edit.samples import frame_sample
 
 LENGTHS = (1, 5, 13, 49, 81)
@@ -224,6 +224,8 @@ def test_low_cost_clips_overlap_by_a_frame(frames, length, expected):
     (lambda v, m: c.condition(CountingVAE().encode, v, m, first=video_of(1, 64, 48)), ("edited_first_frame", "48x64")),
     (lambda v, m: frame_sample(CountingVAE().encode, v[:1], video_of(1, 64, 48), m[:1], TEXT),
      ("edited_frame", "1 of 48x64", "48x32")),
+    (lambda v, m: frame_sample(CountingVAE().encode, v[:1], video_of(1, 16, 48), m[:1], TEXT),
+     ("edited_frame", "1 of 48x16", "48x32")),
     (lambda v, m: frame_sample(CountingVAE().encode, v, v, m, TEXT), ("original_frame", "5 frames")),
     (lambda v, m: c.condition(CountingVAE().encode, v, m, family=c.HUNYUAN_2), ("family", "no mask channel")),
     (lambda v, m: c.condition(lambda i: i[None], v, m), ("vae", "video VAE")),
@@ -258,3 +260,7 @@ def test_a_sample_s_prompt_is_at_work_at_every_noise_level():
     assert one_entry("positive", [[text, {"start_percent": 0.0, "end_percent": 1.0}]])
     with pytest.raises(ValueError, match="^positive: no prompt is at work from 50% of the steps on"):
         one_entry("positive", [[text, {"start_percent": 0.0, "end_percent": 0.5}]])
+
+
+def test_the_first_frame_is_encoded_alone_then_four_at_a_time():
+    assert [latent_frames(frames) for frames in (1, 2, 4, 5, 6, 8, 9, 81)] == [1, 1, 1, 2, 2, 2, 3, 21]

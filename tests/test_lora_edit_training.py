@@ -263,6 +263,12 @@ def test_the_frames_that_would_fit_are_named():
     frames = int(str(told.value).split("cut the clip to ")[1].split()[0])
     fits = (1, 16, (frames - 1) // 4 + 1, 60, 104)
     memory.check(memory.plan(size, fits, 16, 76_000_000), size, fits, 12 * 2**30, "12 GiB")
+    more = (1, 16, fits[2] + 1, 60, 104)
+    with pytest.raises(MemoryError):
+        memory.check(memory.plan(size, more, 16, 76_000_000), size, more, 12 * 2**30, "12 GiB")
+    needed, activations = planned.needed / 2**30, planned.activations / 2**30
+    assert f"49 frames of 832x480 needs {needed:.1f} GiB ({activations:.1f} for activations, " in str(told.value)
+    assert f"{needed - activations:.1f} for the rest), but 12 GiB has 12.0 GiB" in str(told.value)
     kept = memory.plan(size, latent, 16, 76_000_000, blocks_kept=8)
     assert kept.needed - planned.needed == pytest.approx(16 * 2**30 - 32 * 0.37 * 2**30, rel=FLOAT32_STEP)
 

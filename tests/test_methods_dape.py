@@ -239,6 +239,7 @@ def test_norms_that_there_are_not(change, message):
     ("change", "message"),
     [
         ({"positions": (5,)}, "^positions: this U-Net has the attention stages 1 to 4, but got 5"),
+        ({"positions": (0,)}, "^positions: this U-Net has the attention stages 1 to 4, but got 0"),
         ({"positions": ()}, "^positions: .* but got none"),
         ({"positions": (1,), "kernel": 4}, "^kernel: expected an odd number, but got 4"),
         ({"positions": (1,), "bottleneck": 0}, "^bottleneck: expected at least 1, but got 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from steadyedit.benchmarks.common.memory import allocated_peak
@@ -42,3 +44,17 @@ def test_the_prediction_is_within_a_tenth_of_what_is_measured(kind):
             parameter.grad = None
         _, peak = allocated_peak(step)
     assert planned.activations == pytest.approx(peak * 2**20, rel=0.1)
+
+
+@pytest.mark.parametrize("kept, wanted", [(None, 40), (100, 900), (990, 40)])
+def test_the_host_is_left_no_more_blocks_than_were_asked_for(monkeypatch, kept, wanted):
+    """Of 1000 bytes: what training needs, or all but the weights that stay. No GPU is asked."""
+    import comfy.model_management
+    from steadyedit.backends.comfy_native import video
+
+    asked, patcher = [], SimpleNamespace(load_device=torch.device("cuda"))
+    monkeypatch.setattr(video, "free_bytes", lambda patcher: 1000)
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda *args, **named: None)
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **named: asked.append(named))
+    video.load(patcher, MemoryPlan(30, 10, 0, 2000, kept))
+    assert asked == [{"memory_required": wanted, "minimum_memory_required": wanted}]

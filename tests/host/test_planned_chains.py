@@ -3,6 +3,9 @@ windows of other packs, runs split in two. Right, or refused in one sentence."""
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import comfy.controlnet
 import comfy.samplers
 import pytest
@@ -292,3 +295,12 @@ def test_an_error_of_another_kind_is_not_tried_again():
     with pytest.raises(RuntimeError, match="inside"):
         ksampler(patcher)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("free, fits", [(800.0, 16), (768.0, 8), (100.0, 2), (1.0, 1)])
+def test_a_call_holds_the_rows_that_the_host_has_room_for(free, fits):
+    """The host's own estimate of all branches' rows, by half again, halved until it fits: 48 bytes a row here."""
+    from steadyedit.backends.comfy_native.planned_run import rows_that_fit
+
+    model = SimpleNamespace(memory_required=math.prod, current_patcher=SimpleNamespace(get_free_memory=lambda _: free))
+    assert rows_that_fit(model, [[{}], [{}], None], torch.zeros(16, 4, 2, 2), 16) == fits

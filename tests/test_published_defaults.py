@@ -1,0 +1,52 @@
+"""Settings that nobody gives are the papers' (their sections are named), not what somebody last tried."""
+
+from __future__ import annotations
+
+from steadyedit.methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING
+from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
+from steadyedit.methods.rave.shuffling import Rave
+from steadyedit.methods.tune_recipe import TuneRecipe
+from steadyedit.methods.via.adapt import AdaptRecipe
+from steadyedit.methods.via.gather_swap import GatherSwap
+
+
+def test_one_shot_tuning():
+    """EI2, section 5, and Tune-A-Video: AdamW as PyTorch has it, 500 steps at 3e-5."""
+    recipe = TuneRecipe()
+    assert (recipe.steps, recipe.learning_rate, recipe.betas, recipe.weight_decay) == (500, 3e-5, (0.9, 0.999), 1e-2)
+    assert (recipe.max_grad_norm, recipe.loss, recipe.queries, recipe.seed) == (1.0, "mse", True, 0)
+
+
+def test_dape():
+    """Section 5.1: 400 steps at 5e-5, then 70 at 1e-5, Huber loss with delta 1; Table 3 trains both at once."""
+    stages = [(r.steps, r.learning_rate, r.loss, r.delta, r.queries)
+              for r in (NORM_TUNING, ADAPTER_TUNING, JOINT_TUNING)]  # fmt: skip
+    assert stages == [(400, 5e-5, "huber", 1.0, False), (70, 1e-5, "huber", 1.0, False),
+                      (470, 5e-5, "huber", 1.0, False)]  # fmt: skip
+
+
+def test_gather_swap():
+    """VIA, section 4: a group of four, both attentions of all blocks, the first 8 of 10 steps."""
+    swap = GatherSwap()
+    assert (swap.group, swap.frames, swap.start, swap.end, swap.blocks) == (4, (), 0.0, 0.8, "all")
+    assert (swap.kinds, swap.gather, swap.own_keys, swap.chunk) == (("self", "cross"), True, False, 0)
+
+
+def test_adaptation():
+    """The paper gives the augmentation alone; the rest was chosen once, and tables were measured with it."""
+    recipe = AdaptRecipe()
+    assert (recipe.training.steps, recipe.training.learning_rate, recipe.training.queries) == (150, 1e-4, False)
+    assert (recipe.rank, recipe.batch, recipe.variants, recipe.dropout) == (16, 4, 48, 0.05)
+
+
+def test_mask_aware_lora():
+    """LoRA-Edit's code: rank 16, 100 steps at 1e-4, betas 0.9 and 0.99."""
+    recipe = MaskLoRARecipe()
+    assert (recipe.training.steps, recipe.training.learning_rate, recipe.training.betas) == (100, 1e-4, (0.9, 0.99))
+    assert (recipe.rank, recipe.training.queries, recipe.sigmas) == (16, False, (0.0, 1.0))
+
+
+def test_rave():
+    """Section 4: grids of three by three, shuffled."""
+    rave = Rave()
+    assert (rave.grid, rave.seed, rave.shuffle, rave.chunk) == (3, 0, True, 0)
