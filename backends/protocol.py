@@ -242,6 +242,16 @@ class Guiding(Attaching, Protocol):
         """LATENT samples sampled from ``noise`` at ``sigmas[0]``; calls ``step`` with the steps that are done. Raises
         ValueError where the sampler draws noise on its way, which would differ by window."""
 
+    def hinted(
+        self, condition: Mapping[str, Any], control_net: Any, hints: Tensor, strength: float, start: float, end: float,
+        vae: Any, made: dict[Any, Any],
+    ) -> dict[str, Any]:
+        """A condition of a GUIDER under a ControlNet with hints, IMAGE [frames, height, width, 3], behind those that it
+        has. ``made`` is empty for the first condition of a window: what conditions share is kept there."""
+
+    def control_identity(self, control_net: Any) -> Any:
+        """What decides what a CONTROL_NET does, fit for ``content_hash``; None where it can not be told."""
+
     def encoded(self, vae: Any, images: Tensor) -> Tensor:
         """IMAGE as LATENT samples [frames, channels, h, w]. Raises ValueError where the VAE is one of whole clips."""
 
@@ -249,7 +259,11 @@ class Guiding(Attaching, Protocol):
         """The inverse, on the CPU."""
 
 
-class Backend(Editing, Guiding, Embedding, ToyLoader, FlowEditing, Protocol):
+class Streaming(Guiding, Sampling, Protocol):
+    """What a streamed edit asks of a host."""
+
+
+class Backend(Editing, Streaming, Embedding, ToyLoader, FlowEditing, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 

@@ -10,6 +10,8 @@ from .video import COLOURS, FITS
 CATEGORY = "SteadyEdit/video"
 NOISES = ["the same for all frames", "each frame its own"]
 IMAGES = ["each frame's own", "as connected"]
+BLENDS = ["none", "ramp", "no ramp", "last step only"]
+Inversion = io.Custom("STEADYEDIT_STREAMED_INVERSION")
 
 
 class StreamedEdit(io.ComfyNode):
@@ -53,6 +55,25 @@ class StreamedEdit(io.ComfyNode):
                                tooltip="For instruction editors, whose prompts hold an image (encode any one frame "
                                "for them): each frame's own puts every frame in the place of that one; as connected "
                                "keeps it for all frames."),
+                io.Video.Input("mask_video", optional=True, tooltip="White where to edit, of the video's length; read "
+                               "with the same range, size and fit. Outside of it the frames stay the video's own, bit "
+                               "for bit before the video is written."),
+                io.Int.Input("feather", default=8, min=0, max=512, optional=True, tooltip="With a mask: width of the "
+                             "seam in pixels, outside of the mask. 0 or 1: a hard edge."),
+                io.Boolean.Input("match_colour", default=True, optional=True, tooltip="With a mask: shift the edit's "
+                                 "colours smoothly so that they meet the original's around it."),
+                io.Video.Input("hint_video", optional=True, tooltip="What the ControlNet sees (edges, depth, ...), of "
+                               "the video's length; read with the same range, size and fit."),
+                io.ControlNet.Input("control_net", optional=True, tooltip="The ControlNet of the hint video. It acts "
+                                    "on all prompts of the guider."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, optional=True,
+                               tooltip="Of the ControlNet."),
+                io.Float.Input("hint_start", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
+                               tooltip="Share of the noise schedule at which the ControlNet begins."),
+                io.Float.Input("hint_end", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                               tooltip="Share of the noise schedule at which it ends."),
+                Inversion.Input("inversion", optional=True, tooltip="From Inversion for Streamed Edit: begin with the "
+                                "source's inversion instead of noise. Connect its sigmas, too."),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The edited video, in a file, with the source's rate and "
@@ -63,20 +84,33 @@ class StreamedEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, guider, sampler, sigmas, vae, seed, noise, window, start, count, stride, size, fit="crop",
-                background="black", image_condition=IMAGES[0]) -> io.NodeOutput:  # fmt: skip
+                background="black", image_condition=IMAGES[0], mask_video=None, feather=8, match_colour=True,
+                hint_video=None, control_net=None, strength=1.0, hint_start=0.0, hint_end=1.0,
+                inversion=None) -> io.NodeOutput:  # fmt: skip
         from comfy_api.latest import InputImpl
 
         from .. import backends
         from ..files.cache import FOLDER
-        from ..streaming.clip_edit import ClipEdit
+        from ..streaming.clip_edit import ClipEdit, Hints, Masked
         from ..streaming.noise import FrameNoise
         from ..streaming.source import frames_from
         from ..streaming.video import edited_video
 
         multiple_of_8("size", size)
         host = backends.current()
-        clip = frames_from(video, start, count, stride, size=size, fit=fit, background=background)
-        edit = ClipEdit(host, clip, guider, sampler, sigmas, vae, FrameNoise(seed, noise), image_condition == IMAGES[0])
+        if (hint_video is None) != (control_net is None):
+            missing, there = ("hint_video", "control_net") if hint_video is None else ("control_net", "hint_video")
+            raise ValueError(f"{missing}: is missing, but {there} is connected; connect both, or neither.")
+
+        def frames(given):
+            return frames_from(given, start, count, stride, size=size, fit=fit, background=background)
+
+        clip = frames(video)
+        edit = ClipEdit(
+            host, clip, guider, sampler, sigmas, vae, FrameNoise(seed, noise), image_condition == IMAGES[0],
+            None if mask_video is None else Masked(frames(mask_video), feather, match_colour),
+            None if hint_video is None else Hints(frames(hint_video), control_net, strength, hint_start, hint_end),
+            inversion)
         with explain_no_memory(host, "window", f"editing a window of {window} frames", "a smaller window"):
             path, made = edited_video(edit, clip, edit.identity(), host.weights_folder() / FOLDER, window,
                                       host.progress(clip.total, "edited frames"))
@@ -86,4 +120,49 @@ class StreamedEdit(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), info)
 
 
-NODES = [StreamedEdit]
+class StreamedInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditStreamedInversion",
+            display_name="Inversion for Streamed Edit",
+            category=CATEGORY,
+            description="Lets Streamed Edit begin with the source's inversion, window by window, as DDIM Inversion "
+            "does for a clip in one piece; with a mask video also keeps what lies outside of it in the latents, as "
+            "Boundary Blend does. The steps of the window at work lie on disk.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will sample the edit."),
+                io.Conditioning.Input("conditioning", tooltip="The papers: an empty prompt. The clip's own prompt "
+                                      "reconstructs more closely and edits less."),
+                io.Int.Input("steps", default=50, min=1, max=999, tooltip="Steps of inversion and sampling. The papers "
+                             "use 50; best a divisor of 1000."),
+                io.Int.Input("refinement", default=0, min=0, max=20, tooltip="Fixed-point iterations per step. 0 is "
+                             "plain DDIM inversion; 2 to 5 come close to an exact inverse, each as dear as one run."),
+                io.Combo.Input("blend", options=BLENDS, default="none", tooltip="Keep the latents outside of the mask "
+                               "video, as Boundary Blend: ramp is the paper's. none keeps the pixels alone."),
+                io.Combo.Input("reading", options=["A", "B"], default="A", optional=True,
+                               tooltip="What grows along the ramp. A: the source outside the mask. B: the edit inside "
+                               "it, with the source outside at once."),
+                io.Int.Input("ramp_steps", default=0, min=0, max=1000, optional=True,
+                             tooltip="Length of the ramp in sampling steps; 0 for all of them."),
+                io.Boolean.Input("soft_mask", default=True, optional=True, tooltip="On: a latent cell (8x8 pixels) "
+                                 "that the mask covers partly is mixed by that part. Off: it is edited."),
+            ],
+            outputs=[
+                Inversion.Output(display_name="inversion", tooltip="For Streamed Edit."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels, descending, for Streamed Edit."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, conditioning, steps, refinement, blend, reading="A", ramp_steps=0,
+                soft_mask=True) -> io.NodeOutput:  # fmt: skip
+        from .. import backends
+        from ..streaming.inversion import StreamedInversion as Settings
+
+        sigmas = backends.of(model).schedule(model).ddim_sigmas(steps)
+        return io.NodeOutput(Settings(model, conditioning, sigmas, refinement, blend, reading, ramp_steps, soft_mask),
+                             sigmas)
+
+
+NODES = [StreamedEdit, StreamedInversion]

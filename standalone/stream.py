@@ -83,7 +83,7 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
         edited = windowed(graph, sources, sink, group, roots)
         constant = checked(edited, nodes, sources, roots)
         left_out(graph, edited, nodes)
-        edit = GraphEdit(edited, nodes, sources, group, tuple(roots.values()), constant, place_now, store.folder)
+        edit = GraphEdit(edited, nodes, sources, group, tuple(roots.values()), constant, place_now)
         try:
             edit_windows(store, window, edit, backends.current().progress(total, "frames"))
         except ValueError as error:
@@ -105,7 +105,7 @@ class GraphEdit:
         graph: see ``windowed``.
         sources: what it reads; group, roots: frames that each needs beside the window's.
         constant: ids of the nodes that run once.
-        place: is told the folder of the window at work, inside ``folder``.
+        place: is told the folder of the window at work.
     """
 
     graph: Graph
@@ -115,11 +115,10 @@ class GraphEdit:
     roots: tuple[int, ...]
     constant: set[str]
     place: Place
-    folder: Path
     _heads: dict[str, list[torch.Tensor]] | None = None
     _known: dict[str, tuple] | None = None
 
-    def __call__(self, window: Window, part: Callable[[float], None]) -> torch.Tensor:
+    def __call__(self, window: Window, part: Callable[[float], None], room: Path) -> torch.Tensor:
         if self._heads is None:
             self._heads = {s.key: [next(s.clip.read(index, 1)) for index in self.group] for s in self.sources}
         if self._known is None:
@@ -127,9 +126,8 @@ class GraphEdit:
         for source in self.sources:
             rest = islice(source.clip.read(window.first, window.count), window.count)
             source.frames = as_frames([*self._heads[source.key], *rest])
-        self.place.folder = self.folder / f"{window.first:07}+{window.count}"
+        self.place.folder = room
         images = execute(self.graph, self.nodes, known=self._known).results[COLLECT][0]
-        shutil.rmtree(self.place.folder, ignore_errors=True)
         return images[len(self.group) :]
 
     def _once(self, heads: dict[str, list[torch.Tensor]]) -> dict[str, tuple]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -24,14 +26,17 @@ class Report(Protocol):
     def update(self, value: int, preview: Any = None) -> None: ...
 
 
-def edit_windows(store: WindowStore, size: int, edit: Callable[[Window, Callable[[float], None]], Tensor],
-                 report: Report) -> int:  # fmt: skip
+#: ``edit(window, part, room) -> frames [count, H, W, 3]``; calls ``part`` with the share of its work that is done, from
+#: 0 to 1, which raises where the user cancelled. The folder ``room`` is its own, also when it is tried again.
+Edit = Callable[["Window", Callable[[float], None], Path], Tensor]
+
+
+def edit_windows(store: WindowStore, size: int, edit: Edit, report: Report) -> int:
     """Make and keep the frames that no finished window has.
 
     Args:
         size: frames in a window, beside those that ride along.
-        edit: ``edit(window, part) -> frames [count, H, W, 3]``; calls ``part`` with the share of its work that is done,
-            from 0 to 1, which raises where the user cancelled.
+        edit: see ``Edit``.
 
     Returns:
         how many frames were made; the others were there.
@@ -49,7 +54,7 @@ def edit_windows(store: WindowStore, size: int, edit: Callable[[Window, Callable
         def part(share: float, before: int = done, window: Window = window) -> None:
             report.update(before + int(share * window.count))
 
-        frames = edit(window, part)
+        frames = edit(window, part, store.room(window))
         if len(frames) != window.count:
             raise ValueError(f"video: {window.count} frames went in and {len(frames)} came out, so it cannot be edited "
                              "in windows.")
@@ -58,6 +63,7 @@ def edit_windows(store: WindowStore, size: int, edit: Callable[[Window, Callable
         except NotSaved as error:
             raise NotSaved(error.errno, f"{error} The {done} frames that are finished are kept: make room, and queue "
                            "the edit again.") from error
+        shutil.rmtree(store.room(window), ignore_errors=True)
         done += window.count
         report.update(done, picture(frames[-1]))
     return made

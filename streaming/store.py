@@ -90,6 +90,10 @@ class WindowStore:
             yield from (picture.float() / 255 for picture in pictures)
             at += len(pictures)
 
+    def room(self, window: Window) -> Path:
+        """A folder for what a window's edit keeps while it is at work."""
+        return self.folder / f"{window.first:07}+{window.count}"
+
     def remove(self) -> None:
         """Remove all windows."""
         for path in self.folder.glob(f"*{ENDING}"):

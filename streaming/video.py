@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from torch import Tensor
-
 from ..files.cache import limit_bytes, trim
 from ..files.writing import write_bytes
 from ..methods.stored import digest_of, locked, set_aside
 from ..video.write import write_clip
-from .run import Report, edit_windows
-from .store import ENDING, Window, WindowStore
+from .run import Edit, Report, edit_windows
+from .store import ENDING, WindowStore
 
 if TYPE_CHECKING:
     from .source import Frames
@@ -28,7 +25,6 @@ log = logging.getLogger(__name__)
 #: Folder of streamed edits inside that of finished and interrupted work.
 FOLDER = "streams"
 VIDEO, DIGEST, ABOUT = "edited.mp4", "edited.json", "about.json"
-Edit = Callable[[Window, Callable[[float], None]], Tensor]
 
 
 def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, size: int,
@@ -38,7 +34,7 @@ def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, si
     A finished one is found again; windows of an interrupted one are used. Both are checked by their digests first.
 
     Args:
-        edit: see ``run.edit_windows``.
+        edit: see ``run.Edit``.
         identity: hash of everything that decides its frames; None where it can not be told, so that nothing is found.
         cache: folder of finished and interrupted work.
         size: frames in a window.

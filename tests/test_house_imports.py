@@ -34,7 +34,7 @@ INNER = {
     "vision": {"vision", "files"},
     "video": {"video", "files"},
     "study": {"study", "video", "files"},
-    "streaming": {"streaming", "methods", "video", "files"},
+    "streaming": {"streaming", "methods", "diffusion", "video", "files"},
     "curation": {"curation", "video", "vision", "files"},
     "toyworld": {"toyworld", "diffusion", "vision"},
     "nodes": {

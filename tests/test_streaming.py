@@ -45,7 +45,7 @@ def edited(store, size=3, report=None):
     """Run the engine; returns the windows that it made."""
     made = []
 
-    def edit(window, part):
+    def edit(window, part, room):
         part(0.5)
         made.append((window.first, window.count))
         return truth(window.first, window.count)
@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_what_is_finished(store, monkeypatch):
 
 def test_a_window_with_other_frames_is_refused(store):
     with pytest.raises(ValueError, match="video: 3 frames went in and 2 came out"):
-        edit_windows(store, 3, lambda window, part: truth(0, 2), Quiet())
+        edit_windows(store, 3, lambda window, part, room: truth(0, 2), Quiet())
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_finished_video_is_found_again_and_another_file_of_the_name_is_told(vi
     def go(stop=None):
         clip = FileFrames(path)
 
-        def edit(window, part):
+        def edit(window, part, room):
             made.append(window.first)
             if window.first == stop:
                 raise KeyboardInterrupt

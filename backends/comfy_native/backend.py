@@ -136,6 +136,15 @@ class ComfyBackend:
     ) -> Tensor:
         return guiding.run(guider, noise, samples, sampler, sigmas, seed, step)
 
+    def hinted(
+        self, condition: Mapping[str, Any], control_net: Any, hints: Tensor, strength: float, start: float, end: float,
+        vae: Any, made: dict[Any, Any],
+    ) -> dict[str, Any]:
+        return guiding.hinted(condition, control_net, hints, strength, (start, end), vae, made)
+
+    def control_identity(self, control_net: Any) -> Any:
+        return guiding.identity_of_control(control_net)
+
     def encoded(self, vae: Any, images: Tensor) -> Tensor:
         return guiding.encoded(vae, images)
 

@@ -146,6 +146,24 @@ def control(held: Any, depth: int) -> Any:
             None if previous is None else plain(previous, depth + 1)]  # fmt: skip
 
 
+def identity_of_control(control_net: Any) -> Any:
+    """``Guiding.control_identity``."""
+    try:
+        return plain(control_net)
+    except (TypeError, AttributeError):
+        return None
+
+
+def hinted(condition: Mapping[str, Any], control_net: Any, hints: Tensor, strength: float, span: tuple[float, float],
+           vae: Any, made: dict[Any, Any]) -> dict[str, Any]:  # fmt: skip
+    """``Guiding.hinted``, as the host's ControlNetApplyAdvanced does it."""
+    before = condition.get("control")
+    if before not in made:
+        made[before] = control_net.copy().set_cond_hint(hints.movedim(-1, 1), strength, span, vae=vae)
+        made[before].set_previous_controlnet(before)
+    return {**condition, "control": made[before], "control_apply_to_uncond": False}
+
+
 class NoDraws(TorchFunctionMode):
     """While entered, a random draw of one row a frame is refused: its numbers would hang on the window."""
 

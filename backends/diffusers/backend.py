@@ -166,6 +166,13 @@ class DiffusersBackend:
                step: Callable[[int], None]) -> Tensor:
         return guiding.run(guider, noise, samples, sampler, sigmas, seed, step)
 
+    def hinted(self, condition: Mapping[str, Any], control_net: Any, hints: Tensor, strength: float, start: float,
+               end: float, vae: Any, made: dict[Any, Any]) -> dict[str, Any]:
+        return {**condition, "control": control_net.applied(hints, strength, start, end, condition.get("control"))}
+
+    def control_identity(self, control_net: Any) -> Any:
+        return fingerprint.of_tensors(control_net.net.state_dict().values())
+
     def encoded(self, vae: Any, images: Tensor) -> Tensor:
         return guiding.encoded(vae, images)
 

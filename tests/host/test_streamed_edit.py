@@ -23,7 +23,7 @@ from steadyedit.toyworld import models, render, sample_scene
 from steadyedit.video.read import read_clip
 from steadyedit.video.write import write_clip
 from tolerances import RUN
-from toys import BACKEND, assert_untouched, attached, text, traces, weights
+from toys import BACKEND, assert_untouched, attached, controlnet, text, traces, under, weights
 
 FRAMES, SIDE, SEED = 7, 64, 3
 SAME, OWN = "the same for all frames", "each frame its own"
@@ -89,8 +89,7 @@ def in_order(kept):
     return torch.stack([kept[i] for i in sorted(kept)])
 
 
-@pytest.mark.parametrize("noise", [OWN, SAME])
-@pytest.mark.parametrize("window", [3, FRAMES])
+@pytest.mark.parametrize("noise, window", [(OWN, 3), (SAME, 3), (OWN, FRAMES)])
 def test_windows_give_the_frames_of_one_piece(parts, video, kept, noise, window):
     inputs = settings(*parts, video, noise=noise, window=window)
     before, marks = weights(parts[0]), traces(parts[0])
@@ -162,6 +161,65 @@ def test_a_cancelled_edit_goes_on_after_its_last_window(parts, video, kept):
     assert "7 of them found finished" in info
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A mask video, white in the right half but in the last frames, and a video of hints."""
+    folder = tmp_path_factory.mktemp("beside")
+    mask = torch.zeros(FRAMES, SIDE, SIDE, 3)
+    mask[: FRAMES - 2, :, SIDE // 2 :] = 1
+    hints = torch.rand(FRAMES, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
+    return [InputImpl.VideoFromFile(str(write_clip(folder / f"{name}.mp4", frames, Fraction(8))))
+            for name, frames in (("mask", mask), ("hints", hints))]
+
+
+def frames_of(video):
+    return NODES["SteadyEditLoadFrames"].execute(video, 0, 0, 1, SIDE).args[0]
+
+
+def test_hints_and_a_mask_as_videos(parts, video, beside, kept):
+    patcher, control = attached(parts[0], "gather-swap"), controlnet()
+    inputs = settings(patcher, parts[1], video)
+    before, marks = weights(parts[0]), traces(parts[0])
+    streamed(**inputs, mask_video=beside[0], feather=4, hint_video=beside[1], control_net=control, strength=0.5)
+    assert control.cond_hint_original is None
+    assert_untouched(parts[0], before, marks)
+    mask, hints = (frames_of(part) for part in beside)
+    told = [under(control, hints, condition, 0.5) for condition in (text(1), text(2))]
+    edited = in_one_piece(**{**inputs, "guider": custom.CFGGuider.execute(patcher, *told, 1.5)[0]})
+    without = in_one_piece(**inputs)
+    whole = NODES["SteadyEditComposite"].execute(edited, frames_of(inputs["video"]), mask.mean(-1), 4, 0, True).args[0]
+    torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
+    assert (edited - without).abs().max() > 10 * RUN
+    assert torch.equal(in_order(kept)[..., :20, :], frames_of(inputs["video"])[..., :20, :])
+    assert torch.equal(in_order(kept)[-1], frames_of(inputs["video"])[-1])
+
+
+@pytest.mark.parametrize("blend", ["none", "ramp"])
+def test_the_sources_inversion_window_by_window(parts, video, beside, kept, blend):
+    patcher = attached(parts[0], "gather-swap")
+    inputs = settings(patcher, parts[1], video)
+    with torch.inference_mode():
+        inversion, sigmas = NODES["SteadyEditStreamedInversion"].execute(patcher, text(2), 3, 0, blend).args
+    mask = beside[0] if blend != "none" else None
+    streamed(**{**inputs, "inversion": inversion, "sigmas": sigmas, "mask_video": mask})
+    with torch.inference_mode():
+        original = frames_of(inputs["video"])
+        latent = {"samples": parts[1].encode(original)}
+        latent, levels = NODES["SteadyEditDDIMInversion"].execute(patcher, text(2), latent, 3, 0).args
+        sampler = inputs["sampler"]
+        if mask is not None:
+            sampler = NODES["SteadyEditBoundaryBlend"].execute(
+                sampler, latent, frames_of(mask).mean(-1), blend, "A", 0, True).args[0]
+        noise = custom.Noise_EmptyNoise()
+        done = custom.SamplerCustomAdvanced.execute(noise, inputs["guider"], sampler, levels, latent)
+        whole = parts[1].decode(done[0]["samples"])
+        if mask is not None:
+            whole = NODES["SteadyEditComposite"].execute(whole, original, frames_of(mask).mean(-1), 8, 0, True).args[0]
+    torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
+    with pytest.raises(ValueError, match="sigmas: begin at noise level .* but the inversion ends at"):
+        streamed(**{**inputs, "inversion": inversion, "sigmas": sigmas[1:], "mask_video": mask})
+
+
 def ancestral(inputs):
     return {"sampler": comfy.samplers.sampler_object("euler_ancestral")}
 
@@ -184,6 +242,14 @@ def prompts(inputs):
     return {"guider": custom.BasicGuider.execute(inputs["guider"].model_patcher, text(1, prompts=FRAMES))[0]}
 
 
+def shorter():
+    """A VIDEO of tensors."""
+    from comfy_api.latest import Types
+
+    components = Types.VideoComponents(images=torch.rand(5, SIDE, SIDE, 3), audio=None, frame_rate=Fraction(8))
+    return InputImpl.VideoFromComponents(components)
+
+
 @pytest.mark.parametrize("changed, message", [
     (ancestral, "sampler: euler_ancestral draws new noise"),
     (adaptive, "sampler: dpm_adaptive chooses its steps by the whole batch"),
@@ -193,6 +259,8 @@ def prompts(inputs):
     (on("rave"), "guider: its model has rave"),
     (prompts, "guider: its condition 'positive' holds prompts for 7 frames"),
     (lambda inputs: {"start": 99}, "start 99 is past the end; the clip has 7 frames"),
+    (lambda inputs: {"control_net": object()}, "hint_video: is missing"),
+    (lambda inputs: {"mask_video": inputs["video"], "video": shorter()}, "mask_video: has 7 frames in this range"),
     (lambda inputs: {"size": 60}, "size: 60 pixels do not divide by 8"),
 ])  # fmt: skip
 def test_what_would_not_be_exact_is_refused_in_a_sentence(parts, video, changed, message):
