@@ -55,6 +55,11 @@ def inside(folder: Path, name: str, label: str) -> Path:
         raise ValueError(f"{label}: {shown} holds a character that no file name can have; use letters and numbers.")
     given = name.replace("\\", "/")
     root = os.path.realpath(folder)
+    if given.split("/")[0] == "~":
+        # A folder of that name is never what is meant.
+        raise ValueError(f"{label}: {shown} leaves the folder {folder}; use a name inside it.")
+    if given.rpartition("/")[2] == ".":
+        raise ValueError(f"{label}: {shown} names no file; give a name such as 'clip' or 'films/clip'.")
     if os.path.isabs(given):
         given = os.path.relpath(os.path.normpath(given), os.path.abspath(folder)).replace(os.sep, "/")
     given = os.path.normpath(given).replace(os.sep, "/") if given else "."

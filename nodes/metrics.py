@@ -85,6 +85,8 @@ class ClipMetrics(io.ComfyNode):
         from ..vision.metrics import psnr
 
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
+        cut = [said for name, clip in (("images", frames), ("source", source)) if (said := _beyond(name, clip))]
+        frames, source = frames.clamp(0, 1), None if source is None else source.clamp(0, 1)
         outside = _outside(frames, source, mask)
         if first_frame is not None and clip_vision is None:
             raise ValueError("clip_vision: is not connected, but first_frame is; CLIP Score needs it.")
@@ -113,8 +115,15 @@ class ClipMetrics(io.ComfyNode):
         of = f"{name}, of the {'edited clip' if source is None else 'source'}"
         trusted = f"{valid.float().mean():.0%}" if len(flow) else None
         found = Measured(values, {"flow": of, "interpolator": "that flow, from both neighbours",
-                                  "flow trusted at": trusted, "frames": len(frames)})  # fmt: skip
+                                  "flow trusted at": trusted, "frames": len(frames),
+                                  "cut to 0..1": " and ".join(cut) or None})  # fmt: skip
         return io.NodeOutput(found.lines(), found.json(), ui=ui.PreviewText(found.lines()))
+
+
+def _beyond(name: str, clip: Tensor | None) -> str:
+    """What of a clip lies outside of 0..1, where no screen shows it; "" if nothing does but rounding."""
+    low, high = (0.0, 1.0) if clip is None else (float(value) for value in clip.aminmax())
+    return f"{name} from {low:.4g} to {high:.4g}" if low < -1e-4 or high > 1 + 1e-4 else ""
 
 
 def _text(backend: Any, clip: Any, clip_vision: Any, prompt: str) -> Tensor | None:

@@ -63,7 +63,9 @@ def test_no_name_leaves_the_folder(place):
 
 @pytest.mark.parametrize(("name", "sentence"), [
     ("", "names no file"), (".", "names no file"), ("x/..", "names no file"), ("...", "names no file"),
-    ("..", "leaves the folder"), ("../x", "leaves the folder"), ("a/../../x", "leaves the folder"),
+    ("x/.", "names no file"), ("x\\.", "names no file"), ("~/x", "leaves the folder"),
+    ("~", "leaves the folder"), ("..", "leaves the folder"), ("../x", "leaves the folder"),
+    ("a/../../x", "leaves the folder"),
     ("..\\x", "leaves the folder"), ("/etc/passwd", "leaves the folder"), ("C:\\x", "leaves the folder"),
     ("link/x", "leaves the folder"), ("a\0b", "no file name can have"), ("a\nb", "no file name can have"),
     ("\ud800", "no file name can have"), (7, "no file name can have"), ("x" * (LONGEST + 1), "too long"),
@@ -97,7 +99,7 @@ def test_a_nodes_id_is_a_name():
 
 
 @pytest.mark.skipif("comfy_api" in sys.modules, reason="a host is loaded in this process")
-@pytest.mark.parametrize("prefix", ["", ".", "x/..", "..", "../x", "/x", "a\0", "x" * 400])
+@pytest.mark.parametrize("prefix", ["", ".", "x/..", "x/.", "~/x", "..", "../x", "/x", "a\0", "x" * 400])
 @pytest.mark.parametrize("node", ["SaveVideo", "SaveImage", "SaveLoRA", "LossGraphNode", "SteadyEditSaveTuned"])
 def test_nodes_that_save_leave_nothing_behind(node, prefix, tmp_path, monkeypatch):
     from steadyedit.files import places

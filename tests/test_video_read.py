@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
-from steadyedit.video.probe import probe
+from steadyedit.video.probe import OLDEST, probe
 from steadyedit.video.read import iter_frames, read_clip
 from video_files import SIDE, make_video, number_of, numbered, set_display_matrix
 
@@ -206,3 +208,12 @@ def test_progress_counts_and_may_cancel(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         read_clip(path, progress=cancel)
+
+
+def test_a_pyav_that_shifts_colours_is_told(tmp_path, monkeypatch):
+    path = make_video(tmp_path / "a.mp4", [numbered(i) for i in range(3)])
+    assert not any("PyAV" in note for note in probe(path).notes)
+    monkeypatch.setattr(av, "__version__", "16.1.0")
+    assert "PyAV 16.1.0 shifts colours" in " ".join(probe(path).notes)
+    floor = next(line for line in (Path(__file__).parents[1] / "requirements.txt").read_text().split() if "av>" in line)
+    assert floor == f"av>={OLDEST}"

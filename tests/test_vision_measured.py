@@ -99,6 +99,31 @@ def test_bad_input_is_one_sentence(node, clip, more, sentence):
         node.execute(clip.frames, **more)
 
 
+@pytest.mark.parametrize(("more", "sentence"), [
+    ({"clip_vision": "x"}, "^clip_vision: expected a CLIP_VISION, but got a str"),
+    ({"clip": "x", "clip_vision": "x", "prompt": "a"}, "^clip: expected a CLIP, but got a str"),
+])  # fmt: skip
+def test_encoders_that_are_none(node, clip, more, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        node.execute(clip.frames, **more)
+
+
+@pytest.mark.parametrize("side", [(1, 1), (1, 64), (7, 7)])
+def test_frames_too_small_to_move_in(node, side):
+    with pytest.raises(ValueError, match=f"^images: are {side[1]}x{side[0]}, too small to see motion in; use frames"):
+        node.execute(torch.rand(2, *side, 3))
+    assert values(node, torch.rand(1, *side, 3))["Warping Error"] is None  # no motion is asked for
+
+
+def test_values_that_no_screen_shows_are_cut_and_told(node, clip):
+    beyond = clip.frames * 1.5 - 0.2
+    found, shown = values(node, beyond, source=clip.frames), values(node, beyond.clamp(0, 1), source=clip.frames)
+    assert found.pop("cut to 0..1").startswith("images from -0.09") and shown.pop("cut to 0..1") is None
+    assert found == shown
+    # Rounding is no such value.
+    assert values(node, clip.frames + 1e-6)["cut to 0..1"] is None
+
+
 def test_a_flow_that_is_none(node, clip):
     with pytest.raises(TypeError, match="^optical_flow: expected a loaded flow network, but got str"):
         node.execute(clip.frames, optical_flow="raft")

@@ -11,6 +11,9 @@ from .colour import Colour, colour_of
 from .geometry import shown_size
 from .source import Source, audio_stream, decoded, name_of, open_source, video_stream
 
+#: Of PyAV, that reads colours exactly: 14.2 to 16.1 lose where chroma lies, and take yuvj for another range.
+OLDEST = 17
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -95,6 +98,9 @@ def probe(source: Source, finest: bool = False) -> VideoInfo:
             begin, end, rate = _measure(container, stream, name, begin, finest)
             promised = promised if stated else _promised(stream)
     notes = list(colour.notes)
+    if int(av.__version__.split(".")[0]) < OLDEST:
+        notes.append(f"PyAV {av.__version__} shifts colours and misreads full range; update it to {OLDEST} or newer: "
+                     "python -m pip install --upgrade av")
     if first.interlaced_frame:
         notes.append("interlaced: deinterlaced, one picture for two fields")
     if aspect and aspect != 1:

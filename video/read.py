@@ -268,7 +268,7 @@ def _frames_from(
                 if not good and (frame.pts is None or time > moment):
                     break
                 good = True
-                yield frame, time, (frame.duration or 0) * stream.time_base
+                yield frame, time, (getattr(frame, "duration", 0) or 0) * stream.time_base
             if good:
                 return
 

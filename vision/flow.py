@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Rec. 601 luma: brightness is what the estimator holds constant along the motion.
 _LUMA = (0.299, 0.587, 0.114)
+#: Smallest side of frames whose motion is estimated, in pixels.
+LEAST = 8
 
 
 def estimate_flow(frames: Tensor, radius: int = 10, warps: int = 5) -> Tensor:
@@ -30,11 +32,17 @@ def estimate_flow(frames: Tensor, radius: int = 10, warps: int = 5) -> Tensor:
 
     Returns:
         [F - 1, H, W, 2] float32.
+
+    Raises:
+        ValueError: frames of less than ``LEAST`` pixels a side, in which no motion can be seen.
     """
     from skimage.registration import optical_flow_ilk
 
+    height, width = frames.shape[1:3]
+    if min(height, width) < LEAST:
+        raise ValueError(f"images: are {width}x{height}, too small to see motion in; use frames of at least "
+                         f"{LEAST}x{LEAST} pixels.")
     gray = (frames.detach().float().cpu() @ torch.tensor(_LUMA)).numpy()
-    height, width = gray.shape[1:]
     flows = np.zeros((max(0, len(gray) - 1), height, width, 2), np.float32)
     for index in range(len(flows)):
         rows, columns = optical_flow_ilk(gray[index], gray[index + 1], radius=radius, num_warp=warps)

@@ -24,7 +24,9 @@ def text_embedding(clip: comfy.sd.CLIP, text: str) -> torch.Tensor:
     The host's own pooled output leaves the projection out for Stable Diffusion 1.x, whose
     checkpoints do not carry it.
     """
-    model = clip.cond_stage_model
+    model = getattr(clip, "cond_stage_model", None)
+    if model is None:
+        raise TypeError(f"clip: expected that of Load CLIP, but got a {type(clip).__name__}.")
     encoder = next((getattr(model, name) for name in ENCODERS if hasattr(model, name)), None)
     projection = getattr(getattr(encoder, "transformer", None), "text_projection", None)
     if projection is None or not usable(projection.weight):
@@ -67,7 +69,13 @@ def load_toy_clip() -> tuple[comfy.sd.CLIP, comfy.clip_vision.ClipVisionModel]:
 
 def image_embeddings(clip_vision: Any, images: torch.Tensor) -> torch.Tensor:
     """``Backend.image_embeddings``."""
-    embeddings = getattr(clip_vision.encode_image(images, crop=False), "image_embeds", None)
+    if not hasattr(clip_vision, "encode_image"):
+        raise TypeError(f"clip_vision: expected that of Load CLIP Vision, but got a {type(clip_vision).__name__}.")
+    try:
+        embeddings = getattr(clip_vision.encode_image(images, crop=False), "image_embeds", None)
+    except AttributeError:
+        # The host asks encoders without such an embedding (DINO) for it all the same.
+        embeddings = None
     if embeddings is None or embeddings.ndim != 2:
         raise ValueError("clip_vision: gives no embedding in a space shared with text; load a CLIP vision model.")
     return embeddings.float().cpu()

@@ -197,9 +197,13 @@ class DiffusersBackend:
         return load_toy_clip()
 
     def text_embedding(self, clip: TextEncoder, text: str) -> Tensor:
+        if not isinstance(clip, TextEncoder):
+            raise TypeError(f"clip: expected a CLIP, but got a {type(clip).__name__}.")
         return clip.embed(text)
 
     def image_embeddings(self, clip_vision: ImageEncoder, images: Tensor) -> Tensor:
+        if not isinstance(clip_vision, ImageEncoder):
+            raise TypeError(f"clip_vision: expected a CLIP_VISION, but got a {type(clip_vision).__name__}.")
         return clip_vision.embed(images)
 
     def weights_folder(self) -> Path:

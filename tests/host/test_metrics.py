@@ -31,6 +31,21 @@ def test_clip_of_the_host(clip):
     assert found["CLIP-Text"] > 0.7 and found["Warping Error"] is not None
 
 
+@pytest.mark.parametrize(("vision", "sentence"), [
+    ("x", "^clip_vision: expected that of Load CLIP Vision, but got a str"),
+    ("without an embedding", "^clip_vision: gives no embedding in a space shared with text"),
+])  # fmt: skip
+def test_a_clip_vision_that_is_none(clip, vision, sentence):
+    class Dino:
+        def encode_image(self, images, crop=True):
+            return (None).to("cpu")  # as the host asks every encoder for its projected output
+
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        measured(clip.frames, clip_vision=vision if vision == "x" else Dino())
+    with pytest.raises(TypeError, match="^clip: expected that of Load CLIP, but got a str"):
+        measured(clip.frames, clip="x", clip_vision=Dino(), prompt="a")
+
+
 def test_flow_by_the_hosts_loader(clip, tmp_path, monkeypatch):
     """A RAFT of random weights from the models folder: the core node's output is our input."""
     nodes_void = pytest.importorskip("comfy_extras.nodes_void", reason="this host loads no optical flow")
