@@ -78,6 +78,7 @@ class TrainingRun:
         store: where checkpoints go.
         preview_every: seconds between pictures on the progress bar; 0 for none.
         picture: draws one frame's latent, see ``Host.latent_picture``.
+        show: of the opened model and the steps done: a picture that stays above the losses until the next one, or None.
     """
 
     task: Task
@@ -87,11 +88,13 @@ class TrainingRun:
     progress: Progress
     preview_every: float
     picture: Callable[[Tensor], Image] | None = None
+    show: Callable[[Any, int], Image | None] | None = None
     _last: dict[str, Any] | None = field(default=None, init=False)
     _sample: Image | None = field(default=None, init=False)
     _shown: float = field(default=0.0, init=False)
     _sampled: float = field(default=0.0, init=False)
     _cost: float = field(default=0.0, init=False)
+    _stays: bool = field(default=False, init=False)
 
     def run(self) -> dict[str, Any]:
         """``NoiseTraining.state()`` after the last step.
@@ -161,10 +164,17 @@ class TrainingRun:
     def _preview(self, view: Any, training: NoiseTraining, device: torch.device) -> Any:
         """Every few seconds, and at the first and last step: a sample above the losses."""
         done, now = len(training.losses), monotonic()
-        if not self.preview_every or (1 < done < self.recipe.steps and now - self._shown < self.preview_every):
+        shown = None if self.show is None else self.show(view, done)
+        if shown is None and (
+            not self.preview_every or (1 < done < self.recipe.steps and now - self._shown < self.preview_every)
+        ):
             return None
+        if shown is not None:
+            self._sample, self._stays = shown, True
         # A large model needs seconds for a sample: then an older one stands above the newest losses.
-        if self._sample is None or now - self._sampled >= max(self.preview_every, self._cost * SHARE):
+        elif self._sample is None or (
+            not self._stays and now - self._sampled >= max(self.preview_every, self._cost * SHARE)
+        ):
             self._sample = self._draw(view, device)
             self._sampled = monotonic()
             self._cost = self._sampled - now

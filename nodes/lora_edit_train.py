@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..methods.lora_edit.choices import NOISE_RANGES, PRECISIONS, TARGETS
+from ..methods.lora_edit.choices import NOISE_RANGES, PRECISIONS, SHOWN_STEPS, TARGETS
 from .lora_edit import CATEGORY
 from .lora_edit_samples import Samples
 from .training import cache_of, learning_rate_input, lora_output, loss_map_output, rank_input, reuse_input, seed_input
@@ -40,6 +40,12 @@ class MaskLoRATrain(io.ComfyNode):
                 reuse_input("the LoRA"),
                 io.LoraModel.Input("lora", optional=True, tooltip="Go on from this LoRA (stage 2, with Frame "
                                    "Samples): same rank and targets, a fresh optimizer."),
+                io.Int.Input("sample_every", default=0, min=0, max=100000, optional=True, tooltip="After every so many "
+                             "steps sample a short clip and show four frames of it in the node; 0: never. Each takes "
+                             f"{SHOWN_STEPS} runs of the model, about as long as two or three steps."),
+                io.Boolean.Input("take_interrupted", default=False, optional=True, tooltip="Stop early and keep: "
+                                 "Cancel when it looks good, turn this on and queue again; the LoRA is taken as it "
+                                 "was then. Off again, the training goes on."),
             ],
             outputs=[
                 lora_output(),
@@ -50,7 +56,7 @@ class MaskLoRATrain(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, steps, learning_rate, rank, targets, noise_range, precision, blocks_on_device,
-                seed, reuse, lora=None) -> io.NodeOutput:
+                seed, reuse, lora=None, sample_every=0, take_interrupted=False) -> io.NodeOutput:
         from dataclasses import replace
 
         from .. import backends
@@ -60,7 +66,8 @@ class MaskLoRATrain(io.ComfyNode):
         backend, default = backends.of(model), MaskLoRARecipe()
         training = replace(default.training, steps=steps, learning_rate=learning_rate, seed=seed)
         recipe = MaskLoRARecipe(training, rank=rank, targets=targets, sigmas=NOISE_RANGES[noise_range])
-        settings = VideoSettings(precision, blocks_on_device)
+        settings = VideoSettings(precision, blocks_on_device, sample_every=sample_every,
+                                 take_interrupted=take_interrupted)
         tuned = train_mask_lora(backend, model, samples, recipe, settings, start=lora, cache=cache_of(backend, reuse))
         return io.NodeOutput(dict(tuned.weights.tensors), tuned.model, tuned.loss_map)
 

@@ -222,5 +222,8 @@ BY_NODE = {
     "SteadyEditMaskLoRATrain": words("lora video", "train lora", "video lora", "train lora on video", "lora trainer",
                                      "video edit", "edit video", "first frame edit", targets="trained layers",
                                      noise_range="noise levels", blocks_on_device="blocks kept on the GPU",
-                                     advanced="targets noise_range precision blocks_on_device reuse"),
+                                     sample_every="sample a clip every ... steps",
+                                     take_interrupted="take an interrupted training",
+                                     advanced="targets noise_range precision blocks_on_device reuse sample_every "
+                                              "take_interrupted"),
 }  # fmt: skip

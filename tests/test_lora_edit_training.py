@@ -11,11 +11,13 @@ from steadyedit.backends.diffusers.video import DiffusersVideoBackend, Diffusers
 from steadyedit.diffusion.flow import RectifiedFlow
 from steadyedit.methods.lora import factors, new_lora
 from steadyedit.methods.lora_edit import memory
-from steadyedit.methods.lora_edit.choices import HUNYUAN, NOISE_RANGES
+from steadyedit.methods.lora_edit.choices import HUNYUAN, NOISE_RANGES, SHOWN_STEPS
 from steadyedit.methods.lora_edit.memory import MemoryPlan
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe, targeted
 from steadyedit.methods.lora_edit.samples import Sample, draw_sample
+from steadyedit.methods.lora_edit.shown_clip import sampled, strip
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
+from steadyedit.methods.preview import rough_picture
 from steadyedit.methods.tuning import TuneRecipe
 from tolerances import FLOAT32_STEP, FLOAT64_CHAIN, NETWORK
 
@@ -288,3 +290,48 @@ def test_a_model_without_a_mask_is_refused(model):
     plain.register_to_config(in_channels=16)
     with pytest.raises(TypeError, match="model: a Wan model with 16 input channels"):
         train_mask_lora(BACKEND, DiffusersVideoModel(plain, model.mean, model.std), [sample()], recipe(), QUIET)
+
+
+def test_a_clip_is_sampled_along_the_flow_and_shown():
+    """A velocity that points from the noise to one picture leads there exactly, whatever the range of an expert."""
+    answer, clean = torch.full((1, 16, 3, 4, 4), 0.5), torch.zeros(1, 16, 3, 4, 4)
+    for low, high in NOISE_RANGES.values():
+        seen = []
+
+        def velocity(x, sigma, seen=seen):
+            seen.append(float(sigma))
+            return (x - answer) / sigma
+
+        found = sampled(velocity, clean, RectifiedFlow(low, high), 0)
+        torch.testing.assert_close(found, answer, rtol=0, atol=FLOAT32_STEP)
+        assert len(seen) == SHOWN_STEPS and seen == sorted(seen, reverse=True)
+        assert low < min(seen) and max(seen) == pytest.approx(high)
+    shown = strip(torch.zeros(1, 16, 5, 4, 6), rough_picture)
+    assert shown.size == (12, 8), "four frames, two in a row"
+
+
+def test_clips_are_shown_every_so_many_steps_and_change_nothing(model):
+    pictures = []
+
+    class Watching(Quiet):
+        def update(self, value, preview=None, **numbers):
+            pictures.append(preview)
+
+    plain = train_mask_lora(BACKEND, model, [sample()], recipe(), QUIET, progress=Quiet())
+    watched = train_mask_lora(BACKEND, model, [sample()], recipe(), VideoSettings(preview_every=0, sample_every=2),
+                              progress=Watching())  # fmt: skip
+    assert [picture is not None for picture in pictures] == [False, True, False, True]
+    assert watched.losses == plain.losses
+    assert all(torch.equal(watched.weights.tensors[key], value) for key, value in plain.weights.tensors.items())
+
+
+def test_an_interrupted_training_can_be_taken_as_it_is(model, tmp_path):
+    given = (BACKEND, model, [sample()], recipe(steps=6))
+    with pytest.raises(KeyboardInterrupt):
+        train_mask_lora(*given, QUIET, cache=tmp_path, progress=Quiet(cancel_after=3))
+    enough = VideoSettings(preview_every=0, take_interrupted=True)
+    taken = train_mask_lora(*given, enough, cache=tmp_path, progress=Quiet())
+    assert len(taken.losses) == 3
+    on = train_mask_lora(*given, QUIET, cache=tmp_path, progress=Quiet())
+    assert len(on.losses) == 6 and on.losses[:3] == taken.losses
+    assert len(train_mask_lora(*given, enough, cache=tmp_path, progress=Quiet()).losses) == 6, "finished is finished"

@@ -22,3 +22,6 @@ NOISE_RANGES = {"all": (0.0, 1.0), "high (Wan 2.2 high-noise expert)": (0.9, 1.0
 
 #: What is computed with: bfloat16 where the device computes in it, or float32.
 PRECISIONS = ("auto", "float32")
+
+#: Steps of a clip that is sampled during a training, to be looked at.
+SHOWN_STEPS = 8

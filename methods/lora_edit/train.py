@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cache as cached
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...diffusion.flow import RectifiedFlow
 from ..content_hash import content_hash
 from ..lora import DOWN, UP, check_shapes, new_lora
+from ..preview import rough_picture
 from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
@@ -24,8 +25,11 @@ from ..tuning import Tuned
 from .memory import MemoryPlan, check, plan
 from .recipe import MaskLoRARecipe, targeted
 from .samples import Sample, check_samples, draw_sample
+from .shown_clip import sampled, strip
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ...backends.protocol import Progress, VideoBackend, VideoTrainingView
 
 
@@ -37,11 +41,15 @@ class VideoSettings:
         precision: see ``VideoBackend.video_training``.
         blocks_kept: blocks of the MODEL that stay on the device, -1 for as many as fit.
         preview_every: seconds between pictures on the progress bar; 0 for none.
+        sample_every: steps between short clips that are sampled and shown there; 0 for none. See ``shown_clip``.
+        take_interrupted: an interrupted training counts as finished: its checkpoint is the outcome.
     """
 
     precision: str = "auto"
     blocks_kept: int = -1
     preview_every: float = 2.0
+    sample_every: int = 0
+    take_interrupted: bool = False
 
 
 def train_mask_lora(
@@ -97,14 +105,21 @@ def train_mask_lora(
             clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
             task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
             run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every,
-                              backend.latent_picture(model))
-            state = run.run()
-            metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
-            return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+                              backend.latent_picture(model), task.shown_every(settings.sample_every))
+            return weights_of(run.run(), recipe)
 
         store = TrainingStore(cache, key, "mask-aware LoRA")
+        if settings.take_interrupted and (state := store.resume()) is not None:
+            weights = weights_of(state, recipe)
+            return Tuned(backend.add_video_lora(model, weights.tensors), weights, list(state["losses"]), True)
         weights, found = store.found_or_made(train, lora, lambda: bar().update(0))
         return Tuned(backend.add_video_lora(model, weights.tensors), weights, list(weights.metadata["losses"]), found)
+
+
+def weights_of(state: Mapping[str, Any], recipe: MaskLoRARecipe) -> TunedWeights:
+    """The LoRA of ``NoiseTraining.state()``, with its recipe and losses."""
+    metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
+    return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,21 @@ class MaskTask:
 
     def predict(self, view: VideoTrainingView, noisy: Tensor, level: Tensor, condition: int) -> Tensor:
         return view.predict_velocity(noisy, level, condition)
+
+    def shown_every(self, steps: int) -> Callable[[Any, int], Image | None] | None:
+        """For ``TrainingRun.show``: the first sample's clip after every so many steps."""
+        picture = self.backend.latent_picture(self.model) or rough_picture
+
+        def show(view: VideoTrainingView, done: int) -> Image | None:
+            if done % steps:
+                return None
+            device = next(iter(view.parameters.values())).device
+            with torch.no_grad():
+                clip = sampled(lambda x, sigma: self.predict(view, x, sigma.to(device), 0),
+                               self.clean[0].to(device), self.process, self.recipe.training.seed)  # fmt: skip
+                return strip(clip, picture)
+
+        return show if steps else None
 
 
 def check_family(backend: VideoBackend, model: Any, samples: Sequence[Sample]) -> None:

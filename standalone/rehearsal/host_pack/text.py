@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 #: Kind of CLIPLoader and DualCLIPLoader -> width, tokens that are filled up to (0: as many as there are), pooled width.
-KINDS = {"wan": (4096, 512, 0), "hunyuan_video": (4096, 0, 768)}
+KINDS = {"wan": (4096, 512, 0), "hunyuan_video": (4096, 0, 768), "qwen_image": (3584, 0, 0)}
 
 
 def vector(word: str, width: int) -> torch.Tensor:
