@@ -207,8 +207,16 @@ class Editing(Tuning, Sampling, Protocol):
     """What a paper's whole road asks of a host: attach, train, invert, sample."""
 
 
-class FlowEditing(Protocol):
-    """What FlowEdit asks of a host."""
+class Flows(Protocol):
+    """What editing with a flow model asks of a host."""
+
+    def check_flow(self, model: Any, what: str) -> None:
+        """Raise TypeError (one sentence that names the input ``model``) where the MODEL is no flow model."""
+
+    def invert_flow(self, model: Any, conditioning: Any, samples: Tensor, sigmas: Tensor, progress: Progress
+                    ) -> list[Tensor]:
+        """Run ``diffusion.inversion.flow_inversion`` on LATENT samples with the host's own denoiser at guidance 1;
+        returns x at each of the ascending sigmas, LATENT scale."""
 
     def flow_edit(self, model: Any, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
         """A GUIDER and its SAMPLER, for SamplerCustomAdvanced. Raises TypeError (one sentence that names the input
@@ -263,7 +271,7 @@ class Streaming(Guiding, Sampling, Protocol):
     """What a streamed edit asks of a host."""
 
 
-class Backend(Editing, Streaming, Embedding, ToyLoader, FlowEditing, Protocol):
+class Backend(Editing, Streaming, Embedding, ToyLoader, Flows, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 
@@ -285,7 +293,7 @@ class VideoTrainingView(Protocol):
         """
 
 
-class VideoBackend(Host, FlowEditing, Protocol):
+class VideoBackend(Host, Flows, Protocol):
     """What training a video transformer asks of a host. Sampling stays the host's own."""
 
     def video_family(self, model: Any) -> str:

@@ -13,6 +13,28 @@ SAME = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
+class FlowPath:
+    """A clip's path under a flow model, known at every noise level without inversion.
+
+    x_sigma = (1 - sigma) x_0 + sigma eps, with the noise eps of the run that follows it.
+
+    Args:
+        source: x_0, LATENT samples.
+    """
+
+    source: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the clip."""
+        return self.source.shape
+
+    def step_of(self, sigma: float) -> float:
+        """Any noise level is its own."""
+        return sigma
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """x of every frame at ascending noise levels, in the scale of a LATENT.
 

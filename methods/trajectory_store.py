@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion.trajectory import Trajectory
+from ..diffusion.trajectory import FlowPath, Trajectory
 from ..files.writing import write_bytes
 from .content_hash import content_hash
 from .stored import digest_of, set_aside
@@ -28,6 +28,8 @@ HEADER = "trajectory.json"
 KIND = {"kind": "trajectory of an inversion", "version": 1}
 #: Keys of a LATENT: x at every noise level, these, the clip itself, and a hash of the noise that goes with them.
 STEPS, SIGMAS, SOURCE, MARK = (f"steadyedit_{name}" for name in ("trajectory", "sigmas", "source", "inverted"))
+#: A flow's clip that needs no inversion carries its own hash.
+FLOW = "steadyedit_flow"
 
 
 def with_trajectory(latent: dict, noise: Tensor, steps: Sequence[Tensor], sigmas: Tensor) -> dict:
@@ -41,6 +43,21 @@ def with_trajectory(latent: dict, noise: Tensor, steps: Sequence[Tensor], sigmas
     # What a blend keeps, it keeps to the last bit: the clip itself is there in full width.
     return {**latent, "samples": noise, STEPS: steps, SIGMAS: sigmas, SOURCE: latent["samples"],
             MARK: content_hash(noise)}  # fmt: skip
+
+
+def with_flow_path(latent: dict) -> dict:
+    """The LATENT of a clip as a ``FlowPath``."""
+    return {**latent, FLOW: content_hash(latent["samples"])}
+
+
+def path_of_latent(latent: dict) -> Trajectory | FlowPath:
+    """The source's path that rides in a LATENT of DDIM Inversion or Source Path. Raises as ``of_latent``."""
+    if FLOW not in latent or STEPS in latent:
+        return of_latent(latent)
+    if latent[FLOW] != content_hash(latent["samples"]):
+        raise ValueError("inverted: was changed after Source Path (flipped, cut, selected, repeated ...); change the "
+                         "clip before it instead.")
+    return FlowPath(latent["samples"].float())
 
 
 def of_latent(latent: dict) -> Trajectory:

@@ -30,6 +30,7 @@ def node_list() -> list[type]:
         root,
         save_lora,
         sequence,
+        source_path,
         streamed_edit,
         text_mask,
         tokenflow,
@@ -46,8 +47,8 @@ def node_list() -> list[type]:
 
     modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
                gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
-               flow_edit, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics,
-               quality, streamed_edit)
+               flow_edit, source_path, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match,
+               compare, metrics, quality, streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

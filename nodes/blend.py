@@ -22,8 +22,8 @@ class BoundaryBlend(io.ComfyNode):
             inputs=[
                 io.Sampler.Input("sampler", tooltip="Any of KSamplerSelect's but dpm_fast and dpm_adaptive. None is "
                                  "run worse than alone: those with memory or noise keep it."),
-                io.Latent.Input("inverted", tooltip="From DDIM Inversion of the clip, with its trajectory inside. "
-                                "Sample with the sigmas of the same node."),
+                io.Latent.Input("inverted", tooltip="From DDIM Inversion of the clip, with its trajectory inside; "
+                                "sample with the sigmas of the same node. For a flow model from Source Path."),
                 io.Mask.Input("mask", tooltip="What to edit: 1 inside. One mask, or one a frame. The size may differ "
                               "from the clip's, the proportions may not."),
                 io.Combo.Input("blend", options=["ramp", "no ramp", "last step only"], default="ramp",
@@ -43,16 +43,20 @@ class BoundaryBlend(io.ComfyNode):
     @classmethod
     def execute(cls, sampler, inverted, mask, blend, reading, ramp_steps, soft_mask) -> io.NodeOutput:
         from .. import backends
-        from ..methods.trajectory_store import of_latent
+        from ..methods.trajectory_store import path_of_latent
         from ..methods.via import blend as boundary
-        from ..methods.via.latent_mask import keep_mask
+        from ..methods.via.latent_mask import keep_mask, video_keep_mask
 
         if "noise_mask" in inverted:
             raise ValueError("inverted: carries a noise mask, which would mix the kept region a second time; remove "
                              "Set Latent Noise Mask, since this node has the mask.")
-        trajectory = of_latent(inverted)
-        frames, _, height, width = trajectory.shape
-        keep = keep_mask(mask, frames, height, width, soft_mask)
+        trajectory = path_of_latent(inverted)
+        if len(trajectory.shape) == 5:
+            *_, frames, height, width = trajectory.shape
+            keep = video_keep_mask(mask, frames, height, width, soft_mask).expand(1, 1, frames, height, width)
+        else:
+            frames, _, height, width = trajectory.shape
+            keep = keep_mask(mask, frames, height, width, soft_mask)
         settings = boundary.BoundaryBlend(trajectory, keep, blend, reading, ramp_steps)
         return io.NodeOutput(backends.current().blend_sampler(sampler, settings))
 

@@ -56,7 +56,8 @@ def explain_out_of_memory(backend: Host, work: str, samples: Tensor) -> Iterator
     Raises:
         MemoryError: memory ran out inside the ``with``.
     """
-    frames, _, height, width = samples.shape
+    # Frames of a video's latent lie behind its channels.
+    frames, (height, width) = samples.shape[2 if samples.ndim == 5 else 0], samples.shape[-2:]
     with explain_no_memory(backend, "latent", f"{work} {frames} frames of {width * 8}x{height * 8}",
                            "fewer frames or a smaller size"):  # fmt: skip
         yield

@@ -20,7 +20,7 @@ from .video_values import Video
 TYPES = {
     "Model": "MODEL", "Clip": "CLIP", "Vae": "VAE", "Conditioning": "CONDITIONING", "Latent": "LATENT",
     "Image": "IMAGE", "Mask": "MASK", "Audio": "AUDIO", "Video": "VIDEO", "Sigmas": "SIGMAS", "Sampler": "SAMPLER",
-    "Guider": "GUIDER",
+    "Guider": "GUIDER", "Noise": "NOISE",
     "LossMap": "LOSS_MAP", "LoraModel": "LORA_MODEL", "ClipVision": "CLIP_VISION", "ControlNet": "CONTROL_NET",
     "Int": "INT", "Float": "FLOAT", "String": "STRING", "Boolean": "BOOLEAN", "Combo": "COMBO",
 }  # fmt: skip

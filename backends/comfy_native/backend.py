@@ -16,7 +16,7 @@ from ...diffusion.schedule import DiscreteSchedule
 from . import guiding, identity, lora, patcher, previews, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
-from .flow_edit import flow_edit_guider
+from .flow_edit import check_flow, flow_edit_guider
 from .model_manager import model_folders
 from .norms import norms_of
 from .progress import ComfyProgress
@@ -103,6 +103,14 @@ class ComfyBackend:
 
     def blend_sampler(self, sampler: Any, blend: BoundaryBlend) -> Any:
         return blend_sampler(sampling.sampler_of(sampler), blend)
+
+    def check_flow(self, model: ModelPatcher, what: str) -> None:
+        check_flow(model, what)
+
+    def invert_flow(
+        self, model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, progress: Progress
+    ) -> list[Tensor]:
+        return sampling.invert_flow(model, conditioning, samples, sigmas, progress)
 
     def flow_edit(self, model: ModelPatcher, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
         return flow_edit_guider(model, prompts, settings)

@@ -9,6 +9,7 @@ import comfy.k_diffusion.sampling as k_diffusion
 from comfy.samplers import KSAMPLER
 
 from ...methods.via.blend import blended
+from .flow_edit import is_flow
 from .planned_run import FRAME_IDS
 
 if TYPE_CHECKING:
@@ -38,8 +39,14 @@ def blend_sampler(sampler: Sampler, blend: BoundaryBlend) -> KSAMPLER:
 
     mixed = blended(function, blend, literal=is_single_step(function, options), finish=finish,
                     to_model_space=lambda model: model.inner_model.inner_model.process_latent_in,
-                    frame_ids=frame_ids)  # fmt: skip
+                    frame_ids=frame_ids, noisy=noisy_of)  # fmt: skip
     return KSAMPLER(mixed, options, sampler.inpaint_options)
+
+
+def noisy_of(model: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The host's own noise scaling with the noise of the run, from what a sampler is called with; None: no flow."""
+    sampling = model.inner_model.inner_model.model_sampling
+    return (lambda sigma, x: sampling.noise_scaling(sigma, model.noise.to(x), x, False)) if is_flow(sampling) else None
 
 
 def is_single_step(function: Callable, options: dict[str, Any]) -> bool:

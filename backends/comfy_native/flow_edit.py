@@ -39,11 +39,15 @@ def flow_edit_guider(
 
 def check_flow(model: ModelPatcher, what: str) -> None:
     """Raise TypeError (one sentence) unless the MODEL is a flow: x_sigma = (1 - sigma) x_0 + sigma eps."""
-    sampling = model.get_model_object("model_sampling")
-    other = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())  # its path has no noise in it
-    if not isinstance(sampling, comfy.model_sampling.CONST) or isinstance(sampling, other):
+    if not is_flow(model.get_model_object("model_sampling")):
         raise TypeError(f"model: {what} needs a flow model, such as Wan, HunyuanVideo, LTX, FLUX or SD3, but a "
                         f"{type(model.model).__name__} is none.")
+
+
+def is_flow(sampling: Any) -> bool:
+    """Whether a model sampling of the host's is x_sigma = (1 - sigma) x_0 + sigma eps."""
+    other = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())  # its path has no noise in it
+    return isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, other)
 
 
 class FlowEditGuider(comfy.samplers.CFGGuider):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 import latent_preview
 import torch
 
-from ...diffusion.inversion import ddim_inversion
+from ...diffusion.inversion import ddim_inversion, flow_inversion
 from .patcher import state_of, with_state
 
 if TYPE_CHECKING:
@@ -75,11 +76,26 @@ def invert(
     model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int, progress: Progress
 ) -> list[Tensor]:
     """``Backend.invert``: x at every one of the ascending ``sigmas``, LATENT scale, on the CPU."""
+    return recorded(partial(ddim_inversion, refinement=refinement), frame_by_frame(model), conditioning, samples,
+                    sigmas, progress)  # fmt: skip
+
+
+def invert_flow(
+    model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor, progress: Progress
+) -> list[Tensor]:
+    """``Flows.invert_flow``."""
+    return recorded(flow_inversion, model, conditioning, samples, sigmas, progress)
+
+
+def recorded(
+    inversion: Callable[..., list[Tensor]], model: ModelPatcher, conditioning: Any, samples: Tensor, sigmas: Tensor,
+    progress: Progress,
+) -> list[Tensor]:
+    """x at every noise level of an inversion, LATENT scale, on the CPU."""
     trajectory: list[Tensor] = []
-    model = frame_by_frame(model)
 
     def sampler(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
-        path = ddim_inversion(denoiser, x, sigmas, extra_args, callback, disable, refinement=refinement)
+        path = inversion(denoiser, x, sigmas, extra_args, callback, disable)
         trajectory.extend(model.model.process_latent_out(point.float().cpu()) for point in path)
         return path[-1]
 

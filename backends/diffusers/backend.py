@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from .video import DiffusersVideoModel
 
 
+NO_FLOW = ("model: {} needs a flow model, such as Wan, HunyuanVideo, LTX, FLUX or SD3, but a U-Net of Stable Diffusion "
+           "is none.")
+
+
 class DiffusersBackend:
     """See ``backends.protocol.Backend``; MODEL values are ``DiffusersModel``."""
 
@@ -136,9 +140,15 @@ class DiffusersBackend:
     def blend_sampler(self, sampler: str | Callable[..., Tensor], blend: BoundaryBlend) -> BlendedSampler:
         return BlendedSampler(sampler, blend)
 
+    def check_flow(self, model: DiffusersModel, what: str) -> None:
+        raise TypeError(NO_FLOW.format(what))
+
+    def invert_flow(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, progress: Progress
+                    ) -> list[Tensor]:
+        raise TypeError("model: a flow is inverted in ComfyUI only; run the graph with --host comfy.")
+
     def flow_edit(self, model: DiffusersModel, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
-        raise TypeError("model: FlowEdit needs a flow model, such as Wan, HunyuanVideo, LTX, FLUX or SD3, but a U-Net "
-                        "of Stable Diffusion is none.")
+        raise TypeError(NO_FLOW.format("FlowEdit"))
 
     def latent_picture(self, model: Any) -> None:
         """No colours are known here: previews are rough."""

@@ -244,6 +244,14 @@ class DiffusersVideoBackend:
                                        callback=lambda state: progress.update(state["i"] + 1))
         return self.from_model_space(model, x.cpu())
 
+    def check_flow(self, model: DiffusersVideoModel, what: str) -> None:
+        if what != "FlowEdit":
+            raise TypeError(f"model: {what} samples video models in ComfyUI only; run the graph with --host comfy.")
+
+    def invert_flow(self, model: DiffusersVideoModel, conditioning: Any, samples: Tensor, sigmas: Tensor,
+                    progress: Progress) -> list[Tensor]:
+        raise TypeError("model: a flow is inverted in ComfyUI only; run the graph with --host comfy.")
+
     def flow_edit(self, model: DiffusersVideoModel, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
         device = model.transformer.device
         return FlowEditGuider(

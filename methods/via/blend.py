@@ -23,11 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...diffusion.trajectory import Trajectory
+from ...diffusion.trajectory import FlowPath, Trajectory
 from ...kernels.boundary_blend import READINGS, boundary_blend, ramp_weight
 from .response import Response, measure
 
 Sampler = Callable[..., Tensor]
+
+#: A flow's x_sigma from sigma and x_0 in the model's scale, with a run's own noise.
+Noisy = Callable[[Tensor, Tensor], Tensor]
 
 #: When to mix. The last two are the paper's ablations (its appendix B).
 MODES = ("ramp", "no ramp", "last step only")
@@ -38,14 +41,15 @@ class BoundaryBlend:
     """What to keep of a clip, and how fast.
 
     Args:
-        trajectory: of the clip's inversion.
-        keep: M_keep, [frames or 1, 1, height, width] in 0 .. 1 at the latent's size.
+        trajectory: of the clip's inversion, or its own path under a flow.
+        keep: M_keep, [frames or 1, 1, height, width] in 0 .. 1 at the latent's size; of a video latent [clips or 1, 1,
+            frames, height, width].
         mode: one of ``MODES``.
         reading: of equation 6, see ``kernels.boundary_blend``.
         ramp: T in steps; 0 for all steps of the sampling.
     """
 
-    trajectory: Trajectory
+    trajectory: Trajectory | FlowPath
     keep: Tensor
     mode: str = "ramp"
     reading: str = "A"
@@ -56,7 +60,7 @@ class BoundaryBlend:
             raise ValueError(f"boundary blend: {self.mode!r}, reading {self.reading!r}, ramp of {self.ramp} steps.")
         frames, _, *size = self.trajectory.shape
         if self.keep.shape not in [(n, 1, *size) for n in (1, frames)]:
-            raise ValueError(f"mask: {tuple(self.keep.shape)} does not fit {frames} latents of {size[1]}x{size[0]}.")
+            raise ValueError(f"mask: {tuple(self.keep.shape)} does not fit {frames} latents of {size[-1]}x{size[-2]}.")
 
     def weight(self, step: int, steps: int) -> float | None:
         """w after ``step`` of ``steps``; None where nothing is mixed."""
@@ -84,13 +88,15 @@ class BlendRun:
         to_model_space: LATENT samples in the scale of x.
         ids: the frame of every row of x; None where the rows are the clip's frames.
         noise_mask: the host's own mask for this run, if it has one.
+        noisy: of the run, where the model is a flow.
 
     Raises:
         ValueError: the run does not fit the blend; one sentence that says why.
     """
 
     def __init__(self, blend: BoundaryBlend, x: Tensor, sigmas: Tensor, to_model_space: Callable[[Tensor], Tensor],
-                 ids: Sequence[int] | None = None, noise_mask: Tensor | None = None) -> None:
+                 ids: Sequence[int] | None = None, noise_mask: Tensor | None = None, noisy: Noisy | None = None
+                 ) -> None:
         frames, *place = blend.trajectory.shape
         self.blend, self.sigmas, self.scale = blend, sigmas, to_model_space
         self.ids = list(range(len(x))) if ids is None else list(ids)
@@ -100,12 +106,16 @@ class BlendRun:
         if list(x.shape[1:]) != place or max(self.ids) + 1 != frames:
             raise ValueError(f"latent_image: {max(self.ids) + 1} frames of {tuple(x.shape[1:])}, but the inversion at "
                              f"Boundary Blend has {frames} of {tuple(place)}; connect the inversion of this clip.")
+        if noisy is None and isinstance(blend.trajectory, FlowPath):
+            raise ValueError("inverted: is a flow model's path from Source Path, but this model is no flow; connect "
+                             "DDIM Inversion of the clip.")
+        self.noisy = noisy
         self.steps = len(sigmas) - 1
         if blend.mode == "ramp" and blend.ramp > self.steps:
             raise ValueError(f"ramp_steps: {blend.ramp} is more than the {self.steps} sampling steps, so that the kept "
                              "region would end as a mixture; use 0 or a smaller number.")
         mixed = [t for t in range(1, self.steps + 1) if blend.weight(t, self.steps) is not None]
-        self.indices = {t: blend.trajectory.step_of(float(sigmas[t])) for t in mixed}
+        self.indices: dict[int, float] = {t: blend.trajectory.step_of(float(sigmas[t])) for t in mixed}
         self.keep = (blend.keep if len(blend.keep) == 1 else blend.keep[self.ids]).to(x.device)
 
     def after(self, step: int, z: Tensor) -> Tensor:
@@ -116,11 +126,18 @@ class BlendRun:
         """x_0 as predicted in the course of ``step``, mixed as the state will be after it."""
         return self._mix(step, denoised, 0)
 
-    def _mix(self, step: int, z: Tensor, index: int | None) -> Tensor:
+    def _mix(self, step: int, z: Tensor, index: float | None) -> Tensor:
         weight = self.blend.weight(step, self.steps)
         if weight is None or index is None:
             return z
-        source = self.scale(self.blend.trajectory[index, self.ids].to(z.device, torch.float32)).to(z)
+        path = self.blend.trajectory
+        if isinstance(path, FlowPath):
+            assert self.noisy is not None
+            source = self.scale(path.source[self.ids].to(z.device, torch.float32))
+            # At 0 the clip itself, without noise times 0.
+            source = (self.noisy(source.new_tensor(index), source) if index else source).to(z)
+        else:
+            source = self.scale(path[int(index), self.ids].to(z.device, torch.float32)).to(z)
         return boundary_blend(z, source, self.keep, weight, self.blend.reading)
 
     def preview_callback(self, callback: Callable[[dict[str, Any]], None] | None,
@@ -191,7 +208,8 @@ class _MixedDenoiser:
 def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
             to_model_space: Callable[[Any], Callable[[Tensor], Tensor]],
             frame_ids: Callable[[dict[str, Any]], Sequence[int] | None],
-            finish: Callable[[Any, Tensor], None] | None = None) -> Sampler:
+            finish: Callable[[Any, Tensor], None] | None = None,
+            noisy: Callable[[Any], Noisy | None] = lambda model: None) -> Sampler:
     """A sampler in k-diffusion's convention that keeps what the blend says.
 
     Args:
@@ -201,6 +219,7 @@ def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
         to_model_space: of the model that a run is called with.
         frame_ids: of the rows, from a run's extra arguments.
         finish: called with the model and the noise levels after a run.
+        noisy: of the model that a run is called with; None where it is no flow.
 
     Raises:
         ValueError: the sampler is blended already.
@@ -212,7 +231,7 @@ def blended(sampler: Sampler, blend: BoundaryBlend, *, literal: bool,
                callback: Callable | None = None, disable: bool | None = None, **options: Any) -> Tensor:
         arguments = dict(extra_args or {})
         run = BlendRun(blend, x, sigmas.clone(), to_model_space(model), frame_ids(arguments),
-                       arguments.get("denoise_mask"))
+                       arguments.get("denoise_mask"), noisy(model))
         if literal:
             x = sample_step_by_step(sampler, run, model, x, arguments, callback, **options)
         else:
