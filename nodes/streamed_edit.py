@@ -10,6 +10,7 @@ from .video import COLOURS, FITS
 CATEGORY = "SteadyEdit/video"
 NOISES = ["the same for all frames", "each frame its own"]
 IMAGES = ["each frame's own", "as connected"]
+STARTS = ["the video", "an empty latent"]
 BLENDS = ["none", "ramp", "no ramp", "last step only"]
 Inversion = io.Custom("STEADYEDIT_STREAMED_INVERSION")
 
@@ -55,6 +56,9 @@ class StreamedEdit(io.ComfyNode):
                                tooltip="For instruction editors, whose prompts hold an image (encode any one frame "
                                "for them): each frame's own puts every frame in the place of that one; as connected "
                                "keeps it for all frames."),
+                io.Combo.Input("start_from", options=STARTS, default=STARTS[0], optional=True, tooltip="What is "
+                               "noised: the video's own latents, or none: an empty latent, as "
+                               "InstructPixToPixConditioning gives for instruction editors, with full denoise."),
                 io.Video.Input("mask_video", optional=True, tooltip="White where to edit, of the video's length; read "
                                "with the same range, size and fit. Outside of it the frames stay the video's own, bit "
                                "for bit before the video is written."),
@@ -84,8 +88,8 @@ class StreamedEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, guider, sampler, sigmas, vae, seed, noise, window, start, count, stride, size, fit="crop",
-                background="black", image_condition=IMAGES[0], mask_video=None, feather=8, match_colour=True,
-                hint_video=None, control_net=None, strength=1.0, hint_start=0.0, hint_end=1.0,
+                background="black", image_condition=IMAGES[0], start_from=STARTS[0], mask_video=None, feather=8,
+                match_colour=True, hint_video=None, control_net=None, strength=1.0, hint_start=0.0, hint_end=1.0,
                 inversion=None) -> io.NodeOutput:  # fmt: skip
         from comfy_api.latest import InputImpl
 
@@ -110,7 +114,7 @@ class StreamedEdit(io.ComfyNode):
             host, clip, guider, sampler, sigmas, vae, FrameNoise(seed, noise), image_condition == IMAGES[0],
             None if mask_video is None else Masked(frames(mask_video), feather, match_colour),
             None if hint_video is None else Hints(frames(hint_video), control_net, strength, hint_start, hint_end),
-            inversion)
+            inversion, start_from == STARTS[1])
         with explain_no_memory(host, "window", f"editing a window of {window} frames", "a smaller window"):
             path, made = edited_video(edit, clip, edit.identity(), host.weights_folder() / FOLDER, window,
                                       host.progress(clip.total, "edited frames"))

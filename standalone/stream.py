@@ -28,9 +28,9 @@ from ..streaming.store import Window, WindowStore
 from ..video.write import write_clip
 from . import host_api
 from .executor import execute
-from .graph import CREATE_VIDEO, Graph, GraphError, is_link
+from .graph import CREATE_VIDEO, Graph, GraphError, is_link, label
 from .run import known_nodes
-from .stream_checks import check_methods, check_values
+from .stream_checks import ADVICE, check_methods, check_values
 from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_node, window_node
 from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
 
@@ -71,6 +71,10 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
             if source.clip.total != total:
                 raise GraphError(f"--stream: {source.path.name} has {source.clip.total} frames, but "
                                  f"{sources[0].path.name} has {total}; give clips of one length.")
+        made_by = graph[one(graph, SAVE_VIDEO)]["inputs"].get("video")
+        if not is_link(made_by) or made_by[0] != sink:
+            where = label(graph, made_by[0]) if is_link(made_by) else label(graph, sink)
+            raise GraphError(f"--stream: {where} makes the video that is saved, not {CREATE_VIDEO}; {ADVICE}")
         schemas = {source.key: nodes[graph[source.key]["class_type"]].GET_SCHEMA().outputs for source in sources}
         nodes |= {COLLECT: Collect, **window_node({source.key: source for source in sources}, schemas)}
         place_now = Place()

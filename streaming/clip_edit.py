@@ -64,6 +64,7 @@ class ClipEdit:
         own_image: a condition that holds an image is given each frame's own in its place.
         masked, hints: None leaves it out.
         inversion: the edit begins with the source's inversion; None begins with noise.
+        empty: that noise is on an empty latent instead of the source's.
 
     Raises:
         ValueError: one sentence for what would not be exact.
@@ -80,6 +81,7 @@ class ClipEdit:
     masked: Masked | None = None
     hints: Hints | None = None
     inversion: StreamedInversion | None = None
+    empty: bool = False
     group: tuple[int, ...] = field(default=(), init=False)
     _model: Any = field(default=None, init=False)
 
@@ -132,7 +134,7 @@ class ClipEdit:
         masked, hints, inversion = self.masked, self.hints, self.inversion
         return content_hash(
             torch.__version__, parts, self.clip.identity(), self.sigmas.double(), self.noise.seed, self.noise.how,
-            self.own_image, masked and [masked.clip.identity(), masked.feather, masked.match_colour],
+            self.own_image, self.empty, masked and [masked.clip.identity(), masked.feather, masked.match_colour],
             hints and [hints.clip.identity(), hints.strength, hints.start, hints.end],
             inversion and [inversion.sigmas, inversion.refinement, inversion.blend, inversion.reading, inversion.ramp,
                            inversion.soft])  # fmt: skip
@@ -158,6 +160,7 @@ class ClipEdit:
         if self.inversion is None:
             begun = 0
             noise = self.noise.of([*self.group, *range(window.first, window.stop)], samples.shape[1:])
+            samples = torch.zeros_like(samples) if self.empty else samples
         else:
             begun = len(self.inversion.sigmas)
             conditioning = [[text, self._with_image(values, samples)] for text, values in self.inversion.conditioning]

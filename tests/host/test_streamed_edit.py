@@ -74,11 +74,13 @@ def streamed(**inputs):
         return NODES["SteadyEditStreamedEdit"].execute(**inputs).args
 
 
-def in_one_piece(video, noise=OWN, guider=None, vae=None, sampler=None, sigmas=None, seed=SEED, **rest):
+def in_one_piece(video, noise=OWN, guider=None, vae=None, sampler=None, sigmas=None, seed=SEED, empty=False, **rest):
     """The same by single nodes."""
     with torch.inference_mode():
         frames = NODES["SteadyEditLoadFrames"].execute(video, 0, 0, 1, SIDE).args[0]
         latent = {"samples": vae.encode(frames)}
+        if empty:
+            latent["samples"] = torch.zeros_like(latent["samples"])
         if noise == SAME:
             latent["batch_index"] = [0] * len(frames)  # LatentBatchSeedBehavior, fixed
         out = custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(seed), guider, sampler, sigmas, latent)
@@ -126,8 +128,8 @@ def test_an_editor_sees_each_frame(video, kept):
         return custom.CFGGuider.execute(editor, told(frames), told(frames), 2.0)[0]
 
     inputs = settings(editor, vae, video, guider=guided(clip[:1]))
-    streamed(**inputs)
-    whole = in_one_piece(**{**inputs, "guider": guided(clip)})
+    streamed(**inputs, start_from="an empty latent")
+    whole = in_one_piece(**{**inputs, "guider": guided(clip), "empty": True})
     torch.testing.assert_close(in_order(kept), whole, atol=RUN, rtol=0)
     with pytest.raises(ValueError, match="guider: its condition 'positive' holds an image condition for 7 frames"):
         streamed(**{**inputs, "guider": guided(clip)})
