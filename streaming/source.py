@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class FileFrames:
     def __post_init__(self) -> None:
         check_range(self.start, self.count, self.stride)
         self.info = probe(self.source)
+        for note in self.info.notes:
+            logging.warning("%s: %s", self.info.name, note)
         there = self._places()
         if self.start >= there:
             raise ValueError(f"{self.info.name}: start {self.start} is past the end; the clip has {there} frames.")

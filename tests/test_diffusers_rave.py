@@ -161,9 +161,9 @@ def test_what_mixes_frames_is_refused(painter, other):
     def with_other(model):
         return BACKEND.attach(model, build(other, BACKEND.sites(model), {}))
 
-    with pytest.raises(ValueError, match=f"rave lays several frames out as one picture, but {other}"):
+    with pytest.raises(ValueError, match=f"RAVE lays several frames out as one picture, but {other}"):
         with_other(raved(painter))
-    with pytest.raises(ValueError, match=f"rave lays several frames out as one picture, but {other}"):
+    with pytest.raises(ValueError, match=f"RAVE lays several frames out as one picture, but {other}"):
         raved(with_other(painter))
 
 

@@ -208,3 +208,11 @@ def test_conditions_for_single_frames_are_refused_by_what_they_hold():
                              ("control", hints, "hints"), ("of_others", {"deep": [many]}, "of_others")):
         with pytest.raises(ValueError, match=f"guider: its condition 'negative' holds {what} for 3 frames"):
             check_conditions({"negative": [{key: value}]})
+
+
+def test_what_is_done_to_a_streamed_clip_is_told(tmp_path, caplog):
+    from video_files import make_video, numbered
+
+    path = make_video(tmp_path / "untagged.mp4", [numbered(i) for i in range(3)])
+    FileFrames(path)
+    assert "untagged.mp4: the file names no colour matrix: read as BT.601, by its size" in caplog.text

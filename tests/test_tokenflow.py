@@ -243,7 +243,10 @@ def test_the_model_is_as_before(painter, sigmas, trajectory):
 
 @pytest.mark.parametrize("other", ["stam", "ffam", "gather-swap", "rave"])
 def test_what_mixes_frames_is_refused(painter, trajectory, other):
-    with pytest.raises(ValueError, match="model: (tokenflow edits keyframes apart|rave lays several frames out)"):
+    ours, its = "TokenFlow edits keyframes apart from the other frames", "RAVE lays several frames out as one picture"
+    way = {"gather-swap": "gather-swap treats frames in a way of its own", "rave": its}.get(
+        other, f"{other} lets frames see each other one by one")  # fmt: skip
+    with pytest.raises(ValueError, match=f"^model: ({ours}, but {way}|{its}, but {ours}); give the model only one"):
         BACKEND.attach(flowing(painter, trajectory), build(other, BACKEND.sites(painter), {}))
 
 

@@ -213,7 +213,7 @@ def test_training_leaves_it_out():
 @pytest.mark.parametrize("method", ["stam", "ffam", "gather-swap"])
 def test_what_mixes_frames_is_refused(method):
     patcher = BACKEND.attach(model(), build(method, BACKEND.sites(model()), {}))
-    with pytest.raises(ValueError, match=f"rave lays several frames out as one picture, but {method}"):
+    with pytest.raises(ValueError, match=f"RAVE lays several frames out as one picture, but {method}"):
         raved(patcher)
 
 

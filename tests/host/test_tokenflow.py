@@ -114,7 +114,7 @@ def test_the_nodes_in_a_row():
 def test_what_does_not_go_with_it(trajectory):
     for method in ("stam", "gather-swap"):
         patcher = BACKEND.attach(model(), build(method, BACKEND.sites(model()), {}))
-        with pytest.raises(ValueError, match=f"tokenflow edits keyframes apart from the other frames, but {method}"):
+        with pytest.raises(ValueError, match=f"TokenFlow edits keyframes apart from the other frames, but {method}"):
             flowing(BACKEND, patcher, trajectory)
     owned = model()
     owned.set_model_attn1_replace(lambda q, k, v, options: q, "middle", 0)
