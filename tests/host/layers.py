@@ -14,7 +14,7 @@ import numpy as np
 
 TITLE = 30
 #: Columns may begin lower by these, so that links pass between nodes and not behind them.
-LOWER = range(0, 481, 60)
+LOWER = range(0, 361, 60)
 #: Between nodes of a column, between columns, from a group's frame to its nodes, between groups.
 GAP, BETWEEN, PAD, APART = 36, 70, 24, 60
 
@@ -84,49 +84,60 @@ class Arrangement:
             keys = [key for key, box in boxes.items() if box.group == group]
             layer = columns_of(keys, links)
             self.groups.append([[key for key in keys if layer[key] == at] for at in range(max(layer.values()) + 1)])
+        self._drawn = np.array([(box.width, box.drawn) for box in boxes.values()])
+        self.ranks = self._ranks()
         self.lower = [[0] * len(columns) for columns in self.groups]
         index = {key: i for i, key in enumerate(boxes)}
         self._ends = np.array([(index[one.origin], index[one.target]) for one in links]).reshape(-1, 2)
         self._offsets = np.array([(boxes[one.origin].outputs[one.output], boxes[one.target].inputs[one.input],
                                    boxes[one.origin].width) for one in links]).reshape(-1, 3)  # fmt: skip
 
+    def _ranks(self) -> list[int]:
+        """Which groups may stand below each other: those that follow on the same number of others."""
+        ranks: list[int] = []
+        for group in range(len(self.groups)):
+            before = {self.boxes[one.origin].group for one in self.links if self.boxes[one.target].group == group}
+            ranks.append(max((ranks[other] + 1 for other in before if other < group), default=0))
+        # In the order of the groups: one that stands later never begins further to the left.
+        return [max(ranks[: i + 1]) if ranks[i] else 0 for i in range(len(ranks))]
+
     def places(self) -> tuple[dict[str, tuple[float, float]], list[tuple[float, float, float, float]]]:
         """Each node's place, and the frame of each group: x, y, width, height."""
-        found, frames, x = {}, [], self.left
-        for columns, lower in zip(self.groups, self.lower):
-            begin, bottom = x, 0.0
-            x += PAD
+        found: dict[str, tuple[float, float]] = {}
+        frames, right, below = [], self.left, {}
+        for columns, lower, rank in zip(self.groups, self.lower, self.ranks):
+            if rank not in below:
+                # Groups of one rank stand below each other.
+                below[rank] = (right, 0.0)
+            begin, above = below[rank]
+            x, bottom = begin + PAD, above
             top = min(lower)
             for column, down in zip(columns, lower):
-                y = TITLE + PAD + down - top
+                y = above + TITLE + PAD + down - top
                 for key in column:
                     found[key] = (x, y + TITLE)
                     y += TITLE + self.boxes[key].height + GAP
                 bottom = max(bottom, y - GAP)
                 x += max(self.boxes[key].width for key in column) + BETWEEN
             x += PAD - BETWEEN
-            frames.append((begin, 0.0, x - begin, bottom + PAD))
-            x += APART
+            frames.append((begin, above, x - begin, bottom + PAD - above))
+            right = max(right, x + APART)
+            below[rank] = (begin, bottom + PAD + APART)
         return found, frames
 
-    def ends(self) -> np.ndarray:
-        """Where each link begins and ends, [links, 4]."""
-        places, _ = self.places()
-        at = np.array([places[key] for key in self.boxes])
+    def ends(self, at: np.ndarray) -> np.ndarray:
+        """Where each link begins and ends, [links, 4], with the nodes at these places."""
         start, end = at[self._ends[:, 0]].astype(float), at[self._ends[:, 1]].astype(float)
         start[:, 0] += self._offsets[:, 2]
         start[:, 1] += self._offsets[:, 0]
         end[:, 1] += self._offsets[:, 1]
         return np.concatenate([start, end], 1)
 
-    def behind(self, ends: np.ndarray) -> int:
+    def behind(self, at: np.ndarray, ends: np.ndarray) -> int:
         """How many nodes links pass behind, each counted once per link."""
-        places, _ = self.places()
-        at = np.array([places[key] for key in self.boxes])
-        size = np.array([(box.width, box.drawn) for box in self.boxes.values()])
-        along = np.linspace(0, 1, 32)[None, :, None]
+        along = np.linspace(0, 1, 24)[None, :, None]
         points = (ends[:, None, :2] * (1 - along) + ends[:, None, 2:] * along)[:, :, None]
-        low, high = at - (0, TITLE), at + size
+        low, high = at - (0, TITLE), at + self._drawn
         hit = ((points > low) & (points < high)).all(-1).any(1)
         rows = np.arange(len(ends))
         hit[rows, self._ends[:, 0]] = hit[rows, self._ends[:, 1]] = False
@@ -134,10 +145,11 @@ class Arrangement:
 
     def cost(self) -> float:
         """Crossings and nodes that cover links; among arrangements with as many the flat one with short links."""
-        ends = self.ends()
-        height = max(frame[3] for frame in self.places()[1])
-        return (crossings(ends) + self.behind(ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 4000 + height / 400
-                + sum(map(sum, self.lower)) / 4000)  # fmt: skip
+        places, frames = self.places()
+        at = np.array([places[key] for key in self.boxes])
+        ends, height = self.ends(at), max(frame[1] + frame[3] for frame in frames)
+        return (crossings(ends) + self.behind(at, ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 4000 + height / 200
+                + sum(map(sum, self.lower)) / 2000)  # fmt: skip
 
     def improve(self, steps: int = 6000, seed: int = 0) -> None:
         """Reorder and lower columns as long as that helps: annealed, and the same for the same graph."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ from layers import PAD, TITLE, Arrangement, Box, Link
 
 NOTES = {"Note", "MarkdownNote"}
 NOTE_WIDTH, NODE_WIDTH, TEXT_WIDTH = 460, 300, 360
-#: What a picture or a video adds to a node's height after a run, in the renderer that gives it more.
-PREVIEW = 330
+#: What a run adds to a node's height, in the renderer that gives it more: a picture or a video; a line of progress.
+PREVIEW, PROGRESS = 300, 50
+#: Nodes beside those that save which show pictures: results, or previews while they work.
+PICTURES = re.compile("Sampl|Tune|Adapt|Train|TextMask|Root|LoadVideo|LoadImage|Graph")
 
 # Height of the text that a node cuts off, per node: fields and notes that would have to be scrolled.
 CUT = """async (id) => {
@@ -45,7 +48,7 @@ MEASURE = """() => app.canvas.graph.nodes.map((n) => ({
   inputs: (n.inputs ?? []).map((_, i) => n.getConnectionPos(true, i)[1] - n.pos[1]),
   outputs: (n.outputs ?? []).map((_, i) => n.getConnectionPos(false, i)[1] - n.pos[1]),
   text: (n.widgets ?? []).some((w) => ['customtext', 'MARKDOWN', 'markdown'].includes(w.type)),
-  preview: !!n.constructor.nodeData?.output_node || /Sampl|Tune|Adapt|Train|LoadVideo|LoadImage/.test(n.type),
+  saves: !!n.constructor.nodeData?.output_node,
 }))"""
 INSIDE = "() => { const [one] = app.graph.subgraphs.values(); if (one) app.canvas.setGraph(one) }"
 
@@ -62,6 +65,13 @@ def links_of(part: dict[str, Any]) -> list[Link]:
     rows = [[one[name] for name in fields] if isinstance(one, dict) else one[1:5] for one in part["links"]]
     keys = {node["id"] for node in part["nodes"]}
     return [Link(str(a), slot, str(b), place) for a, slot, b, place in rows if a in keys and b in keys]
+
+
+def growth(kind: str, saves: bool) -> int:
+    """What a run adds to the height of a node of this type."""
+    if saves or PICTURES.search(kind):
+        return PREVIEW
+    return PROGRESS if kind.startswith("SteadyEdit") else 0
 
 
 def open_part(opened: Any, graph: dict[str, Any]) -> None:
@@ -134,7 +144,7 @@ def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
         if key in notes:
             continue
         drawn = max(node["size"][1], there["height"])
-        room = drawn + (PREVIEW if here["preview"] else 0)
+        room = drawn + growth(node["type"], here["saves"])
         group = member[key]
         if group < 0:
             group, loose = loose, loose + 1
