@@ -9,8 +9,10 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+import cards
 import pytest
 from folded_graphs import unfolded
+from PIL import Image
 from test_house_imports import HOST, every_import, sources
 
 if sys.version_info >= (3, 11):
@@ -134,6 +136,13 @@ def test_every_workflow_has_both_forms():
 def test_a_workflow_has_a_thumbnail(name):
     thumbnail = (ROOT / "workflows" / f"{name}.jpg").read_bytes()
     assert thumbnail[:3] == b"\xff\xd8\xff" and len(thumbnail) < 200_000
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not name.startswith("toy_")])
+def test_the_thumbnail_of_a_graph_for_real_models_shows_its_steps(name):
+    """Where a group or a node has another title now: ``python tests/cards.py NAME``."""
+    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+        assert picture.info["comment"].decode() == cards.words_of(name)
 
 
 @pytest.mark.parametrize("name", API_FORMS)

@@ -149,6 +149,24 @@ def page(url: str, width: int = 2400, height: int = 1200) -> Iterator[Any]:
             browser.close()
 
 
+#: Whether nothing on the canvas has moved or grown for some frames, however long these take.
+STILL = """() => new Promise((done) => {
+  let before = '', same = 0, frames = 0;
+  const look = () => {
+    const now = JSON.stringify(app.canvas.graph.nodes.map((n) => [...n.pos, ...n.size]));
+    same = now === before ? same + 1 : 0;
+    before = now;
+    if (same >= 10 || ++frames > 600) done(); else requestAnimationFrame(look);
+  };
+  look();
+})"""
+
+
+def settle(opened: Any) -> None:
+    """Wait until the nodes have the sizes that they keep."""
+    opened.evaluate(STILL)
+
+
 def choose_renderer(opened: Any, nodes_2: bool) -> None:
     """Draw nodes on the canvas, or as Nodes 2.0 does."""
     opened.evaluate("async (on) => { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on) }", nodes_2)
@@ -191,7 +209,7 @@ def missing(opened: Any) -> list[str]:
 def load_ui(opened: Any, graph: dict[str, Any]) -> None:
     """Put a UI form on the canvas, as Open does."""
     opened.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
-    opened.wait_for_timeout(1000)
+    settle(opened)
 
 
 def exported(opened: Any) -> dict[str, Any]:
@@ -211,7 +229,7 @@ def flat(queued: dict[str, Any]) -> dict[str, Any]:
 def load_api(opened: Any, api: dict[str, Any], note: str = "") -> None:
     """Put an API form on the canvas and lay it out by its groups."""
     opened.evaluate("async (api) => { await app.loadApiJson(api, 'graph') }", api)
-    opened.wait_for_timeout(1000)
+    settle(opened)
     folded = fold(opened, api)
     groups: dict[str, list[int]] = {}
     for key, node in api.items():

@@ -79,7 +79,7 @@ def open_part(opened: Any, graph: dict[str, Any]) -> None:
     frontend.load_ui(opened, graph)
     if inner(graph) is not graph:
         opened.evaluate(INSIDE)
-        opened.wait_for_timeout(700)
+        frontend.settle(opened)
 
 
 def groups_of(part: dict[str, Any]) -> dict[str, int]:
