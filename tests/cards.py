@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from forms import editor_form
 from PIL import Image, ImageDraw, ImageFont
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
@@ -104,8 +105,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a graph of workflows/api/, without .json")
     for name in parser.parse_args().names:
-        path = WORKFLOWS / f"{name}.jpg"
-        card(name).save(path, quality=88, comment=words_of(name))
+        path = editor_form(name).with_suffix(".jpg")
+        card(name).save(path, quality=80, comment=words_of(name))
         print(path)
     return 0
 

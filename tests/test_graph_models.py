@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from forms import editor_forms, name_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {model["name"]: model for model in json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))}
@@ -30,7 +31,7 @@ OURS = {"SteadyEditSAMModel", "SteadyEditGroundingModel", "SteadyEditCaption", "
 
 def forms():
     """Every graph and blueprint as the editor has it."""
-    return sorted([*ROOT.glob("workflows/*.json"), *ROOT.glob("subgraphs/*.json")])
+    return sorted([*editor_forms().values(), *ROOT.glob("subgraphs/*.json")])
 
 
 def nodes(path):
@@ -72,7 +73,7 @@ def test_addresses_are_of_single_safe_files():
 def test_the_table_says_the_same():
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| [") and ".safetensors]" in line]
-    used = {name: sorted(path.stem for path in forms() if any(name in texts(node) for node in nodes(path)))
+    used = {name: sorted(name_of(path) for path in forms() if any(name in texts(node) for node in nodes(path)))
             for name in MODELS}
     assert rows == [
         f"| [{name}]({model['url']}) | `{model['directory']}` | {model['what']} | {model['gigabytes'] or ''} | "

@@ -12,6 +12,7 @@ from pathlib import Path
 import cards
 import pytest
 from folded_graphs import unfolded
+from forms import editor_form, editor_forms
 from PIL import Image
 from test_house_imports import HOST, every_import, sources
 
@@ -21,7 +22,7 @@ else:  # pytest brings it where Python has none
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+WORKFLOWS = sorted(editor_forms())
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/nodes.md", "docs/command_line.md",
          "docs/papers.md", "toyworld/README.md")  # fmt: skip
 API_FORMS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
@@ -67,6 +68,10 @@ def looked_up() -> set[str]:
 
 def load(*steps: str) -> dict:
     return json.loads(ROOT.joinpath("workflows", *steps).read_text(encoding="utf-8"))
+
+
+def editor(name: str) -> dict:
+    return json.loads(editor_form(name).read_text(encoding="utf-8"))
 
 
 def test_torch_is_never_required():
@@ -128,20 +133,25 @@ def test_links_of_a_page_lead_somewhere(page):
     assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
 
 
-def test_every_workflow_has_both_forms():
+def test_every_workflow_has_both_forms_and_a_title():
+    """What the template browser shows is the file's name: words of a user, and the name that README uses."""
     assert WORKFLOWS and WORKFLOWS == API_FORMS
+    assert not list((ROOT / "workflows").glob("*.json"))
+    for name, path in editor_forms().items():
+        # Whatever a web address or Windows has a use for would not open.
+        assert re.fullmatch(rf"[\w ',.-]{{10,}} \({name}\)", path.stem), f"{path.name}: TITLE ({name}).json"
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_has_a_thumbnail(name):
-    thumbnail = (ROOT / "workflows" / f"{name}.jpg").read_bytes()
+    thumbnail = editor_form(name).with_suffix(".jpg").read_bytes()
     assert thumbnail[:3] == b"\xff\xd8\xff" and len(thumbnail) < 200_000
 
 
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if not name.startswith("toy_")])
 def test_the_thumbnail_of_a_graph_for_real_models_shows_its_steps(name):
     """Where a group or a node has another title now: ``python tests/cards.py NAME``."""
-    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+    with Image.open(editor_form(name).with_suffix(".jpg")) as picture:
         assert picture.info["comment"].decode() == cards.words_of(name)
 
 
@@ -154,7 +164,7 @@ def test_a_workflow_uses_nodes_that_exist(name):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_both_forms_of_a_workflow_are_the_same_graph(name):
     """Nodes, links and widget values. When values differ: ``python tests/host/frontend.py NAME --values``."""
-    graph, api = unfolded(load(f"{name}.json")), load("api", f"{name}.json")
+    graph, api = unfolded(editor(name)), load("api", f"{name}.json")
     notes = {"Note", "MarkdownNote"}
     nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] not in notes}
     assert {key: node["type"] for key, node in nodes.items()} == {key: node["class_type"] for key, node in api.items()}
@@ -184,7 +194,7 @@ def test_both_forms_of_a_workflow_are_the_same_graph(name):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_shipped_graph_repeats_itself(name):
-    widgets = [node.get("widgets_values_named", {}) for node in unfolded(load(f"{name}.json"))["nodes"]]
+    widgets = [node.get("widgets_values_named", {}) for node in unfolded(editor(name))["nodes"]]
     assert {values.get("control_after_generate", "fixed") for values in widgets} == {"fixed"}
 
 

@@ -1,6 +1,6 @@
 """Drive the host's real frontend in headless Chromium: load a graph, lay it out, save it, photograph it.
 
-As a command it writes the UI form of a graph (``workflows/NAME.json``) from its API form
+As a command it writes the UI form of a graph (``example_workflows/TITLE (NAME).json``) from its API form
 (``workflows/api/NAME.json``), on a running ComfyUI that has this pack:
 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
@@ -31,6 +31,7 @@ from blueprints import blueprint
 # The helpers beside the tests, which only pytest knows by itself.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from folded_graphs import shown_inputs, subgraph_nodes  # noqa: E402
+from forms import editor_form  # noqa: E402
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINTS = WORKFLOWS.parent / "subgraphs"
@@ -275,7 +276,7 @@ def picture(opened: Any, path: Path) -> None:
 
 
 def write_ui(opened: Any, name: str) -> Path:
-    """Write ``workflows/NAME.json`` from ``workflows/api/NAME.json``.
+    """Write a graph's editor form from ``workflows/api/NAME.json``.
 
     Raises:
         RuntimeError: the host does not have every node of the graph.
@@ -288,7 +289,7 @@ def write_ui(opened: Any, name: str) -> Path:
     )
     if unknown := missing(opened):
         raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
-    return write(WORKFLOWS / f"{name}.json", saved(opened))
+    return write(editor_form(name), saved(opened))
 
 
 def write_blueprint(opened: Any, name: str) -> Path:
@@ -306,12 +307,12 @@ def write_blueprint(opened: Any, name: str) -> Path:
 
 
 def carry_values(name: str) -> Path:
-    """Set the widgets of ``workflows/NAME.json`` to the values in ``workflows/api/NAME.json``.
+    """Set the widgets of a graph's editor form to the values in ``workflows/api/NAME.json``.
 
     Raises:
         KeyError: the UI form lacks a node or a widget, so it must be drawn again.
     """
-    path = WORKFLOWS / f"{name}.json"
+    path = editor_form(name)
     graph = json.loads(path.read_text(encoding="utf-8"))
     held = subgraph_nodes(graph)
     nodes = {str(node["id"]): node for part in [graph, *(inside for _, inside in held)] for node in part["nodes"]}

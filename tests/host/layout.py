@@ -1,6 +1,6 @@
 """Lay a graph out anew, in place, from the sizes that its nodes have in both of the editor's renderers:
 
-    python tests/host/layout.py workflows/NAME.json... [--url http://127.0.0.1:8188] [--picture FILE.png]
+    python tests/host/layout.py FILE.json... [--url http://127.0.0.1:8188] [--picture FILE.png]
 
 Without ``--url`` a ComfyUI of its own is started (COMFYUI_PATH, else ~/comfy/ComfyUI). Places and sizes of nodes and
 frames of groups change, and nothing else: what the editor queues is asserted to be the same before and after.
