@@ -94,6 +94,10 @@ class Attaching(Host, Protocol):
         """All transformer blocks in the order of the forward pass. Raises TypeError (one
         sentence that names the input ``model``) where the MODEL is no U-Net."""
 
+    def joint_sites(self, model: Any) -> list[BlockSite]:
+        """Blocks of joint attention of a diffusion transformer, as ``double_blocks.0``, in order; none of a U-Net.
+        Raises TypeError (one sentence) where the MODEL is neither."""
+
     def norms(self, model: Any) -> list[NormSite]:
         """All normalisation layers in the order of the forward pass; raises as ``sites``."""
 

@@ -28,12 +28,14 @@ class Method:
         build: ``build(sites, **config) -> Attachment``.
         traits: what the method is.
         check_size: ``check_size(config, height, width)`` raises ValueError where a latent's size does not fit.
+        on_transformers: it works on diffusion transformers with joint attention, too.
         on_norms: it changes norm layers: ``build`` takes ``NormSite`` in the place of ``BlockSite``.
     """
 
     build: Callable[..., Attachment]
     traits: Traits
     on_norms: bool = False
+    on_transformers: bool = False
     check_size: Callable[[Mapping[str, Any], int, int], None] | None = None
 
 
@@ -48,7 +50,7 @@ METHODS = {
     "joint-norms": Method(build_joint_norms, Traits(mixes_frames=True, needs_whole_clip=True), on_norms=True),
     "full-attention": Method(build_full_attention, AMONG_FRAMES),
     "gather-swap": Method(build_gather_swap, Traits(mixes_frames=True, uses_reference_frames=True,
-                                                    changes_sampling_only=True)),
+                                                    changes_sampling_only=True), on_transformers=True),
     "rave": Method(build_rave, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True)),
     "tokenflow": Method(build_tokenflow, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True,
                                                 needs_inversion=True)),
@@ -90,7 +92,8 @@ def known(method: str) -> Method:
 
 def build_on(backend: Attaching, model: Any, method: str, config: Mapping[str, Any]) -> Attachment:
     """``build`` for the layers of a MODEL."""
-    return build(method, backend.sites(model), config, backend.norms(model) if known(method).on_norms else ())
+    sites = backend.joint_sites(model) if known(method).on_transformers else []
+    return build(method, sites or backend.sites(model), config, backend.norms(model) if known(method).on_norms else ())
 
 
 def build(

@@ -24,8 +24,11 @@ def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
         return io.NodeOutput(backend.attach(model, registry.build_on(backend, model, method, config)))
 
 
-def model_input() -> io.Model.Input:
-    return io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model (U-Net). It is not changed.")
+UNETS = "A Stable Diffusion 1.x, 2.x or SDXL model (U-Net). It is not changed."
+
+
+def model_input(tooltip: str = UNETS) -> io.Model.Input:
+    return io.Model.Input("model", tooltip=tooltip)
 
 
 def model_output() -> io.Model.Output:

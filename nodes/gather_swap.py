@@ -19,9 +19,9 @@ class GatherSwap(io.ComfyNode):
             category=CATEGORY,
             description="Every frame attends to a few group frames of the clip instead of to itself, so that all "
             "frames are edited alike. Works with any sampler and guider, on instruction editors and on text-to-image "
-            "models. Memory does not grow with the clip.",
+            "models: Stable Diffusion, FLUX (Kontext), Qwen-Image (Edit). Memory does not grow with the clip.",
             inputs=[
-                model_input(),
+                model_input("A Stable Diffusion 1.x, 2.x or SDXL model, FLUX or Qwen-Image. It is not changed."),
                 io.Int.Input("group", default=4, min=1, max=64, tooltip="How many frames, evenly spread over the clip, "
                              "all others look at. The paper: 4. At most as many as the clip has."),
                 io.Boolean.Input("self_attention", default=True, tooltip="Swap self-attention: frames take over the "
@@ -34,7 +34,8 @@ class GatherSwap(io.ComfyNode):
                                "sampling steps. The paper: the first 8 of 10. The last ones bring back each frame's "
                                "own details."),
                 io.Combo.Input("layers", options=["all", "down", "middle", "up"], default="all",
-                               tooltip="Which layers of the U-Net swap. The paper: all."),
+                               tooltip="Which layers of the U-Net swap. The paper: all, which is all that FLUX and "
+                               "Qwen-Image have."),
                 io.Int.Input("chunk", default=0, min=0, max=4096, tooltip="Frames in one call of the U-Net. 0 chooses "
                              "by free memory, up to 16. The result does not depend on it."),
                 io.String.Input("group_frames", default="", optional=True, tooltip="Numbers of the group's frames, "

@@ -17,6 +17,7 @@ from . import guiding, identity, lora, patcher, previews, sampling, training, vi
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .flow_edit import check_flow, flow_edit_guider
+from .joint_blocks import joint_sites_of
 from .model_manager import model_folders
 from .norms import norms_of
 from .progress import ComfyProgress
@@ -41,6 +42,9 @@ class ComfyBackend:
 
     def sites(self, model: ModelPatcher) -> list[BlockSite]:
         return sites_of(model)
+
+    def joint_sites(self, model: ModelPatcher) -> list[BlockSite]:
+        return joint_sites_of(model)
 
     def norms(self, model: ModelPatcher) -> list[NormSite]:
         return norms_of(model)

@@ -11,6 +11,8 @@ from comfy.patcher_extension import WrappersMP
 from ...methods.tuned_weights import is_tuned
 from . import planned
 from .blocks import refuse_second_owner, sites_of
+from .joint_blocks import joint_network_of, joint_sites_of
+from .joint_patches import run_joint
 from .merging import guard_merges
 from .norms import norms_of
 from .runtime import check_conditions, run_attached
@@ -31,7 +33,8 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
     """A clone that carries ``state``, with the wrappers that put it to work."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[KEY] = state
-    wrappers = [(WrappersMP.DIFFUSION_MODEL, run_attached), (WrappersMP.OUTER_SAMPLE, check_conditions)]
+    run = run_attached if joint_network_of(model) is None else run_joint
+    wrappers = [(WrappersMP.DIFFUSION_MODEL, run), (WrappersMP.OUTER_SAMPLE, check_conditions)]
     if any(attachment.plan is not None for attachment in state.attachments):
         wrappers += planned.WRAPPERS
     for kind in {*planned.KINDS, WrappersMP.DIFFUSION_MODEL}:
@@ -43,7 +46,8 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
 
 def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
     """A clone with one attachment more; see ``Backend.attach``."""
-    missing = attachment.sites - {site.path for site in sites_of(model)}
+    sites = sites_of(model) if joint_network_of(model) is None else joint_sites_of(model)
+    missing = attachment.sites - {site.path for site in sites}
     if missing:
         raise ValueError(f"model: has no block {min(missing)}, which {attachment.method} was made for; "
                          "use the base model that it was tuned on.")

@@ -33,6 +33,9 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
         ValueError: something in it does not go with the plan.
     """
     frames, options = noise.shape[0], guider.model_options
+    if noise.ndim == 5 and noise.shape[2] > 1:
+        raise ValueError(f"latent_image: holds {noise.shape[2]} frames on one time axis, as a video VAE makes of a "
+                         f"batch, but {plan.name} edits pictures; encode the frames one by one and batch the latents.")
     riding = plan.reference_frames(frames)
     inner = options.get("transformer_options", {})
     for kind in plan.kinds:
@@ -176,6 +179,10 @@ def check_images(guider: Any, frames: int) -> None:
             if value is not None and value.shape[0] not in (1, frames):
                 raise ValueError(f"{name}: holds an image condition of {value.shape[0]} frames, but the clip has "
                                  f"{frames}; give one image for all of them or {frames}.")
+        for value in (picture for c in conditions for picture in c.get("reference_latents") or ()):
+            if value.shape[0] not in (1, frames):
+                raise ValueError(f"{name}: holds references of {value.shape[0]} frames, but the clip has {frames}; "
+                                 f"give each frame its own, {frames} in a batch, or one for all of them.")
     images = any(c.get("concat_latent_image") is not None for conditions in conds.values() for c in conditions)
     if isinstance(guider.model_patcher.model, comfy.model_base.IP2P) and not images:
         raise ValueError("positive: holds no image, but this model edits an image by instruction; connect "

@@ -51,6 +51,9 @@ class DiffusersBackend:
     def sites(self, model: DiffusersModel) -> list[BlockSite]:
         return [located.site for located in locate(model.unet)]
 
+    def joint_sites(self, model: DiffusersModel) -> list[BlockSite]:
+        return []
+
     def norms(self, model: DiffusersModel) -> list[NormSite]:
         self.sites(model)
         return [site for site, _ in located_norms(model.unet)]

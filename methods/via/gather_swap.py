@@ -21,8 +21,12 @@ from torch import Tensor
 from ..attachment import BLOCKS, Attachment, BlockSite
 from ..sampling_plan import SLACK, Calls, RunFacts, in_chunks
 from .group_attention import GroupAttention, KeyValueCache
+from .joint_attention import JointGroupAttention
 
 KINDS = ("self", "cross")
+
+#: Stages of a diffusion transformer's blocks, which are all alike.
+JOINT = ("double", "single")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,15 @@ def build_gather_swap(sites: Iterable[BlockSite], **config: Any) -> Attachment:
     Raises:
         ValueError: a setting outside of its range.
     """
-    settings = GatherSwap(**config)
+    settings, sites = GatherSwap(**config), list(sites)
+    if any(site.stage in JOINT for site in sites):
+        if settings.blocks != "all":
+            raise ValueError(f"layers: a diffusion transformer has no {settings.blocks!r} stage; choose all.")
+        if not settings.self_attention:
+            raise ValueError("self_attention: a diffusion transformer has one attention for picture and text, which "
+                             "this turns off; turn it on.")
+        return Attachment(method="gather-swap", config=asdict(settings), plan=settings,
+                          sites=frozenset(site.path for site in sites))  # fmt: skip
     return Attachment(
         method="gather-swap",
         config=asdict(settings),
@@ -228,9 +240,11 @@ class GatherSwapRun:
         frames, settings, phase = self.facts.frames, self.settings, self.phase(sigma)
         with KeyValueCache().evaluation() if phase == "active" else nullcontext() as cache:
 
-            def replaced(mode: str) -> GroupAttention | None:
+            def replaced(mode: str) -> GroupAttention | JointGroupAttention | None:
                 if cache is None:
                     return None
+                if any(path.startswith(JOINT) for path in self.sites):
+                    return JointGroupAttention(mode, cache, self.sites, settings.gather, settings.own_keys)
                 return GroupAttention(mode, cache, settings.kinds, self.sites, settings.gather, settings.own_keys)
 
             group = None

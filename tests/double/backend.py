@@ -71,6 +71,9 @@ class DoubleBackend:
     opened: int = 0
     fails_at: int | None = None
 
+    def joint_sites(self, model: DoubleModel) -> list[BlockSite]:
+        return []
+
     def sites(self, model: DoubleModel) -> list[BlockSite]:
         return [BlockSite(path, CHANNELS, HEADS) for path in PATHS]
 

@@ -64,3 +64,15 @@ def text(seed, tokens=5, rows=1, **extra):
 def latent(*shape, seed=5):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
+
+
+@lru_cache
+def _qwen():
+    return patcher_of(comfy.supported_models.QwenImage, {
+        "image_model": "qwen_image", "in_channels": 64, "num_layers": 2, "attention_head_dim": 24,
+        "num_attention_heads": 2, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 10, 10)})
+
+
+def qwen():
+    """Image editor; latents [frames, 16, 1, h, w]."""
+    return _qwen().clone()
