@@ -30,6 +30,7 @@ IDS = {
     "SteadyEditClipMetrics", "SteadyEditQualityScore",
     "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare", "SteadyEditColorMatch",
     "SteadyEditLoadSequence", "SteadyEditSaveSequence",
+    "SteadyEditStreamedInversion", "SteadyEditSourcePath", "SteadyEditStreamedEdit", "SteadyEditFlowEdit",
 }  # fmt: skip
 
 
