@@ -58,3 +58,11 @@ def test_the_host_is_left_no_more_blocks_than_were_asked_for(monkeypatch, kept, 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda models, **named: asked.append(named))
     video.load(patcher, MemoryPlan(30, 10, 0, 2000, kept))
     assert asked == [{"memory_required": wanted, "minimum_memory_required": wanted}]
+
+
+def test_float32_is_computed_with_where_it_was_asked_for(monkeypatch):
+    from steadyedit.backends.comfy_native import video
+
+    monkeypatch.setattr(video, "training_dtype", lambda device: torch.bfloat16)
+    found = [video.precise(asked, torch.device("cpu")) for asked in ("float32", "auto")]
+    assert found == [torch.float32, torch.bfloat16]

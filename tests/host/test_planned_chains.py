@@ -304,3 +304,20 @@ def test_a_call_holds_the_rows_that_the_host_has_room_for(free, fits):
 
     model = SimpleNamespace(memory_required=math.prod, current_patcher=SimpleNamespace(get_free_memory=lambda _: free))
     assert rows_that_fit(model, [[{}], [{}], None], torch.zeros(16, 4, 2, 2), 16) == fits
+
+
+def test_pictures_beside_the_latent_follow_the_frames_of_a_call():
+    """A picture a frame is laid out as the frames are; texts, constants and pictures of another size stay."""
+    import comfy.conds
+    from steadyedit.backends.comfy_native.frame_conditions import laid_out_model_condition
+
+    pictures = torch.arange(5.0)[:, None, None, None].expand(5, 4, 6, 8).contiguous()
+    beside = comfy.conds.CONDNoiseShape(pictures)
+    single = laid_out_model_condition(beside, [3, 0, 6], 1, (6, 8))
+    assert single.cond[:, 0, 0, 0].tolist() == [3, 0, 1] and torch.equal(beside.cond, pictures)
+    grid = laid_out_model_condition(beside, [4, 2, 1, 0], 2, (6, 8)).cond
+    assert grid.shape == (1, 4, 12, 16)
+    assert [grid[0, 0, y, x].item() for y in (0, 11) for x in (0, 15)] == [4, 2, 1, 0]
+    for stays in (comfy.conds.CONDRegular(torch.zeros(1, 77, 8)), comfy.conds.CONDConstant(3), object(),
+                  comfy.conds.CONDNoiseShape(torch.zeros(5, 4, 3, 8))):  # fmt: skip
+        assert laid_out_model_condition(stays, [1], 1, (6, 8)) is stays
