@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-#: The folder that the host asks packs for; its template browser shows the files' names.
-FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
+#: Among the folders that the host asks packs for; its template browser shows the files' names.
+FOLDER = Path(__file__).resolve().parents[1] / "workflows"
 
 
 def name_of(path: Path) -> str:

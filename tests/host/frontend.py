@@ -1,6 +1,6 @@
 """Drive the host's real frontend in headless Chromium: load a graph, lay it out, save it, photograph it.
 
-As a command it writes the UI form of a graph (``example_workflows/TITLE (NAME).json``) from its API form
+As a command it writes the UI form of a graph (``workflows/TITLE (NAME).json``) from its API form
 (``workflows/api/NAME.json``), on a running ComfyUI that has this pack:
 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
