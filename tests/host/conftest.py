@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,18 +85,54 @@ def started(tmp_path_factory):
         yield process
 
 
+class Browser:
+    """One browser with the editor for the files that drive it, one after the other.
+
+    Playwright holds an event loop while it is open, and no other loop runs beside it: it is closed ahead of other files.
+    """
+
+    def __init__(self) -> None:
+        self.stack, self.page, self.file = ExitStack(), None, None
+
+    def opened(self, address: str, file: str):
+        import frontend
+
+        if self.page is None:
+            self.page = self.stack.enter_context(frontend.page(address, 1600, 1000))
+            # A first visit opens the template browser.
+            self.page.keyboard.press("Escape")
+        self.file = file
+        return self.page
+
+    def close(self) -> None:
+        self.page = self.file = None
+        self.stack.close()
+
+
 @pytest.fixture(scope="session")
-def opened(started):
+def browser():
+    yield BROWSER
+    BROWSER.close()
+
+
+BROWSER = Browser()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item) -> None:
+    if "opened" not in item.fixturenames and str(item.path) != BROWSER.file:
+        BROWSER.close()
+
+
+@pytest.fixture(scope="module")
+def opened(started, browser, request):
     """The editor in headless Chromium, as whoever had it before left it."""
     import frontend
 
     pytest.importorskip("playwright", reason="the editor's tests need: pip install playwright")
     if frontend.chromium() is None:
         pytest.skip("the editor's tests need a Chromium (apt install chromium)")
-    with frontend.page(f"http://127.0.0.1:{started.port}", 1600, 1000) as opened:
-        # A first visit opens the template browser.
-        opened.keyboard.press("Escape")
-        yield opened
+    return browser.opened(f"http://127.0.0.1:{started.port}", str(request.path))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ SEEN = """() => ({
   }),
   notes: app.canvas.graph.nodes.filter((n) => n.type === 'MarkdownNote').map((n) => n.id),
 })"""
-#: Crossings per link. One is the aim; half of the graphs reach it, those of LoRA-Edit do not.
+#: Crossings per link. One is the aim; a third of the graphs reach it, those of LoRA-Edit do not.
 MOST_CROSSINGS = 3
 #: Of a note's text, in pixels: less than a line.
 CUT = 16
