@@ -65,3 +65,15 @@ def _loader(graph: Graph, label: str) -> list:
     if "video" not in label:
         raise GraphError(f"the blueprint's input '{label}' is none that the rehearsal can give.")
     return put("video file", "LoadVideo", file="clip.mp4")
+
+
+def needed_before(graph: Graph) -> list[str]:
+    """Shipped graphs that save the tuned weights which this one loads."""
+    loaded = {str(node["inputs"].get("name")) for node in graph.values() if node["class_type"] == "SteadyEditLoadTuned"}
+    found = []
+    for name, path in shipped().items():
+        saved = [node["inputs"].get("filename_prefix") for node in read_graph(path).values()
+                 if node["class_type"] == "SteadyEditSaveTuned"]
+        if loaded & {f"{prefix}_00001.safetensors" for prefix in saved}:
+            found.append(name)
+    return found
