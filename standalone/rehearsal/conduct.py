@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..comfy_host import bring_files, saved_files, send
-from ..comfy_process import Host, running
+from ..comfy_process import Host
+from ..comfy_process import running as running_host
 from ..graph import Graph, GraphError
 from . import checks, media
 from .files import models_folder, stand_in_texts, wanted, write_media, write_models
 from .meter import Meter
-from .pieces import read_piece
+from .pieces import needed_before, read_piece
 from .probes import SAVERS, Probes, add_probes, instead, trainings
-from .reduce import reduced
+from .reduce import reduced, running
 from .weights import is_scaled
 
 HOST_PACK = Path(__file__).parent / "host_pack"
@@ -34,6 +37,7 @@ class Report:
         gigabytes: most that the host held at once, likewise.
         stand_ins: text encoders that a stand-in took the place of.
         checked: what was asserted, in words.
+        off: models that a switch kept from being loaded.
     """
 
     name: str
@@ -41,12 +45,14 @@ class Report:
     gigabytes: float | None
     stand_ins: tuple[str, ...]
     checked: tuple[str, ...]
+    off: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         took = "" if self.seconds is None else f" in {self.seconds:.0f} s of processor time"
         took += "" if self.gigabytes is None else f", at most {self.gigabytes:.1f} GB"
         instead_of = f"; a stand-in for {', '.join(self.stand_ins)}" if self.stand_ins else ""
-        return f"{self.name}: ran whole{took}; checked: {', '.join(self.checked)}{instead_of}"
+        without = f"; switched off: {', '.join(self.off)}" if self.off else ""
+        return f"{self.name}: ran whole{took}; checked: {', '.join(self.checked)}{instead_of}{without}"
 
 
 def needs_fresh_host(graph: Graph) -> bool:
@@ -69,6 +75,8 @@ def rehearse(names: Sequence[str], comfy: Path, models: Path | None = None) -> I
         GraphError: a name that is none, or a folder that is not to be written to.
     """
     graphs = {name: read_piece(name) for name in names}
+    before = {other: read_piece(other) for graph in graphs.values() for other in needed_before(graph)}
+    graphs = {**before, **graphs}
     with tempfile.TemporaryDirectory(prefix="steadyedit-rehearse-") as temporary:
         place = models_folder(models or Path(temporary) / "models", comfy / "models")
         shared = [name for name, graph in graphs.items() if not needs_fresh_host(graph)]
@@ -82,7 +90,7 @@ def _in_one_host(names: list[str], graphs: dict[str, Graph], comfy: Path, models
     while waiting:
         output = temporary / f"output_{waiting[0]}"
         output.mkdir()
-        with running(comfy, output, models=models, packs=[HOST_PACK]) as host:
+        with running_host(comfy, output, models=models, packs=[HOST_PACK]) as host:
             while waiting:
                 name = waiting.pop(0)
                 try:
@@ -104,6 +112,8 @@ def one(name: str, graph: Graph, host: Host, models: Path, output: Path, folder:
     write_models(graph, models)
     folder.mkdir()
     write_media(graph, folder)
+    at_work = running(graph)
+    off = sorted({one.name for one in wanted(graph)} - {one.name for one in wanted(graph) if one.key in at_work})
     meter = Meter(host.process.pid)
     bring_files(graph, host)
     probes = add_probes(graph, folder)
@@ -112,7 +122,8 @@ def one(name: str, graph: Graph, host: Host, models: Path, output: Path, folder:
         checked = [*look(graph, probes, saved)]
         if trained := trainings(graph):
             checked.append(loads_again(graph, probes, trained, host, models, output, folder))
-    return Report(name, meter.seconds(), meter.gigabytes(), tuple(stand_ins), tuple(checked))
+    return Report(name, meter.seconds(), meter.gigabytes(), tuple(stand_ins), tuple(checked),
+                  tuple(off))
 
 
 @contextmanager
@@ -151,18 +162,20 @@ def look(graph: Graph, probes: Probes, saved: list[Path]) -> Iterator[str]:
 def loads_again(graph: Graph, probes: Probes, trained: dict[str, str], host: Host, models: Path, output: Path,
                 folder: Path) -> str:
     """Check that what was trained and saved gives the same from its file; returns that in words."""
-    from safetensors.torch import load_file
-
     files = {training: _saved_name(graph[saver], models, output) for training, saver in trained.items()}
     results = []
     for number, taken in enumerate((files, None)):
         again, latents = instead(graph, folder / f"again_{number}", taken)
         send(again, host, bar=False)
-        results.append({key: load_file(path) for key, path in latents.items()})
-    for key, path in probes.latents.items():
-        if key in results[0]:
-            checks.same(" and ".join(files.values()), load_file(path), results[0][key], results[1][key])
+        results.append(_all_of(latents))
+    checks.same(" and ".join(files.values()), _all_of({key: probes.latents[key] for key in latents}), *results)
     return f"{' and '.join(files.values())} loaded again with the same result"
+
+
+def _all_of(kept: dict[str, Path]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return {f"{key}.{place}": tensor for key, path in kept.items() for place, tensor in load_file(path).items()}
 
 
 def _saved_name(saver: dict[str, Any], models: Path, output: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ...files.names import inside
 from ..graph import Graph, GraphError, label
 from . import media, weights
-from .reduce import frames_of
+from .reduce import frames_of, running
 
 #: Loaders of one file each: class -> input, folder below models.
 LOADERS = {
@@ -82,12 +82,18 @@ def models_folder(folder: Path, installed: Path) -> Path:
 def write_models(graph: Graph, models: Path) -> None:
     """Write what is missing of the graph's model files.
 
+    What a switch keeps from being loaded is an empty file: the host looks for its name all the same.
+
     Raises:
         GraphError: a node names a model whose layout is not known here.
     """
+    at_work = running(graph)
     for one in wanted(graph):
         path = inside(models / one.folder, one.name, "name")
-        if path.exists():
+        if path.is_dir() or (path.is_file() and path.stat().st_size):
+            continue
+        if one.key not in at_work and one.folder not in {folder for _, folder in NETWORKS.values()}:
+            path.touch()
             continue
         if one.folder in {folder for _, folder in NETWORKS.values()}:
             from . import networks
@@ -103,10 +109,11 @@ def write_models(graph: Graph, models: Path) -> None:
 
 def stand_in_texts(graph: Graph) -> list[str]:
     """Put the stand-in in the place of text encoders that exist in one huge size only; returns the names replaced."""
-    replaced = []
-    for node in graph.values():
+    replaced, at_work = [], running(graph)
+    for key, node in graph.items():
         if node["class_type"] in TEXT_ENCODERS:
-            replaced += [value for name, value in node["inputs"].items() if name.startswith("clip_name")]
+            if key in at_work:
+                replaced += [value for name, value in node["inputs"].items() if name.startswith("clip_name")]
             node["class_type"] = STAND_IN
             node["inputs"] = {"kind": str(node["inputs"]["type"])}
     return replaced

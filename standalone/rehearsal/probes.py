@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graph import Graph, is_link
+from .reduce import above, running
 
 KEEP, PACKING = "SteadyEditRehearsalKeep", "SteadyEditRehearsalPacking"
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
@@ -62,9 +63,11 @@ class Adding:
 
 def add_probes(graph: Graph, folder: Path) -> Probes:
     """Probe a graph in place."""
-    adding, probes = Adding(graph, folder), Probes()
+    adding, probes, at_work = Adding(graph, folder), Probes(), running(graph)
     for key, node in list(graph.items()):
         kind, inputs = node["class_type"], node["inputs"]
+        if key not in at_work:
+            continue
         if kind == "CreateVideo":
             probes.pictures[key] = adding.keep(inputs["images"])
             if is_link(inputs["fps"]):
@@ -127,17 +130,15 @@ def instead(graph: Graph, folder: Path, files: dict[str, str] | None) -> tuple[G
                 for name, value in node["inputs"].items():
                     if value == [key, TRAINERS[kind]]:
                         node["inputs"][name] = list(link)
-    adding, latents = Adding(again, folder), {}
-    for key in [key for key, node in again.items() if node["class_type"] in SAMPLERS]:
-        latents[key] = [key, 0]
-    _drop_outputs(again)
-    return again, {key: adding.keep(link) for key, link in latents.items()}
+    at_work = running(again)
+    kept = [key for key in at_work if again[key]["class_type"] in SAMPLERS]
+    _drop_outputs(again, kept)
+    adding = Adding(again, folder)
+    return again, {key: adding.keep([key, 0]) for key in kept}
 
 
-def _drop_outputs(graph: Graph) -> None:
-    """Take away whatever nothing links to, until samplers are the ends."""
-    while ends := [key for key, node in graph.items() if node["class_type"] not in SAMPLERS
-                   and not any(is_link(value) and value[0] == key for other in graph.values()
-                               for value in other["inputs"].values())]:
-        for key in ends:
-            del graph[key]
+def _drop_outputs(graph: Graph, kept: list[str]) -> None:
+    """Leave only what these nodes need."""
+    needed = set().union(*(above(graph, key) for key in kept))
+    for key in [key for key in graph if key not in needed]:
+        del graph[key]
