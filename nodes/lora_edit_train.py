@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..methods.lora_edit.choices import NOISE_RANGES, PRECISIONS, SHOWN_STEPS, TARGETS
+from ..methods.lora_edit.choices import MEMORY_PRESETS, NOISE_RANGES, PRECISIONS, SHOWN_STEPS, TARGETS
 from .lora_edit import CATEGORY
 from .lora_edit_samples import Samples
 from .training import cache_of, learning_rate_input, lora_output, loss_map_output, rank_input, reuse_input, seed_input
@@ -46,6 +46,11 @@ class MaskLoRATrain(io.ComfyNode):
                 io.Boolean.Input("take_interrupted", default=False, optional=True, tooltip="Stop early and keep: "
                                  "Cancel when it looks good, turn this on and queue again; the LoRA is taken as it "
                                  "was then. Off again, the training goes on."),
+                io.Combo.Input("memory", options=list(MEMORY_PRESETS), default=next(iter(MEMORY_PRESETS)),
+                               optional=True, tooltip="Make the training fit into a card of this size: how many blocks "
+                               "are streamed, and how many blocks' inputs wait in the main memory; the progress text "
+                               "says what was chosen. By prediction, not yet confirmed on a GPU. It takes the place of "
+                               "blocks_on_device."),
             ],
             outputs=[
                 lora_output(),
@@ -56,18 +61,21 @@ class MaskLoRATrain(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, steps, learning_rate, rank, targets, noise_range, precision, blocks_on_device,
-                seed, reuse, lora=None, sample_every=0, take_interrupted=False) -> io.NodeOutput:
+                seed, reuse, lora=None, sample_every=0, take_interrupted=False,
+                memory="what is free") -> io.NodeOutput:
         from dataclasses import replace
 
         from .. import backends
+        from ..methods.lora_edit.memory import GIB
         from ..methods.lora_edit.recipe import MaskLoRARecipe
         from ..methods.lora_edit.train import VideoSettings, train_mask_lora
 
         backend, default = backends.of(model), MaskLoRARecipe()
         training = replace(default.training, steps=steps, learning_rate=learning_rate, seed=seed)
         recipe = MaskLoRARecipe(training, rank=rank, targets=targets, sigmas=NOISE_RANGES[noise_range])
+        card = MEMORY_PRESETS[memory]
         settings = VideoSettings(precision, blocks_on_device, sample_every=sample_every,
-                                 take_interrupted=take_interrupted)
+                                 take_interrupted=take_interrupted, budget=None if card is None else card * GIB)
         tuned = train_mask_lora(backend, model, samples, recipe, settings, start=lora, cache=cache_of(backend, reuse))
         return io.NodeOutput(dict(tuned.weights.tensors), tuned.model, tuned.loss_map)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ...methods.lora_edit.choices import WAN
 from ...methods.lora_edit.memory import NetworkSize, diffusers_wan_moments
 from ...toyworld.models.wan import to_wan
 from .. import fingerprint
+from ..offload import offloaded
 from .flow_edit import FlowEditGuider
 from .local import TerminalProgress, weights_folder
 
@@ -141,24 +142,31 @@ class DiffusersVideoTraining:
 
 @contextmanager
 def open_for_training(
-    model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor]
+    model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor], offloaded_blocks: int = 0
 ) -> Iterator[DiffusersVideoTraining]:
-    """``VideoBackend.video_training``; the network's blocks are computed again in backward."""
+    """``VideoBackend.video_training``; the network's blocks are computed again in backward, and the inputs of the
+    first of them may wait in the main memory."""
     network = model.transformer
     device = network.device
     trained = {key: start.detach().to(device, copy=True).requires_grad_() for key, start in lora.items()}
     asking = [p for p in network.parameters() if p.requires_grad]
 
-    def recomputed(block: nn.Module) -> Callable:
+    def recomputed(block: nn.Module, elsewhere: bool) -> Callable:
         before = block.forward
-        return lambda *args: checkpoint(before, *args, use_reentrant=False, preserve_rng_state=False)
+
+        def forward(tokens: Tensor, *args: Any) -> Tensor:
+            with offloaded(tokens) if elsewhere else nullcontext():
+                return checkpoint(before, tokens, *args, use_reentrant=False, preserve_rng_state=False)
+
+        return forward
 
     with ExitStack() as stack:
         for parameter in asking:
             parameter.requires_grad_(False)
             stack.callback(parameter.requires_grad_, True)
         stack.enter_context(with_loras(model, [*model.loras, trained]))
-        stack.enter_context(forwards({block: recomputed(block) for block in network.blocks}))
+        stack.enter_context(forwards({
+            block: recomputed(block, number < offloaded_blocks) for number, block in enumerate(network.blocks)}))
         yield DiffusersVideoTraining(model, trained, samples)
 
 
@@ -197,7 +205,7 @@ class DiffusersVideoBackend:
     def video_training(self, model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor],
                        planned: MemoryPlan, precision: str):
         # Nothing is streamed here: the network computes where and in what it lies.
-        return open_for_training(model, samples, lora)
+        return open_for_training(model, samples, lora, planned.offloaded)
 
     def has_video_lora(self, model: DiffusersVideoModel, lora: Mapping[str, Tensor]) -> bool:
         wanted = factors(lora)

@@ -25,3 +25,6 @@ PRECISIONS = ("auto", "float32")
 
 #: Steps of a clip that is sampled during a training, to be looked at.
 SHOWN_STEPS = 8
+
+#: GB of a card that a training is made to fit into; None: what the device has free.
+MEMORY_PRESETS = {"what is free": None, "8 GB": 8, "12 GB": 12, "16 GB": 16, "24 GB": 24}

@@ -22,7 +22,8 @@ from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
-from .memory import MemoryPlan, check, plan
+from .memory import MemoryPlan, NetworkSize, check, plan
+from .presets import fitted, in_words
 from .recipe import MaskLoRARecipe, targeted
 from .samples import Sample, check_samples, draw_sample
 from .shown_clip import sampled, strip
@@ -43,6 +44,8 @@ class VideoSettings:
         preview_every: seconds between pictures on the progress bar; 0 for none.
         sample_every: steps between short clips that are sampled and shown there; 0 for none. See ``shown_clip``.
         take_interrupted: an interrupted training counts as finished: its checkpoint is the outcome.
+        budget: bytes of a card that the training is made to fit into (``presets.fitted``), in the place of
+            ``blocks_kept``; None takes what the device has free.
     """
 
     precision: str = "auto"
@@ -50,6 +53,7 @@ class VideoSettings:
     preview_every: float = 2.0
     sample_every: int = 0
     take_interrupted: bool = False
+    budget: int | None = None
 
 
 def train_mask_lora(
@@ -95,13 +99,12 @@ def train_mask_lora(
         content = [content_of(sample) for sample in samples]
         key = content_hash("mask-lora", content, recipe.outcome_settings(), list(lora.values()), settings.precision,
                            backend.fingerprint(model))  # fmt: skip
-        bar = cached(lambda: progress or backend.progress(recipe.training.steps, "mask-aware LoRA"))
+        label = ["mask-aware LoRA"]
+        bar = cached(lambda: progress or backend.progress(recipe.training.steps, ", ".join(label)))
 
         def train() -> TunedWeights:
-            plans = [planned_memory(backend, model, samples, recipe.rank, lora, settings)]
-            if settings.blocks_kept != 0:
-                plans.append(planned_memory(backend, model, samples, recipe.rank, lora,
-                                            replace(settings, blocks_kept=0)))  # fmt: skip
+            plans, chosen = plans_of(backend, model, samples, recipe.rank, lora, settings)
+            label.extend(chosen)
             clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
             task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
             run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every,
@@ -230,12 +233,39 @@ def planned_memory(
     Raises:
         MemoryError: more than the device can give; one sentence with the numbers.
     """
+    size, latent, trained = _largest(backend, model, samples, lora, settings)
+    planned = plan(size, latent, rank, trained, settings.blocks_kept)
+    check(planned, size, latent, *backend.video_room(model))
+    return planned
+
+
+def plans_of(
+    backend: VideoBackend, model: Any, samples: Sequence[Sample], rank: int, lora: Mapping[str, Tensor],
+    settings: VideoSettings,
+) -> tuple[list[MemoryPlan], list[str]]:
+    """The plan of a training, then the one for when memory runs out; and what a preset chose, in words.
+
+    Raises:
+        MemoryError: see ``planned_memory``.
+    """
+    if settings.budget is None:
+        plans = [planned_memory(backend, model, samples, rank, lora, settings)]
+        if settings.blocks_kept != 0:
+            plans.append(planned_memory(backend, model, samples, rank, lora, replace(settings, blocks_kept=0)))
+        return plans, []
+    size, latent, trained = _largest(backend, model, samples, lora, settings)
+    first = fitted(size, latent, rank, trained, settings.budget, *backend.video_room(model))
+    least = plan(size, latent, rank, trained, 0, size.blocks - 1)
+    return [first, *([least] if least != first else [])], [in_words(first, size, settings.budget)]
+
+
+def _largest(
+    backend: VideoBackend, model: Any, samples: Sequence[Sample], lora: Mapping[str, Tensor], settings: VideoSettings
+) -> tuple[NetworkSize, tuple[int, ...], int]:
+    """The network's size for the largest sample, that one's latent, and the values that train."""
     largest = max(samples, key=lambda sample: math.prod(sample.latent.shape))
     size = backend.video_size(model, largest, settings.precision)
-    trained = sum(value.numel() for value in lora.values())
-    planned = plan(size, largest.latent.shape, rank, trained, settings.blocks_kept)
-    check(planned, size, largest.latent.shape, *backend.video_room(model))
-    return planned
+    return size, tuple(largest.latent.shape), sum(value.numel() for value in lora.values())
 
 
 def content_of(sample: Sample) -> list[Any]:

@@ -88,7 +88,7 @@ def started(tmp_path_factory):
 class Browser:
     """One browser with the editor for the files that drive it, one after the other.
 
-    Playwright holds an event loop while it is open, and no other loop runs beside it: it is closed ahead of other files.
+    Playwright holds an event loop while it is open, and no other runs beside it: it is closed ahead of other files.
     """
 
     def __init__(self) -> None:

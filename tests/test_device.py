@@ -1,13 +1,13 @@
-"""What only a GPU can show: kernels in half precision there, and whole runs that equal the CPU's.
+"""Whole runs on a device equal the CPU's: on a GPU where there is one, else on a device that only pretends.
 
-Skipped without a GPU. ``STEADYEDIT_REHEARSAL=1`` runs the same on the CPU, so that they work the first time.
+On a GPU the kernels in half precision too; ``python -m steadyedit gpu`` runs this file there.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
+import pretended
 import pytest
 import torch
 from steadyedit.backends.diffusers.video import DiffusersVideoBackend
@@ -20,14 +20,19 @@ from steadyedit.methods.tuning import TuneRecipe, tune
 from tiny_editor import BACKEND, normal, text, tiny
 from tolerances import RUN, assert_close
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(DEVICE == "cpu" and not os.environ.get("STEADYEDIT_REHEARSAL"), reason="there is no GPU"),
-]
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else pretended.DEVICE
+pytestmark = [pytest.mark.cuda,
+              pytest.mark.skipif(not GPU and pretended.missing() is not None, reason=str(pretended.missing()))]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SIZE = Size(4, 64, heads=2, dim=40)
 FRAMES = 4
+
+
+@pytest.fixture(autouse=True)
+def device():
+    if not GPU:
+        pretended.setup()
 
 
 def gradients(run, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -48,7 +53,9 @@ def compare(contest: Contest) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_kernel_and_its_gradients(dtype):
-    for contest in (*contests(SIZE, torch.device(DEVICE), dtype), *norm_contests(SIZE, torch.device(DEVICE), dtype)):
+    # Sums of a pretended device are the CPU's.
+    device = torch.device("cuda" if GPU else "cpu")
+    for contest in (*contests(SIZE, device, dtype), *norm_contests(SIZE, device, dtype)):
         compare(contest)
 
 

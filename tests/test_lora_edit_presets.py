@@ -1,0 +1,94 @@
+"""Presets for cards: what each chooses for Wan 14B, that it fits by its own prediction, and what fits nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from steadyedit.methods.lora_edit.choices import MEMORY_PRESETS
+from steadyedit.methods.lora_edit.memory import GIB, SPARE, NetworkSize, wan_moments
+from steadyedit.methods.lora_edit.presets import fitted, in_words
+from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
+from test_lora_edit_training import BACKEND, Quiet, recipe, sample, transformer
+
+PAPER = (1, 16, 13, 60, 104)
+CARDS = [value for value in MEMORY_PRESETS.values() if value]
+# Wan 2.1 I2V 14B in fp8, computed in bfloat16, as tests/host/full_size.py builds it.
+BLOCK = 343_000_000
+WAN = NetworkSize(
+    5120, 13824, 128, 40, wan_moments(40, True), itemsize=2, weights=40 * BLOCK + 250_000_000, block_weights=BLOCK,
+    largest_layer=5120 * 13824, context_tokens=512 + 257, stored_itemsize=1,
+)  # fmt: skip
+TRAINED = 76_000_000
+
+
+def chosen(card: int, latent=PAPER, size=WAN, free: int = 80 * GIB):
+    return fitted(size, latent, 16, TRAINED, card * GIB, free, "the card")
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_each_fits_into_its_card(card):
+    plan = chosen(card)
+    assert plan.needed <= card * GIB * (1 - SPARE)
+    assert plan.kept_weights <= WAN.weights and 0 <= plan.offloaded < WAN.blocks
+
+
+def test_larger_cards_move_less():
+    plans = [chosen(card) for card in CARDS]
+    assert [plan.offloaded for plan in plans] == sorted((plan.offloaded for plan in plans), reverse=True)
+    # The paper's size: inputs wait in the main memory on small cards alone.
+    assert plans[0].offloaded > plans[1].offloaded > 0 == plans[2].offloaded == plans[3].offloaded
+    assert plans[2].kept_weights < plans[3].kept_weights < WAN.weights == chosen(48).kept_weights
+
+
+def test_a_card_that_has_less_counts_for_what_it_has():
+    assert chosen(24, free=12 * GIB) == chosen(12)
+
+
+def test_short_small_clips_need_no_tricks():
+    plan = chosen(24, (1, 16, 4, 32, 32))
+    assert plan.offloaded == 0 and plan.kept_weights == WAN.weights
+
+
+def test_what_fits_nowhere_is_refused_with_advice():
+    with pytest.raises(MemoryError, match="^samples: training on 81 frames of 1280x720 needs .* but the preset of 8 GB "
+                                          "has 8.0 GiB; .*cut the clip to .* frames or less"):
+        chosen(8, (1, 16, 21, 90, 160))
+    with pytest.raises(MemoryError, match="but the card has 4.0 GiB"):
+        chosen(8, free=4 * GIB)
+
+
+def test_words_say_what_was_chosen():
+    words = in_words(chosen(12), WAN, 12 * GIB)
+    assert words.startswith("12 GB preset (provisional, not yet confirmed on a GPU): ")
+    assert "of 40 blocks on the GPU, the others streamed" in words and "blocks in the main memory" in words
+    assert "all blocks on the GPU" in in_words(chosen(48), WAN, 48 * GIB)
+
+
+def test_a_preset_changes_no_result_and_is_said(monkeypatch):
+    from steadyedit.backends.diffusers.video import DiffusersVideoModel
+
+    model = DiffusersVideoModel(transformer(), (0.1,) * 16, (1.5,) * 16)
+    labels, plain = [], train_mask_lora(BACKEND, model, [sample()], recipe(2), progress=Quiet())
+    monkeypatch.setattr(type(BACKEND), "progress", lambda self, total, label: labels.append(label) or Quiet())
+    tuned = train_mask_lora(BACKEND, model, [sample()], recipe(2), replace(VideoSettings(), budget=8 * GIB))
+    assert all(torch.equal(value, plain.weights.tensors[key]) for key, value in tuned.weights.tensors.items())
+    assert labels[0].startswith("mask-aware LoRA, 8 GB preset (provisional")
+
+
+def test_inputs_that_wait_in_the_main_memory_change_no_gradient(monkeypatch):
+    from steadyedit.backends import offload
+    from steadyedit.backends.diffusers.video import DiffusersVideoModel
+    from steadyedit.methods.lora_edit.memory import MemoryPlan
+    from test_lora_edit_training import moving
+
+    model, moved, found = DiffusersVideoModel(transformer(), (0.1,) * 16, (1.5,) * 16), [], []
+    monkeypatch.setattr(offload, "to_main_memory", lambda x: moved.append(tuple(x.shape)) or x.clone())
+    for plan in (MemoryPlan(0, 0, 0, 0), MemoryPlan(0, 0, 0, 0, offloaded=1)):
+        with BACKEND.video_training(model, [sample()], moving(model), plan, "auto") as view:
+            (view.predict_velocity(sample().latent, torch.tensor(0.4), 0) - 1).square().mean().backward()
+            found.append([p.grad.clone() for p in view.parameters.values()])
+    # The first block's input: two frames of 2 x 2 tokens of 24 channels.
+    assert moved == [(1, 8, 24)]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
