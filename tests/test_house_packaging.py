@@ -32,7 +32,7 @@ ONLY_EXTRAS = {"groundingdino-py", "groundingdino"}
 # Where a distribution is not imported under its own name.
 MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
 # Asked of the host or, outside of it, of `make`; imported only by the module named beside it.
-NOT_OURS_TO_REQUIRE = {"torch"}
+NOT_OURS_TO_REQUIRE = {"torch", "tokenizers"}  # transformers brings tokenizers along
 # Used where it is installed: an extra, since it builds from source, serves one command alone, or reads rare files.
 OPTIONAL = {"groundingdino", "peft", "OpenEXR", "scenedetect"}
 

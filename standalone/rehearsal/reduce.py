@@ -65,7 +65,7 @@ def reduced(graph: Graph) -> Graph:
 
 def _cap(graph: Graph, inputs: dict[str, Any], name: str, most: float) -> None:
     """Lower a widget, or those of the numbers and switches that it is linked to."""
-    value = inputs.get(name)
+    value: Any = inputs.get(name)
     if _is_number(value):
         inputs[name] = min(value, most)
     elif is_link(value):
