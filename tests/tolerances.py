@@ -46,3 +46,8 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = N
     error = (actual.double() - expected).abs().max().item() / scale
     limit = TOLERANCES[dtype or actual.dtype]
     assert error <= limit, f"{name}: error {error:.2e} exceeds {limit:.0e}"
+
+
+# A few steps of a sampler, or losses of a few steps of training, with a network stored in fewer bits: relative to the
+# same in float32.
+HALF_RUN = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
