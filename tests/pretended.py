@@ -9,6 +9,7 @@ An exception in a hook that unpacks what autograd kept ends the whole process on
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves, tree_map
 
+#: Set where a process is for such a device: PyTorch's backward knows only devices from before its first run.
+ALONE = "STEADYEDIT_PRETENDED_DEVICE"
 NAME = "pretend"
 DEVICE = f"{NAME}:0"
 #: Operators that take tensors of two devices on CUDA, too.
@@ -28,8 +31,11 @@ _libraries: list[torch.library.Library] = []
 
 
 def missing() -> str | None:
-    """Why there is no such device in this PyTorch; None where there is."""
+    """Why there is no such device in this process; None where there is."""
     from torch.utils import backend_registration
+
+    if not os.environ.get(ALONE):
+        return "in a process of its own: see test_pretended_processes.py"
 
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return f"PyTorch {torch.__version__} has no backends in Python"
