@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..graph import GraphError
-from .vocabulary import bert, chat, florence
+from .vocabulary import WORDS, bert, chat, florence
 
 #: Qwen2.5-VL's files beside its tokenizer.
 PROCESSORS = {
@@ -27,7 +27,7 @@ PROCESSORS = {
 #: Side in pixels of the pictures that Segment Anything sees, and how far weights lie from where they begin.
 SIDE, SPREAD = 128, 0.05
 #: With these the networks find and outline a part of the picture, which the rest of a graph needs.
-SEEDS = {"sam2": 6, "grounding-dino": 2}
+SEEDS = {"sam2": 8, "grounding-dino": 2}
 #: How sure the decoder is that the object is in the picture.
 OBJECT = 10.0
 
@@ -77,13 +77,15 @@ def sam2_video(path: Path) -> None:
         memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=64)
     module = random(lambda: Sam2VideoModel(config), seed=SEEDS["sam2"])
     with torch.no_grad():
-        # Outlines of whole cells of the image's features, and an object that is always there: specks over all of the
-        # picture would leave nothing that is kept.
-        decoder = module.mask_decoder
-        for layer in (decoder.conv_s0, decoder.conv_s1):
-            layer.weight.zero_()
-        for layer in (decoder.upscale_conv1, decoder.upscale_conv2):
-            layer.weight.copy_(layer.weight.mean((2, 3), keepdim=True).expand_as(layer.weight))
+        # An outline by the picture's own colours, whatever place or box or frame it is: specks over all of the picture
+        # would leave nothing that is kept.
+        decoder, places = module.mask_decoder, module.vision_encoder.backbone
+        for part in (places.pos_embed, places.pos_embed_window, decoder.upscale_conv2.weight,
+                     decoder.upscale_conv2.bias):
+            part.zero_()
+        for mixing in decoder.output_hypernetworks_mlps:
+            mixing.proj_out.weight.zero_()
+            mixing.proj_out.bias.copy_(decoder.output_hypernetworks_mlps[0].proj_out.bias)
         decoder.pred_obj_score_head.proj_out.bias.fill_(OBJECT)
     module.save_pretrained(path)
 
@@ -128,8 +130,9 @@ def florence2(path: Path) -> None:
     module = random(lambda: Florence2ForConditionalGeneration(config))
     _says_a_word(module, tokenizer)
     module.save_pretrained(path)
-    Florence2Processor(CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False),
-                       tokenizer).save_pretrained(path)
+    # A picture of 64 pixels is 2x2 tokens behind four stages, and their mean.
+    pictures = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False, image_seq_length=5)
+    Florence2Processor(pictures, tokenizer).save_pretrained(path)
 
 
 def qwen25_vl(path: Path) -> None:
@@ -158,8 +161,7 @@ def qwen25_vl(path: Path) -> None:
 
 def _says_a_word(module: Any, tokenizer: Any) -> None:
     """Let it write words only, and stop after each: a random network would never stop by itself."""
-    special = set(tokenizer.all_special_ids) | {
-        number for word, number in tokenizer.get_vocab().items() if not word.strip("Ġ").isalpha()}
+    special = {number for word, number in tokenizer.get_vocab().items() if word.strip("Ġ") not in WORDS}
     module.generation_config.forced_eos_token_id = None
     module.generation_config.suppress_tokens = sorted(special)
     module.generation_config.eos_token_id = list(range(len(tokenizer)))
