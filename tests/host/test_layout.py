@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from forms import editor_forms
 
+pytestmark = pytest.mark.once  # the editor is a package of its own, beside whatever host
 FILES = editor_forms()
 SEEN = """() => ({
   nodes: app.canvas.graph.nodes.map((n) => [n.title, n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]),

@@ -14,6 +14,7 @@ import pretended
 import pytest
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("file", ["test_pretended_device.py"])
 def test_in_a_process_of_its_own(file):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(file))]
