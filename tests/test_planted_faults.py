@@ -16,6 +16,7 @@ from steadyedit.diffusion import samplers
 from steadyedit.diffusion.schedule import DiscreteSchedule
 from steadyedit.diffusion.training import NoiseTraining
 from steadyedit.diffusion.trajectory import Trajectory
+from steadyedit.kernels import boundary_blend
 from steadyedit.kernels.frame_attention.reference import pool_tokens
 from steadyedit.methods.registry import build_on
 from steadyedit.methods.tuning import TuneRecipe, tune
@@ -97,6 +98,19 @@ def difference_left_behind(patch):
     return lambda: sampled(replace(made, query_deltas={f"{name}.weight": delta}))
 
 
+def mask_left_behind(patch):
+    """Where the run begins and in the kernel: either of them would carry it over."""
+    begin = BlendRun.__init__
+
+    def forgetful(self, blend, *rest, **more):
+        begin(self, blend, *rest, **more)
+        self.keep = blend.keep
+
+    patch.setattr(BlendRun, "__init__", forgetful)
+    patch.setattr(boundary_blend, "boundary_blend_lerp", torch.lerp)
+    return blended
+
+
 def blended():
     made = model()
     sigmas = BACKEND.schedule(made).ddim_sigmas(2)
@@ -175,7 +189,7 @@ def video_mask_left_behind(patch):
 
 
 FAULTS = [
-    text_left_behind, latents_left_behind, modules_left_behind, difference_left_behind,
+    text_left_behind, latents_left_behind, modules_left_behind, difference_left_behind, mask_left_behind,
     source_left_behind, generator_of_the_cpu, table_indexed_from_the_device, positions_left_behind,
     numbers_of_a_device_tensor, target_left_behind, video_mask_left_behind,
 ]  # fmt: skip

@@ -45,7 +45,7 @@ def machine(where: Run) -> Outcome:
 
 
 def cuda_tests(where: Run) -> Outcome:
-    """``pytest -m cuda``; a rehearsal runs the same tests on the CPU.
+    """``pytest -m cuda``; without a GPU, as in a rehearsal, on a device that only pretends to be one.
 
     Raises:
         RuntimeError: some fail; the last lines say which.

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-pytestmark = pytest.mark.once  # the editor is a package of its own, beside whatever host
-
 SIZE, FRAMES = 128, 4
 GRAPH = {
     "1": {"class_type": "SteadyEditToyClip", "inputs": {"seed": 3, "frames": FRAMES, "size": SIZE, "edit": "background",

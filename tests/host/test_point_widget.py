@@ -16,8 +16,6 @@ from steadyedit.vision.segmentation import load as loading
 from steadyedit.vision.segmentation import names
 from tiny_vision import TINY_SAM, shaken
 
-pytestmark = pytest.mark.once  # the editor is a package of its own, beside whatever host
-
 GRAPH = {
     "1": {"class_type": "SteadyEditToyClip", "inputs": {"seed": 3, "frames": 2, "size": 64, "edit": "colour",
                                                          "split": "demo"}},

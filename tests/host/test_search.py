@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from comfy_api.latest import io
 
-pytestmark = pytest.mark.once  # the editor is a package of its own, beside whatever host
-
 if not hasattr(io.Schema("x"), "search_aliases"):
     pytest.skip("this host's nodes have no search aliases", allow_module_level=True)
 

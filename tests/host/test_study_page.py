@@ -19,8 +19,6 @@ from PIL import Image
 from steadyedit.standalone import cli
 from steadyedit.video.write import write_clip
 
-pytestmark = pytest.mark.once  # the editor is a package of its own, beside whatever host
-
 pytest.importorskip("playwright", reason="the page's tests need: pip install playwright")
 if frontend.chromium() is None:
     pytest.skip("the page's tests need a Chromium (apt install chromium)", allow_module_level=True)
