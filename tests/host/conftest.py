@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "slow: a full-size model; minutes and gigabytes")
-    config.addinivalue_line("markers", "once: asks nothing of the host's version; one host is enough")
+    config.addinivalue_line("markers", "once: seen in the recent host alone")
 
 
 @pytest.fixture(scope="session")
