@@ -12,7 +12,7 @@ from steadyedit.methods.preview import numbered
 from steadyedit.methods.via.candidates import chosen_frame, preservation, root_candidates, score, scored
 from steadyedit.methods.via.per_frame import lines_of, one_condition
 from steadyedit.methods.via.root import check_candidates, whole_cells
-from tolerances import FLOAT32, NETWORK
+from tolerances import FLOAT32, FLOAT32_STEP, NETWORK
 
 SIZE = 16
 
@@ -133,7 +133,7 @@ def test_the_preview_bears_numbers_and_marks_the_choice():
     images = image(count=3, size=64)
     shown = numbered(images, ["1", "2", "3"], chosen=1)
     assert shown.shape == images.shape and not images.equal(shown)
-    assert (shown[:, 32:] - images[:, 32:]).abs().max() <= 0.5 / 255 + 1e-6
+    assert (shown[:, 32:] - images[:, 32:]).abs().max() <= 0.5 / 255 + FLOAT32_STEP
     corners = shown[:, :6, :6].mean((1, 2))
     assert corners[1].sum() < corners[0].sum() and len({c.numpy().tobytes() for c in shown[:, :20, :20]}) == 3
 

@@ -11,6 +11,7 @@ from steadyedit.backends.diffusers.control import ControlNet
 from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.methods.registry import build
 from steadyedit.methods.tokenflow import Source
+from tolerances import RUN
 from toys import (
     BACKEND,
     SIDE,
@@ -68,7 +69,7 @@ def test_both_backends_agree(trajectory, sampler, settings):
     control = ControlNet(diffusers_controlnet()).applied(shown, 0.8)
     conditions = [[[c[0][0], {**c[0][1], "control": control}]] for c in (text(1), text(2))]
     value = flowing(OTHER, DiffusersModel(diffusers_unet()), trajectory, **settings)
-    assert_close(here, run(OTHER, value, trajectory, *conditions, sampler=sampler), 1e-3)
+    assert_close(here, run(OTHER, value, trajectory, *conditions, sampler=sampler), RUN)
 
 
 def test_chunks_and_batches_of_conditions_do_not_matter(trajectory):

@@ -9,6 +9,7 @@ from steadyedit.backends.comfy_native import toy
 from steadyedit.backends.diffusers.control import ControlNet
 from steadyedit.standalone import core_control
 from steadyedit.toyworld import models
+from tolerances import FLOAT32, NETWORK
 from toys import SIDE, assert_close, clip, sample, text, under
 
 import nodes
@@ -45,7 +46,7 @@ def test_the_core_loader_reads_the_file():
     stock = comfy.controlnet.load_controlnet(str(models.weights_path("controlnet")))
     assert isinstance(stock, comfy.controlnet.ControlLora) and type(toy.load_controlnet()) is type(stock)
     # The host multiplies the file's factors itself, at every call: equal but for rounding.
-    assert_close(controlled(patcher, stock), controlled(patcher, toy.load_controlnet()), 1e-5)
+    assert_close(controlled(patcher, stock), controlled(patcher, toy.load_controlnet()), FLOAT32)
 
 
 def test_the_packs_loader_needs_nothing_of_the_model(seen):
@@ -67,9 +68,9 @@ def test_it_agrees_with_diffusers(seen):
     with torch.no_grad():
         down, middle = models.load_controlnet()(
             x, t, text(1)[0][0].expand(3, -1, -1), hints().movedim(-1, 1), conditioning_scale=0.7, return_dict=False)
-    assert_close(out["middle"][0], middle, 1e-4)
+    assert_close(out["middle"][0], middle, NETWORK)
     for here, there in zip(out["output"], down, strict=True):
-        assert_close(here, there, 1e-4)
+        assert_close(here, there, NETWORK)
 
 
 def test_canny_is_the_core_nodes():
