@@ -227,6 +227,32 @@ class Flows(Protocol):
         ``model``) where the MODEL is no flow model."""
 
 
+class PictureEditor(Protocol):
+    """Text encoder and VAE of an editor that reads the picture that it edits as reference latents."""
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the text encoder is shown pictures, too."""
+
+    def prompt(self, text: str, pictures: Sequence[Tensor]) -> Any:
+        """CONDITIONING of a text with pictures, IMAGE [1, height, width, 3] each, as the family's own node gives it,
+        without references."""
+
+    def at_trained_size(self, picture: Tensor) -> Tensor:
+        """The picture at the size of a reference that the editor was trained with, as the family's own node does it."""
+
+    def latent(self, picture: Tensor) -> Tensor:
+        """LATENT samples of one picture, [1, channels, (1,) height, width]."""
+
+
+class Pictures(Protocol):
+    """What showing a clip to an editor of pictures asks of a host."""
+
+    def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
+        """Raises TypeError or ValueError (one sentence that names the input ``clip`` or ``vae``) where the text encoder
+        is that of another family, or the VAE does not belong to it."""
+
+
 class Guiding(Attaching, Protocol):
     """What editing by a GUIDER in windows asks of a host. Nothing that comes in is changed."""
 
@@ -264,8 +290,9 @@ class Guiding(Attaching, Protocol):
     def control_identity(self, control_net: Any) -> Any:
         """What decides what a CONTROL_NET does, fit for ``content_hash``; None where it can not be told."""
 
-    def encoded(self, vae: Any, images: Tensor) -> Tensor:
-        """IMAGE as LATENT samples [frames, channels, h, w]. Raises ValueError where the VAE is one of whole clips."""
+    def encoded(self, model: Any, vae: Any, images: Tensor) -> Tensor:
+        """IMAGE as LATENT samples [frames, channels, (1,) h, w] of the MODEL. Raises ValueError where the VAE is one of
+        whole clips and the MODEL none of pictures in their form (Qwen-Image)."""
 
     def decoded(self, vae: Any, samples: Tensor) -> Tensor:
         """The inverse, on the CPU."""
@@ -275,7 +302,7 @@ class Streaming(Guiding, Sampling, Protocol):
     """What a streamed edit asks of a host."""
 
 
-class Backend(Editing, Streaming, Embedding, ToyLoader, Flows, Protocol):
+class Backend(Editing, Streaming, Embedding, ToyLoader, Flows, Pictures, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 

@@ -16,6 +16,7 @@ def node_list() -> list[type]:
         compare,
         dape,
         dape_apply,
+        editor_conditioning,
         flow_edit,
         gather_swap,
         inversion,
@@ -46,9 +47,9 @@ def node_list() -> list[type]:
     from .schema import with_words
 
     modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
-               gather_swap, rave, tokenflow, root, adaptation, tuning, dape, dape_apply, weights, save_lora, inversion,
-               flow_edit, source_path, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match,
-               compare, metrics, quality, streamed_edit)
+               gather_swap, rave, tokenflow, root, adaptation, editor_conditioning, tuning, dape, dape_apply, weights,
+               save_lora, inversion, flow_edit, source_path, blend, lora_edit, lora_edit_samples, lora_edit_train,
+               plate, colour_match, compare, metrics, quality, streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

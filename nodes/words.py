@@ -158,6 +158,11 @@ BY_NODE = {
                                      advanced="rank batch variants dropout reuse"),
     "SteadyEditPerFrameConditioning": words("prompt per frame", "prompt schedule", "prompt travel", "one line a frame",
                                             spread="spread over the clip"),
+    "SteadyEditEditorConditioning": words("qwen image edit", "qwen edit video", "flux kontext", "kontext video",
+                                          "flux 2", "klein", "reference latent", "text encode qwen image edit",
+                                          "instruction video edit", "edit video", "per frame reference",
+                                          reference_size="size of references", picture="second picture",
+                                          advanced="reference_size"),
     # Tuning.
     "SteadyEditOneShotTune": words("tune a video", "train on video", "fine tune on clip", "video edit", "learn motion",
                                    "one shot", tune_queries="also train queries", advanced="tune_queries reuse"),

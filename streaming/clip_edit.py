@@ -14,6 +14,7 @@ from torch import Tensor
 from ..methods.content_hash import content_hash
 from ..methods.registry import build_on, traits
 from ..methods.via.composite import composite
+from ..methods.via.editor_clip import MAKER
 from .inversion import NO_BLEND, StreamedInversion
 from .noise import FrameNoise
 from .per_frame import check_conditions
@@ -88,7 +89,7 @@ class ClipEdit:
     def __post_init__(self) -> None:
         self._model = self.host.guider_model(self.guider)
         self.host.check_guided(self.guider, self.sampler)
-        check_conditions(self.host.guider_conditions(self.guider))
+        check_conditions(self.host.guider_conditions(self.guider), self.own_image)
         self._check_methods("guider", self._model)
         for attachment in self.host.attachments(self._model):
             if attachment.method == GATHER_SWAP and attachment.plan is not None:
@@ -142,10 +143,10 @@ class ClipEdit:
     def __call__(self, window: Window, part: Callable[[float], None], room: Path) -> Tensor:
         """See ``run.edit_windows``."""
         frames = self._frames(self.clip, self._heads, window, part)
-        samples = self.host.encoded(self.vae, frames)
+        samples = self.host.encoded(self._model, self.vae, frames)
         part(0.0)
         mask = self._mask(window, part)
-        guider = self.host.changed_guider(self.guider, self._model, self._here(samples, window, part))
+        guider = self.host.changed_guider(self.guider, self._model, self._here(frames, samples, window, part))
         done = self.host.decoded(self.vae, self._sampled(guider, samples, mask, window, part, room))
         head = len(self.group)
         if mask is None or self.masked is None or not mask[head:].any():
@@ -172,13 +173,16 @@ class ClipEdit:
         return self.host.guided(guider, noise, samples, sampler, self.sigmas, self.noise.seed,
                                 lambda step: part((begun + step) / (steps + begun + 1)))[len(self.group) :]  # fmt: skip
 
-    def _here(self, samples: Tensor, window: Window, part: Callable[[float], None]) -> Callable[[Mapping], dict]:
+    def _here(self, frames: Tensor, samples: Tensor, window: Window, part: Callable[[float], None]
+              ) -> Callable[[Mapping], dict]:  # fmt: skip
         """Conditions for the frames of a window."""
         hints = None if self.hints is None else self._frames(self.hints.clip, self._hint_heads, window, part)
         made: dict[Any, Any] = {}
 
         def change(condition: Mapping[str, Any]) -> dict[str, Any]:
             there = self._with_image(condition, samples)
+            if self.own_image and MAKER in there:
+                there = there[MAKER].for_frames(there, frames, lambda: part(0.0))
             if self.hints is None or hints is None:
                 return there
             return self.host.hinted(there, self.hints.control_net, hints, self.hints.strength, self.hints.start,

@@ -7,22 +7,30 @@ from typing import Any
 
 import torch
 
+from ..methods.via.editor_clip import MAKER, REFERENCES
+
 #: What a condition can hold for every frame, and how it is given to a streamed edit instead.
 ADVICE = {
     "cross_attn": ("prompts", "give one prompt for all frames"),
     "concat_latent_image": ("an image condition", "encode a single frame for it; each window is given its own frames"),
     "concat_mask": ("a mask", "give one mask for all frames"),
-    "reference_latents": ("reference latents", "give one reference for all frames"),
+    "reference_latents": (
+        "reference latents", "make them by Editor Conditioning of a Clip, which does it for each window, or give one "
+        "for all frames"),
     "control": ("hints", "give the ControlNet and the hints as a video to this node"),
     "mask": ("masks", "give one mask for all frames"),
 }
 
+#: What is made for each window, by methods.via.editor_clip.
+MADE = frozenset({"cross_attn", "pooled_output", "attention_mask", REFERENCES})
 
-def check_conditions(conditions: Mapping[str, list[Mapping[str, Any]]]) -> None:
+
+def check_conditions(conditions: Mapping[str, list[Mapping[str, Any]]], anew: bool = False) -> None:
     """Refuse conditions that hold something for each of several frames.
 
     Args:
         conditions: of a GUIDER, by name; each a mapping of what it holds, its text as "cross_attn".
+        anew: those that can be made for other frames are, in each window.
 
     Raises:
         ValueError: one sentence with what to do instead.
@@ -30,6 +38,8 @@ def check_conditions(conditions: Mapping[str, list[Mapping[str, Any]]]) -> None:
     for name, entries in conditions.items():
         for entry in entries:
             for key, value in entry.items():
+                if anew and MAKER in entry and key in MADE:
+                    continue
                 frames = max(frames_in(value), default=1)
                 if frames > 1:
                     what, advice = ADVICE.get(key, (key, "give one for all frames"))

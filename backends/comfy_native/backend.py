@@ -20,6 +20,7 @@ from .flow_edit import check_flow, flow_edit_guider
 from .joint_blocks import joint_sites_of
 from .model_manager import model_folders
 from .norms import norms_of
+from .picture_editors import picture_editor
 from .progress import ComfyProgress
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ...methods.lora_edit.memory import MemoryPlan, NetworkSize
     from ...methods.lora_edit.samples import Sample
     from ...methods.via.blend import BoundaryBlend
-    from ..protocol import Progress, TrainingView, VideoTrainingView
+    from ..protocol import PictureEditor, Progress, TrainingView, VideoTrainingView
 
 FOLDER = "steadyedit"
 
@@ -119,6 +120,9 @@ class ComfyBackend:
     def flow_edit(self, model: ModelPatcher, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
         return flow_edit_guider(model, prompts, settings)
 
+    def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
+        return picture_editor(clip, vae)
+
     def latent_picture(self, model: ModelPatcher) -> Callable[[Tensor], Image] | None:
         return previews.latent_picture(model)
 
@@ -157,8 +161,8 @@ class ComfyBackend:
     def control_identity(self, control_net: Any) -> Any:
         return guiding.identity_of_control(control_net)
 
-    def encoded(self, vae: Any, images: Tensor) -> Tensor:
-        return guiding.encoded(vae, images)
+    def encoded(self, model: ModelPatcher, vae: Any, images: Tensor) -> Tensor:
+        return guiding.encoded(model, vae, images)
 
     def decoded(self, vae: Any, samples: Tensor) -> Tensor:
         return guiding.decoded(vae, samples)

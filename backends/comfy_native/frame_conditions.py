@@ -6,7 +6,7 @@ frame i has row i modulo n: what the host itself does when it repeats or cuts a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
@@ -16,6 +16,7 @@ from comfy.utils import common_upscale
 from torch import Tensor
 
 from ...methods.rave import to_grid
+from ...methods.via.editor_clip import REFERENCES
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
@@ -179,6 +180,34 @@ def laid_out_hint(control: ControlBase, ids: Sequence[int], grid: int, size: tup
         control.cond_hint_original = hints
         if masks:
             control.extra_concat_orig = masks
+
+
+@contextmanager
+def shorter_references(branches: Mapping[str, Conditions], rows: int) -> Iterator[None]:
+    """Conditions with references of so many frames inside the ``with``: the host makes room for all that it sees."""
+    held = [(condition, condition[REFERENCES]) for conditions in branches.values() for condition in conditions
+            if condition.get(REFERENCES)]  # fmt: skip
+    try:
+        for condition, references in held:
+            condition[REFERENCES] = [latent[:rows] for latent in references]
+        yield
+    finally:
+        for condition, references in held:
+            condition[REFERENCES] = references
+
+
+def shapes_of(conditions: Conditions, keys: Sequence[str], rows: int) -> dict[str, list[list[int]]]:
+    """What a MODEL asks for its estimate of memory: shapes of the processed conditions ``keys``, for so many rows."""
+    shapes: dict[str, list[list[int]]] = {}
+    for condition in conditions:
+        for key in keys:
+            held = getattr(condition["model_conds"].get(key), "cond", None)
+            parts = [part for part in (held if isinstance(held, (list, tuple)) else [held]) if isinstance(part, Tensor)]
+            if parts:
+                # The host counts rows times what is behind the channels.
+                size = sum(part[0, 0].numel() for part in parts)
+                shapes.setdefault(key, []).append([rows, parts[0].shape[1], size])
+    return shapes
 
 
 @contextmanager

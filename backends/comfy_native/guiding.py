@@ -14,8 +14,10 @@ import comfy.utils
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ...methods.via.editor_clip import FrameMaker
 from .. import fingerprint
 from . import identity
+from .joint_blocks import joint_network_of
 from .patcher import state_of
 from .planned_checks import cells_of, check_sampler
 from .row_noise import IN_PLACE, LIKE, SIZED
@@ -55,7 +57,7 @@ def changed(guider: Any, model: ModelPatcher, change: Callable[[Mapping[str, Any
 def check(guider: Any, sampler: Any) -> None:
     """``Guiding.check_guided``."""
     model = model_of(guider)
-    if getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) != 2:
+    if is_video_format(model):
         raise ValueError("guider: its model is one of whole clips, in which frames depend on each other, so that it "
                          "cannot be edited in windows; edit as many frames as it takes in a graph of single nodes.")
     if model.model_options.get("context_handler") is not None:
@@ -133,6 +135,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "control_model"):
         return control(value, depth)
+    if isinstance(value, FrameMaker):
+        return plain(value.content(), depth + 1)
     raise TypeError(f"no content to tell in a {type(value).__name__}")
 
 
@@ -195,14 +199,23 @@ def run(guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tenso
     return done.to(comfy.model_management.intermediate_device())
 
 
-def encoded(vae: Any, images: Tensor) -> Tensor:
+def is_video_format(model: ModelPatcher) -> bool:
+    """Whether a model's latents are whole clips. Qwen-Image's have the form, and hold one picture."""
+    video = getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) != 2
+    return video and joint_network_of(model) is None
+
+
+def encoded(model: ModelPatcher, vae: Any, images: Tensor) -> Tensor:
     """``Guiding.encoded``."""
-    if getattr(vae, "latent_dim", 2) != 2:
+    if getattr(vae, "latent_dim", 2) == 2:
+        return vae.encode(images[..., :3])
+    if joint_network_of(model) is None:
         raise ValueError("vae: is one of whole clips, in which frames depend on each other; use that of an image "
                          "model.")
-    return vae.encode(images[..., :3])
+    return torch.cat([vae.encode(image[..., :3]) for image in images.split(1)])
 
 
 def decoded(vae: Any, samples: Tensor) -> Tensor:
     """``Guiding.decoded``."""
-    return vae.decode(samples).float().cpu()
+    images = vae.decode(samples).float().cpu()
+    return images.flatten(0, 1) if images.ndim == 5 else images

@@ -12,6 +12,7 @@ import torch
 from .. import fingerprint
 from .blocks import unet_of
 from .frozen_layers import plain_weight
+from .joint_blocks import joint_network_of
 from .video_network import is_video
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ _known: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 def original_weights(model: ModelPatcher) -> Iterator[torch.Tensor]:
     """The network's weights without patches, also while a patched clone is loaded."""
-    network = model.model.diffusion_model if is_video(model) else unet_of(model)
+    whole = is_video(model) or joint_network_of(model) is not None
+    network = model.model.diffusion_model if whole else unet_of(model)
     for name, weight in network.named_parameters():
         saved = model.backup.get(PREFIX + name)
         yield plain_weight(saved.weight if saved is not None else weight)

@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy.sampler_helpers import convert_cond
 
 from ...methods.sampling_plan import RunFacts, SamplingPlan, plan_of
-from .frame_conditions import rows_of
+from .frame_conditions import rows_of, shorter_references
 from .planned_checks import check_run
 from .planned_run import FRAME_IDS, RUN, HostRun
 from .schedule import whole_schedule
@@ -65,6 +65,8 @@ def budget(executor, model, noise_shape, conds, *args, model_options=None, **kwa
         plan, (frames, channels, *size) = found[0], noise_shape
         rows = min(max(plan.rows_together(frames), plan.chunk), -(-frames // plan.grid**2))
         noise_shape = [rows, channels, *(plan.grid * side for side in size)]
+        with shorter_references(conds, rows):
+            return executor(model, noise_shape, conds, *args, model_options=model_options, **kwargs)
     return executor(model, noise_shape, conds, *args, model_options=model_options, **kwargs)
 
 

@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 
 from ...methods.sampling_plan import PlannedRun, Replacement
-from .frame_conditions import Conditions, for_rows, with_own_names
+from .frame_conditions import Conditions, for_rows, shapes_of, with_own_names
 from .guidance import GuidedRows
 from .row_noise import RowNoise
 from .state import KEY, attached_to
@@ -158,8 +158,13 @@ def rows_that_fit(model: BaseModel, conds: Sequence[Conditions | None], x: Tenso
     branches = max(1, sum(len(conditions or ()) for conditions in conds))
     patcher = model.current_patcher
     free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(x.device)
-    size = most
-    while size > 1 and model.memory_required([branches * size, *x.shape[1:]]) * 1.5 >= free:
+    every = [condition for conditions in conds for condition in conditions or ()]
+    keys, size = getattr(model, "memory_usage_factor_conds", ()), most
+
+    def needed(rows: int) -> float:
+        return model.memory_required([branches * rows, *x.shape[1:]], cond_shapes=shapes_of(every, keys, rows)) * 1.5
+
+    while size > 1 and needed(size) >= free:
         size //= 2
     return size
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ...methods.attachment import Attachment, BlockSite, NormSite
     from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.via.blend import BoundaryBlend
-    from ..protocol import Progress, TrainingView
+    from ..protocol import PictureEditor, Progress, TrainingView
     from .toy_wan import VideoAutoencoder
     from .video import DiffusersVideoModel
 
@@ -153,6 +153,9 @@ class DiffusersBackend:
     def flow_edit(self, model: DiffusersModel, prompts: FlowEditPrompts, settings: FlowEdit) -> tuple[Any, Any]:
         raise TypeError(NO_FLOW.format("FlowEdit"))
 
+    def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
+        raise TypeError("clip: editors of pictures run in ComfyUI only; run the graph with --host comfy.")
+
     def latent_picture(self, model: Any) -> None:
         """No colours are known here: previews are rough."""
 
@@ -186,7 +189,7 @@ class DiffusersBackend:
     def control_identity(self, control_net: Any) -> Any:
         return fingerprint.of_tensors(control_net.net.state_dict().values())
 
-    def encoded(self, vae: Any, images: Tensor) -> Tensor:
+    def encoded(self, model: DiffusersModel, vae: Any, images: Tensor) -> Tensor:
         return guiding.encoded(vae, images)
 
     def decoded(self, vae: Any, samples: Tensor) -> Tensor:
