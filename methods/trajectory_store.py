@@ -22,6 +22,7 @@ from torch import Tensor
 from ..diffusion.trajectory import FlowPath, Trajectory
 from ..files.writing import write_bytes
 from .content_hash import content_hash
+from .inverted_latent import InvertedLatent, root_mean_square
 from .stored import digest_of, set_aside
 
 HEADER = "trajectory.json"
@@ -40,9 +41,13 @@ def with_trajectory(latent: dict, noise: Tensor, steps: Sequence[Tensor], sigmas
         noise: x at the highest noise level.
         steps: x at every one of the ascending ``sigmas``.
     """
+    clip = latent["samples"]
     # What a blend keeps, it keeps to the last bit: the clip itself is there in full width.
-    return {**latent, "samples": noise, STEPS: steps, SIGMAS: sigmas, SOURCE: latent["samples"],
-            MARK: content_hash(noise)}  # fmt: skip
+    values = {**latent, "samples": noise, STEPS: steps, SIGMAS: sigmas, SOURCE: clip, MARK: content_hash(noise)}
+    if noise is clip:
+        # A flow's: its noise goes beside the LATENT, which keeps the clip under a mask.
+        return values
+    return InvertedLatent(values, (root_mean_square(noise) * root_mean_square(clip)) ** 0.5)
 
 
 def with_flow_path(latent: dict) -> dict:

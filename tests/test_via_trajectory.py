@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from steadyedit.diffusion.trajectory import Trajectory
@@ -44,6 +46,22 @@ def test_a_latent_that_was_changed_after_its_inversion_is_recognised(change):
     x = {"flip": x.flip(3), "select": x[:2], "repeat": x[[0, 0, 1, 1, 2, 2]], "scale": x * 1.5}[change]
     with pytest.raises(ValueError, match="inverted: was changed after its inversion"):
         of_latent({**latent, "samples": x})
+
+
+def test_noise_takes_no_noise_mask_and_what_was_sampled_from_it_does():
+    clip = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(1))
+    noise = with_trajectory({"samples": clip}, clip * 15, [clip, clip * 15], SIGMAS[:2])
+    mask = torch.ones(1, 1, 40, 48)
+    for value in (noise, noise.copy(), deepcopy(noise)):
+        for put in (lambda value: value.__setitem__("noise_mask", mask), lambda value: value.update(noise_mask=mask)):
+            with pytest.raises(ValueError, match="^mask: a noise mask on the latent of DDIM Inversion"):
+                put(value)
+    done = noise.copy()
+    done["samples"] = clip + 0.1
+    done["noise_mask"] = mask
+    assert "noise_mask" not in noise and done["noise_mask"] is mask
+    flow = with_trajectory({"samples": clip}, clip, [clip, clip * 15], SIGMAS[:2])
+    flow["noise_mask"] = mask  # its noise goes beside it
 
 
 def test_on_disk_it_is_mapped_and_the_clip_is_exact(tmp_path):
