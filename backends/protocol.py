@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..methods.flow_edit import FlowEdit, FlowEditPrompts
     from ..methods.lora_edit.memory import MemoryPlan, NetworkSize
     from ..methods.lora_edit.samples import Sample
+    from ..methods.prompt_to_prompt import TextTokens
     from ..methods.via.blend import BoundaryBlend
 
 
@@ -179,6 +180,10 @@ class Embedding(Protocol):
     def text_embedding(self, clip: Any, text: str) -> Tensor:
         """A text [1, d] in the space that its CLIP shares with images. Raises ValueError (one
         sentence) where this CLIP has no such space."""
+
+    def text_tokens(self, clip: Any, text: str) -> TextTokens:
+        """A prompt's words and tokens as this CLIP reads them. Raises ValueError (one sentence) where its words are
+        not tokens of their own."""
 
     def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
         """IMAGE [n, height, width, 3] as [n, d] in the space shared with text."""

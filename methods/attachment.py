@@ -173,11 +173,15 @@ def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
 
 def check_plans(first: Attachment, second: Attachment) -> None:
     """Raise ValueError where ``first`` takes frames from where ``second`` needs them."""
-    if first.plan is not None and first.plan.apart and (second.mixes_frames or second.plan is not None):
+    if first.plan is None:
+        return
+    neither_apart = second.plan is not None and not (first.plan.apart or second.plan.apart)
+    if neither_apart or (first.plan.apart and (second.mixes_frames or second.plan is not None)):
         theirs = second.method if second.plan is None else second.plan.name
         way = ("lets frames see each other one by one" if second.plan is None
                else second.plan.apart or "treats frames in a way of its own")
-        raise ValueError(f"model: {first.plan.name} {first.plan.apart}, but {theirs} {way}; "
+        ours = first.plan.apart or "leads each step in a way of its own"
+        raise ValueError(f"model: {first.plan.name} {ours}, but {theirs} {way}; "
                          "give the model only one of the two.")
 
 

@@ -10,6 +10,7 @@ from .attachment import Attachment, BlockSite, NormSite
 from .dape import build_norm_tune, build_visual_adapter
 from .ei2 import build_ffam, build_stam
 from .ei2.ffam import check_ratio
+from .prompt_to_prompt import build_prompt_to_prompt
 from .rave import build_rave
 from .tokenflow import build_tokenflow
 from .traits import Traits
@@ -54,6 +55,7 @@ METHODS = {
     "rave": Method(build_rave, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True)),
     "tokenflow": Method(build_tokenflow, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True,
                                                 needs_inversion=True)),
+    "prompt-to-prompt": Method(build_prompt_to_prompt, Traits(changes_sampling_only=True, keeps_state=True)),
     "norm-tune": Method(build_norm_tune, Traits(trains_on_clip=True), on_norms=True),
     "visual-adapter": Method(build_visual_adapter, Traits(trains_on_clip=True)),
 }  # fmt: skip

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ..kernels.group_attention import swap_attention
 from .out_of_memory import ran_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..diffusion.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,15 @@ class Replacement:
         kinds: which of them, "self" or "cross".
         residuals: LDM paths of the residual blocks whose branch is replaced, before its sum with the skip.
         reads_input: ``attention`` is given the attention's input too.
+        exchanges: queries, keys and values of self-attention go through ``exchange`` first. Whoever mixes frames in
+            it still does, with what comes out.
     """
 
     sites: frozenset[str] = frozenset()
     kinds: tuple[str, ...] = ()
     residuals: frozenset[str] = frozenset()
     reads_input: bool = False
+    exchanges: bool = False
 
     def attention(self, path: str, kind: str, q: Tensor, k: Tensor, v: Tensor, heads: int,
                   branches: tuple[Hashable, ...], x: Tensor | None = None) -> Tensor:
@@ -59,6 +62,16 @@ class Replacement:
         """
         raise NotImplementedError
 
+    def exchange(self, path: str, q: Tensor, k: Tensor, v: Tensor,
+                 branches: tuple[Hashable, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """What goes into a self-attention in the place of q, k, v, each [branches * rows, tokens, heads * d]."""
+        raise NotImplementedError
+
+    def exchanged(self, path: str, q: Tensor, k: Tensor, v: Tensor, heads: int,
+                  branches: tuple[Hashable, ...]) -> Tensor:
+        """Self-attention of what ``exchange`` gives, each frame by itself."""
+        return swap_attention(*self.exchange(path, q, k, v, branches), heads, len(q))
+
     def residual(self, path: str, h: Tensor, branches: tuple[Hashable, ...]) -> Tensor:
         """In place of h [branches * rows, channels, height, width], which a residual block adds to its skip."""
         raise NotImplementedError
@@ -67,13 +80,17 @@ class Replacement:
 class Calls(Protocol):
     """The host's denoiser at one noise level.
 
-    ``out_of_memory`` are the exceptions by which memory's end is known.
+    ``out_of_memory`` are the exceptions by which memory's end is known, ``positive`` is the identity of the positive
+    condition among the branches.
     """
 
     out_of_memory: tuple[type[BaseException], ...]
 
+    @property
+    def positive(self) -> Hashable: ...
+
     def __call__(self, x: Tensor, ids: Sequence[int], *, replaced: Replacement | None = None, grid: int = 1,
-                 mixing: bool = True, source: bool = False) -> Tensor:
+                 mixing: bool = True, source: bool = False, as_source: bool = False) -> Tensor:
         """Denoised rows, of every condition of the guidance side by side in dimension 1, or guided.
 
         Args:
@@ -83,6 +100,7 @@ class Calls(Protocol):
             grid: frames a side of the picture that a row is.
             mixing: whether attached modules that let rows see each other are at work.
             source: under the source's condition alone, without ControlNets.
+            as_source: with the source's text in the place of the positive condition's, all else as it is.
         """
 
     def rows_at_once(self, x: Tensor, grid: int, wanted: int) -> int:
@@ -132,11 +150,8 @@ class PlannedRun(Protocol):
     def __call__(self, x: Tensor, sigma: float, calls: Calls) -> Tensor: ...
 
 
-class SourceInversion(Protocol):
-    """What a plan reads of the source: its trajectory, and the CONDITIONING under which it was inverted."""
-
-    @property
-    def trajectory(self) -> Trajectory: ...
+class SourcePrompt(Protocol):
+    """What a plan asks the model about the source with: its CONDITIONING."""
 
     @property
     def conditioning(self) -> Any: ...
@@ -171,8 +186,13 @@ class SamplingPlan(Protocol):
         may."""
 
     @property
-    def source(self) -> SourceInversion | None:
-        """The source's inversion, where it is read during the run."""
+    def source(self) -> SourcePrompt | None:
+        """What the source is evaluated under, where it is during the run."""
+
+    @property
+    def edits_prompt(self) -> bool:
+        """It knows the words of the positive condition, which has to be one text for all frames, and exchanges what
+        goes into self-attention."""
 
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """The frame of every row that rides along behind a clip of so many frames. Each has its own frame's noise and

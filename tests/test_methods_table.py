@@ -139,8 +139,8 @@ def test_what_a_method_says_of_itself_is_so(method):
     assert said.mixes_frames or not attachment.mixes_frames
     assert said.changes_sampling_only == (method in SAMPLING_ONLY)
     assert said.trains_on_clip == (method in METHODS)
-    assert said.mixes_frames == (method not in ("norm-tune", "visual-adapter"))
-    assert said.exact_in_windows == (method in ("gather-swap", "norm-tune", "visual-adapter"))
+    assert said.mixes_frames == (method not in ("norm-tune", "visual-adapter", "prompt-to-prompt"))
+    assert said.exact_in_windows == (method in ("gather-swap", "norm-tune", "visual-adapter", "prompt-to-prompt"))
 
 
 def test_traits_of_an_unknown_method():

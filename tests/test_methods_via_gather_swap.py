@@ -175,7 +175,7 @@ def test_lanes_are_evaluated_only_in_the_chosen_steps():
     class Calls:
         out_of_memory = ()
 
-        def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False):
+        def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False, as_source=False):
             calls.append((getattr(replaced, "mode", None), tuple(ids), mixing))
             return x + len(calls)
 

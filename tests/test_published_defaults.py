@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
+from steadyedit.methods.prompt_to_prompt import LocalBlend, PromptToPrompt
 from steadyedit.methods.rave.shuffling import Rave
 from steadyedit.methods.tune_recipe import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe
@@ -50,3 +51,10 @@ def test_rave():
     """Section 4: grids of three by three, shuffled."""
     rave = Rave()
     assert (rave.grid, rave.seed, rave.shuffle, rave.chunk) == (3, 0, True, 0)
+
+
+def test_prompt_to_prompt():
+    """Hertz et al.'s code for real pictures: 0.8 and 0.4 of the steps, up to 32x32 cells; blend above 0.3 after 0.2."""
+    control, blend = PromptToPrompt(source=None, alignment=None), LocalBlend(None, 0)
+    assert (control.cross_steps, control.self_steps, control.self_size, control.chunk) == (0.8, 0.4, 32, 0)
+    assert (blend.threshold, blend.start) == (0.3, 0.2)

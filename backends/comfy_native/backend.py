@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.lora_edit.memory import MemoryPlan, NetworkSize
     from ...methods.lora_edit.samples import Sample
+    from ...methods.prompt_to_prompt import TextTokens
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import PictureEditor, Progress, TrainingView, VideoTrainingView
 
@@ -201,6 +202,11 @@ class ComfyBackend:
         from . import clip_models
 
         return clip_models.text_embedding(clip, text)
+
+    def text_tokens(self, clip: Any, text: str) -> TextTokens:
+        from . import clip_models
+
+        return clip_models.text_tokens(clip, text)
 
     def image_embeddings(self, clip_vision: Any, images: Tensor) -> Tensor:
         from . import clip_models

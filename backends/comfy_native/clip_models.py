@@ -9,8 +9,10 @@ from typing import Any
 
 import comfy.clip_vision
 import comfy.sd
+import comfy.sd1_clip
 import torch
 
+from ...methods.prompt_to_prompt import TextTokens
 from ...toyworld import models as toyworld
 from . import toy
 
@@ -35,6 +37,22 @@ def text_embedding(clip: comfy.sd.CLIP, text: str) -> torch.Tensor:
     _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")
     with torch.no_grad():
         return projection(pooled.float()).float().cpu()
+
+
+def text_tokens(clip: comfy.sd.CLIP, text: str) -> TextTokens:
+    """``Backend.text_tokens``; of several text encoders, as SDXL's, the first: they share a tokenizer."""
+    if not hasattr(clip, "tokenize"):
+        raise TypeError(f"clip: expected that of Load CLIP, but got a {type(clip).__name__}.")
+
+    def encode(part: str) -> list[Any]:
+        windows = next(iter(clip.tokenize(part).values()))
+        # A learned embedding (textual inversion) is its own token.
+        return [f"embedding {float(token.sum())}" if isinstance(token, torch.Tensor) else int(token)
+                for window in windows for token, *_ in window]
+
+    # Emphasis, as in (purple:1.2), is no word.
+    parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
+    return TextTokens.read(comfy.sd1_clip.unescape_important("".join(part for part, _ in parts)), encode)
 
 
 def usable(weight: torch.Tensor) -> bool:

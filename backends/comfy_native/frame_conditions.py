@@ -6,7 +6,7 @@ frame i has row i modulo n: what the host itself does when it repeats or cuts a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid5
@@ -67,6 +67,23 @@ def with_own_names(branches: Sequence[Conditions | None]) -> list[Conditions | N
             own.append(condition)
         named.append(own if conditions is not None else None)
     return named
+
+
+#: What of a processed condition is its prompt: the tokens, and SDXL's pooled text and sizes.
+TEXT = ("c_crossattn", "y")
+
+
+def with_text_of(source: dict[str, Any], branches: Sequence[Conditions | None], name: Hashable
+                 ) -> list[Conditions | None]:
+    """The conditions, the one of that uuid with the text of ``source`` and all else as it is."""
+    text = {key: source["model_conds"][key] for key in TEXT if key in source["model_conds"]}
+
+    def one(condition: dict[str, Any]) -> dict[str, Any]:
+        if condition["uuid"] != name:
+            return condition
+        return {**condition, "model_conds": {**condition["model_conds"], **text}}
+
+    return [None if conditions is None else [one(c) for c in conditions] for conditions in branches]
 
 
 def controls_of(branches: Sequence[Conditions | None]) -> list[ControlBase]:

@@ -9,7 +9,7 @@ plan evaluate. Conditions, masks and everything outside of the sampler's own loo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def begin(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs
     frames, (levels, first) = noise.shape[0], outer["transformer_options"][SCHEDULE]
     source = None if plan.source is None else guider.conds.pop(SOURCE)[: len(plan.source.conditioning)]
     run = HostRun(plan.name, plan.begin_run(RunFacts(frames, levels, first, mixes_frames(outer)), sites), frames,
-                  plan.reference_frames(frames), source)
+                  plan.reference_frames(frames), source, positive_of(guider))
     run.guided.begin(outer)
     inner = {**outer["transformer_options"], RUN: run, FRAME_IDS: run.ids}
     extra_args = {**extra_args, "model_options": {**outer, "transformer_options": inner}}
@@ -91,6 +91,11 @@ def begin(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs
     sampler.sampler_function = with_rows(sampler.sampler_function, run)
     with_copy = WrapperExecutor.new_class_executor(sampler.sample, sampler, executor.wrappers, executor.idx)
     return with_copy(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+
+def positive_of(guider: Any) -> Hashable:
+    """The identity of the positive condition; None where the guider has none."""
+    return next((condition["uuid"] for condition in guider.conds.get("positive") or ()), None)
 
 
 def with_rows(function: Callable[..., Tensor], run: HostRun) -> Callable[..., Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
@@ -40,6 +40,9 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
     inner = options.get("transformer_options", {})
     for kind in plan.kinds:
         refuse_second_owner(inner.get("patches_replace", {}), kind, sites, plan.name)
+    if plan.edits_prompt:
+        refuse_second_owner(inner.get("patches_replace", {}), "self", sites, plan.name)
+        check_prompt(getattr(guider, "conds", {}).get("positive") or (), plan.name)
     check_model(options, plan.name)
     check_guidance(options, plan.name)
     if riding:
@@ -52,6 +55,17 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
         for name, conditions in getattr(guider, "conds", {}).items():
             for condition in conditions:
                 check_picture(name, condition, plan.name)
+
+
+def check_prompt(positive: Sequence[Mapping[str, Any]], method: str) -> None:
+    """Raise ValueError unless the positive condition is one prompt for all frames."""
+    if len(positive) != 1:
+        raise ValueError(f"positive: holds {len(positive)} conditions, but {method} edits one prompt; give it one, "
+                         "without Conditioning Combine.")
+    text = positive[0].get("cross_attn")
+    if text is not None and text.shape[0] > 1:
+        raise ValueError(f"positive: holds {text.shape[0]} prompts, one a frame, but {method} edits one prompt; give "
+                         "one for all of them.")
 
 
 def check_model(model_options: dict[str, Any], method: str) -> None:

@@ -42,13 +42,50 @@ def patch(call: PlannedCall, path: str, kind: str, branches: tuple, inputs: dict
     """One attention of a call as the host's replacement of softmax(QK^T)V."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        if q.shape[0] != call.rows * len(branches):
-            raise ValueError(f"model: another patch of {kind}-attention changed the batch of {path} to {q.shape[0]}, "
-                             f"where there are {call.rows} frames of {len(branches)} conditions; remove that patch.")
+        check_rows(call, path, kind, len(q), branches)
         x = inputs.pop(replace_key_of(options), None) if kind == "self" else None
         return call.replaced.attention(path, kind, q, k, v, options["n_heads"], branches, x)
 
     return attention
+
+
+def exchanges(options: Mapping[str, Any]) -> tuple[dict[tuple, Callable], dict[tuple, Callable]]:
+    """The self-attentions of a call whose input is exchanged, by the host's key.
+
+    Returns:
+        the host's replacements, each frame by itself; and the exchanges alone, (q, k, v) -> (q, k, v), for what lets
+        frames see each other.
+
+    Raises:
+        ValueError: another pack replaces one of these attentions.
+    """
+    call: PlannedCall | None = options.get(CALL)
+    if call is None or not call.replaced.exchanges:
+        return {}, {}
+    refuse_second_owner(options.get("patches_replace", {}), "self", call.replaced.sites, call.method)
+    both = {replace_key(path): exchange(call, path, tuple(options["uuids"])) for path in call.replaced.sites}
+    return {key: alone for key, (alone, _) in both.items()}, {key: change for key, (_, change) in both.items()}
+
+
+def exchange(call: PlannedCall, path: str, branches: tuple) -> tuple[Callable, Callable]:
+    """One self-attention with its input exchanged, and the exchange alone."""
+
+    def alone(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        check_rows(call, path, "self", len(q), branches)
+        return call.replaced.exchanged(path, q, k, v, options["n_heads"], branches)
+
+    def change(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        check_rows(call, path, "self", len(q), branches)
+        return call.replaced.exchange(path, q, k, v, branches)
+
+    return alone, change
+
+
+def check_rows(call: PlannedCall, path: str, kind: str, rows: int, branches: tuple) -> None:
+    """Raise ValueError where an attention sees other rows than those of the call."""
+    if rows != call.rows * len(branches):
+        raise ValueError(f"model: another patch of {kind}-attention changed the batch of {path} to {rows}, "
+                         f"where there are {call.rows} frames of {len(branches)} conditions; remove that patch.")
 
 
 def replace_key_of(options: Mapping[str, Any]) -> tuple:

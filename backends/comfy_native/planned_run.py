@@ -5,7 +5,7 @@ The sampler sees x [F + g]: the clip's frames first, then the plan's reference f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 
 from ...methods.sampling_plan import PlannedRun, Replacement
-from .frame_conditions import Conditions, for_rows, shapes_of, with_own_names
+from .frame_conditions import Conditions, for_rows, shapes_of, with_own_names, with_text_of
 from .guidance import GuidedRows
 from .row_noise import RowNoise
 from .state import KEY, attached_to
@@ -56,6 +56,7 @@ class HostRun:
         frames: F.
         group: the frame of each row that rides along.
         source: processed conditions of the source; None where the plan reads none.
+        positive: identity of the positive condition; None where it is not one.
     """
 
     method: str
@@ -63,6 +64,7 @@ class HostRun:
     frames: int
     group: tuple[int, ...]
     source: Conditions | None = None
+    positive: Hashable = None
     noise: RowNoise = field(init=False)
     guided: GuidedRows = field(init=False)
     automatic: dict[int, int] = field(default_factory=dict, init=False)
@@ -122,11 +124,17 @@ class HostCalls:
     # Not the host's OOM_EXCEPTION, which is plain Exception where torch has no CUDA.
     out_of_memory: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
 
+    @property
+    def positive(self) -> Hashable:
+        return self.run.positive
+
     def __call__(self, x: Tensor, ids: Sequence[int], *, replaced: Replacement | None = None, grid: int = 1,
-                 mixing: bool = True, source: bool = False) -> Tensor:
+                 mixing: bool = True, source: bool = False, as_source: bool = False) -> Tensor:
         # A clip's step can take minutes, and the host asks only between steps.
         comfy.model_management.throw_exception_if_processing_interrupted()
         conds = [self.run.source] if source else self.conds
+        if as_source and self.run.source is not None:
+            conds = with_text_of(self.run.source[0], self.conds, self.positive)
         call = None if replaced is None else PlannedCall(replaced, len(x), self.run.method)
         options = call_options(self.options, ids, self.run.frames, call, mixing, grid)
         with for_rows(conds, ids, self.run.frames, grid, tuple(self.x.shape[-2:])) as here:

@@ -17,7 +17,7 @@ from ...methods.attachment import FrameLayout, FrameMixing
 from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
 from .forwards import forward_replaced, on_device_of
 from .norms import norms_adjusted
-from .planned_patches import attention_patches, residuals_replaced
+from .planned_patches import attention_patches, exchanges, residuals_replaced
 from .state import Attached, attached_to
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def recomputed(state: Attached, tokens: int) -> bool:
     return state.training and (state.recompute_all or tokens >= RECOMPUTE_TOKENS)
 
 
-def mixing_patch(mixing: FrameMixing) -> Callable:
-    """A ``FrameMixing`` as the host's replacement of softmax(QK^T)V."""
+def mixing_patch(mixing: FrameMixing, exchange: Callable | None = None) -> Callable:
+    """A ``FrameMixing`` as the host's replacement of softmax(QK^T)V, of what ``exchange`` makes of q, k, v."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
         layout = frame_layout(q.shape[0], options)
@@ -115,6 +115,8 @@ def mixing_patch(mixing: FrameMixing) -> Callable:
             raise ValueError(f"model: another patch of self-attention changed the number of tokens ({q.shape[1]} "
                              f"queries, {k.shape[1]} keys on a {layout.height}x{layout.width} map); "
                              "remove that patch.")
+        if exchange is not None:
+            q, k, v = exchange(q, k, v)
         return mixing(q, k, v, options["n_heads"], layout)
 
     return attention
@@ -127,11 +129,13 @@ def patched(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: another pack replaces the same attention of the same block.
     """
     present = options.get("patches_replace", {})
-    ours: dict[str, dict] = {"self": {}, "cross": {}}
+    alone, exchanged = exchanges(options)
+    ours: dict[str, dict] = {"self": alone, "cross": {}}
     for attachment in state.attachments:
         if attachment.mixing is not None:
             refuse_second_owner(present, "self", attachment.sites, attachment.method)
-            ours["self"].update(dict.fromkeys(map(replace_key, attachment.sites), mixing_patch(attachment.mixing)))
+            ours["self"].update({key: mixing_patch(attachment.mixing, exchanged.get(key))
+                                 for key in map(replace_key, attachment.sites)})
     planned, inputs = attention_patches(options)
     for kind, patches in planned.items():
         ours[kind].update(patches)

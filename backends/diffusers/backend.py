@@ -15,6 +15,7 @@ import torch
 from ...diffusion.inversion import ddim_inversion
 from ...methods.attachment import check_rivals
 from ...methods.lora import PROJECTIONS, check_shapes, differences
+from ...methods.prompt_to_prompt import TextTokens
 from .. import fingerprint
 from . import guiding
 from .blend import BlendedSampler
@@ -216,6 +217,11 @@ class DiffusersBackend:
         if not isinstance(clip, TextEncoder):
             raise TypeError(f"clip: expected a CLIP, but got a {type(clip).__name__}.")
         return clip.embed(text)
+
+    def text_tokens(self, clip: TextEncoder, text: str) -> TextTokens:
+        if not isinstance(clip, TextEncoder):
+            raise TypeError(f"clip: expected a CLIP, but got a {type(clip).__name__}.")
+        return TextTokens.read(text, lambda part: clip.tokenize(part)[0].tolist())
 
     def image_embeddings(self, clip_vision: ImageEncoder, images: Tensor) -> Tensor:
         if not isinstance(clip_vision, ImageEncoder):

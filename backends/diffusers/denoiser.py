@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -150,6 +150,10 @@ class Denoiser:
             if image is None and name in ("positive", "cond1"):
                 raise ValueError(f"{name}: this MODEL edits images, but the condition holds none; "
                                  "put it through InstructPixToPixConditioning.")
+        if self.plan is not None and self.plan.edits_prompt and name in ("positive", "cond1") and len(
+                conditioning[0][0]) > 1:
+            raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but {self.plan.name} edits one prompt; "
+                             "give one for all of them.")
         if self.plan is not None and self.plan.grid > 1 and len(conditioning[0][0]) > 1:
             raise ValueError(f"{name}: holds {len(text)} prompts, one a frame, but {self.plan.name} shows the model "
                              "several frames at once; give one prompt for all of them.")
@@ -162,10 +166,14 @@ class Denoiser:
         return {key: value for key, value in conditioning[0][1].items() if key in ("pooled_output", *SIZES)}
 
     def call(self, x: Tensor, sigma: Tensor, ids: Sequence[int], replaced: Replacement | None = None, grid: int = 1,
-             mixing: bool = True, source: bool = False) -> Tensor:
+             mixing: bool = True, source: bool = False, as_source: bool = False) -> Tensor:
         """Denoised rows from one call of the U-Net, or from one for each branch; see ``Calls``. sigma: [rows]."""
         attachments = [a for a in self.model.attachments if mixing or not a.mixes_frames]
         branches = self.source if source else self.branches
+        if as_source:
+            # All but the text, and the sizes that SDXL reads with it, is the positive's.
+            text, positive = self.source[0], self.branches[0]
+            branches = [replace(positive, text=text.text, extra=text.extra), *self.branches[1:]]
         together = len(branches) if self.joint else 1
         batch, denoised = Batch(frames=len(x), replaced=replaced), []
         for start in range(0, len(branches), together):
@@ -214,8 +222,12 @@ class DenoiserCalls:
     out_of_memory: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
 
     def __call__(self, x: Tensor, ids: Sequence[int], *, replaced: Replacement | None = None, grid: int = 1,
-                 mixing: bool = True, source: bool = False) -> Tensor:
-        return self.denoise.call(x, self.sigma[:1].expand(len(x)), ids, replaced, grid, mixing, source)
+                 mixing: bool = True, source: bool = False, as_source: bool = False) -> Tensor:
+        return self.denoise.call(x, self.sigma[:1].expand(len(x)), ids, replaced, grid, mixing, source, as_source)
+
+    @property
+    def positive(self) -> str:
+        return self.denoise.branches[0].name
 
     def rows_at_once(self, x: Tensor, grid: int, wanted: int) -> int:
         rows = self.denoise.chunk or wanted or max(1, AT_ONCE // grid**2)

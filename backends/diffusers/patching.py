@@ -83,9 +83,22 @@ def replaced_attention(attention: nn.Module, mix: Callable[[Tensor, Tensor, Tens
     return forward
 
 
-def mixed_attention(attention: nn.Module, mixing: FrameMixing, layout: Callable[[], FrameLayout]) -> Callable:
-    """Forward of a self-attention whose softmax(QK^T)V is ``mixing``'s."""
-    return replaced_attention(attention, lambda q, k, v, x: mixing(q, k, v, attention.heads, layout()))
+def attending(attention: nn.Module, mixing: FrameMixing, layout: Callable[[], FrameLayout]) -> Callable:
+    """``mix`` of ``replaced_attention`` by a ``FrameMixing``."""
+    return lambda q, k, v, x: mixing(q, k, v, attention.heads, layout())
+
+
+def exchanges(batch: Batch, path: str) -> bool:
+    """Whether a plan exchanges what goes into the self-attention of a block."""
+    return batch.replaced is not None and batch.replaced.exchanges and path in batch.replaced.sites
+
+
+def exchanged(mix: Callable, path: str, batch: Batch) -> Callable:
+    """``mix`` of what a plan makes of q, k, v, where it does."""
+    planned = batch.replaced
+    if planned is None or not exchanges(batch, path):
+        return mix
+    return lambda q, k, v, x: mix(*planned.exchange(path, q, k, v, batch.names), x)
 
 
 def planned_attention(attention: nn.Module, path: str, kind: str, planned: Replacement, batch: Batch) -> Callable:
@@ -168,7 +181,12 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     here = [a for a in attachments if path in a.sites]
     for attachment in here:
         if attachment.mixing is not None:
-            yield forward_replaced(block.attn1, mixed_attention(block.attn1, attachment.mixing, layout))
+            mix = attending(block.attn1, attachment.mixing, layout)
+            yield forward_replaced(block.attn1, replaced_attention(block.attn1, exchanged(mix, path, batch)))
+    planned = batch.replaced
+    if planned is not None and exchanges(batch, path) and not any(attachment.mixing for attachment in here):
+        yield forward_replaced(block.attn1, replaced_attention(block.attn1, lambda q, k, v, x: planned.exchanged(
+            path, q, k, v, block.attn1.heads, batch.names)))
     if batch.replaced is not None and path in batch.replaced.sites:
         for kind in batch.replaced.kinds:
             attention = {"self": block.attn1, "cross": block.attn2}[kind]

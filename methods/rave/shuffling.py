@@ -47,6 +47,7 @@ class Rave:
     chunk: int = 0
 
     name, kinds, apart, source = "RAVE", (), "lays several frames out as one picture", None
+    edits_prompt = False
 
     def __post_init__(self) -> None:
         if self.grid < 1:

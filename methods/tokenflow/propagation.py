@@ -70,6 +70,7 @@ class TokenFlow:
     residuals: frozenset[str] = frozenset()
 
     name, acts, grid, kinds, apart = "TokenFlow", True, 1, ("self",), "edits keyframes apart from the other frames"
+    edits_prompt = False
 
     def __post_init__(self) -> None:
         if self.spacing < 1:

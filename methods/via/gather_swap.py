@@ -61,6 +61,7 @@ class GatherSwap:
     own_keys: bool = False
 
     name, acts, grid, apart, source = "gather-swap", True, 1, "", None
+    edits_prompt = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(self.frames))  # a list, where it comes from a file

@@ -217,7 +217,7 @@ class DoubleBackend:
             def __init__(self, sigma: Tensor) -> None:
                 self.sigma = sigma
 
-            def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False) -> Tensor:
+            def __call__(self, x, ids, *, replaced=None, grid=1, mixing=True, source=False, as_source=False) -> Tensor:
                 return rows(x, self.sigma[:1].expand(len(x)), ids, replaced, mixing)
 
             def rows_at_once(self, x: Tensor, grid: int, wanted: int) -> int:

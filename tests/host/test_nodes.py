@@ -21,7 +21,7 @@ IDS = {
     "SteadyEditGatherSwap",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
-    "SteadyEditToyControlNet", "SteadyEditRAVE", "SteadyEditTokenFlow",
+    "SteadyEditToyControlNet", "SteadyEditRAVE", "SteadyEditTokenFlow", "SteadyEditPromptToPrompt",
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
