@@ -1,4 +1,4 @@
-"""Commands: ``python -m steadyedit run | rehearse | bench | gpu | curate | study | toyworld | cache | demo``."""
+"""Commands: ``steadyedit run | rehearse | verify | bench | gpu | curate | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--all", action="store_true", dest="everything", help="all graphs that load model files")
     rehearse.add_argument("--models", type=Path, metavar="DIR", help="an empty folder for the random weights, to use "
                           "them again; default: a temporary one")
+
+    verify = commands.add_parser("verify", help="run a shipped graph on your real weights and write a folder to share")
+    verify.add_argument("graph", metavar="GRAPH", help="a shipped graph's name, such as ei2")
+    verify.add_argument("--models", type=Path, metavar="DIR", help="folder of models; default: your ComfyUI's")
+    verify.add_argument("--video", type=Path, metavar="FILE", help="default: a clip of our own, the same everywhere")
+    verify.add_argument("--set", action="append", default=[], dest="settings", metavar="NODE.INPUT=VALUE",
+                        help="set an input of a node, by its id or title; may be repeated")
+    verify.add_argument("--output", type=Path, metavar="DIR", help="default: output/verify_GRAPH")
 
     bench = commands.add_parser("bench", help="measure methods against the toy world's known answers")
     bench.add_argument("name", metavar="NAME", help="such as ei2")
@@ -159,6 +167,28 @@ def rehearse(options: argparse.Namespace) -> int:
     return int(failed)
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Verify a graph; see ``standalone.verify``."""
+    from .comfy_process import find_comfy
+    from .verify.conduct import default_folder
+    from .verify.conduct import verify as conducted
+
+    if options.video and not options.video.is_file():
+        raise GraphError(f"--video {options.video}: there is no such file.")
+    comfy = find_comfy()
+    if comfy is None:
+        raise GraphError("verify needs your ComfyUI, and none was found: set COMFYUI_PATH to its folder.")
+    folder = options.output or default_folder(options.graph)
+    written, because = conducted(options.graph, comfy, options.models or comfy / "models", options.video,
+                                 options.settings, folder)
+    for path in written:
+        print(path)
+    print("Look at these files before you share them: the sheet shows your clip.")
+    if because is not None:
+        raise GraphError(because)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Run a folder of ``benchmarks``."""
     folder = Path(__file__).parents[1] / "benchmarks"
@@ -246,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = (run, rehearse, bench, gpu, curate, study, toyworld, demo, cache)
+    commands = (run, rehearse, verify, bench, gpu, curate, study, toyworld, demo, cache)
     command = {command.__name__: command for command in commands}[options.command]
     try:
         return command(options)

@@ -44,6 +44,7 @@ INNER = {
         "standalone", "nodes", "streaming", "kernels", "diffusion", "methods", "backends", "backends/diffusers",
         "vision", "video", "toyworld", "benchmarks", "files", "study", "curation",
     },
+    "standalone/host_meter": {"standalone/host_meter"},
     "benchmarks": {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
         "video", "toyworld", "files",
@@ -61,7 +62,8 @@ OUTER = {
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }
-NAMES_THE_HOST = {"nodes", "backends/comfy_native"}
+# The meter is a pack by itself, which a host imports.
+NAMES_THE_HOST = {"nodes", "backends/comfy_native", "standalone/host_meter"}
 NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks"}
 # Networks that look at pictures come from transformers; vision has no use for the rest.
 NAMES_TRANSFORMERS = NAMES_DIFFUSERS | {"vision"}

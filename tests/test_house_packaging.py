@@ -24,7 +24,7 @@ else:  # pytest brings it where Python has none
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted(editor_forms())
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/nodes.md", "docs/command_line.md",
-         "docs/papers.md", "toyworld/README.md")  # fmt: skip
+         "docs/papers.md", "docs/real_models.md", "toyworld/README.md")  # fmt: skip
 API_FORMS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
 
 NEVER_REQUIRED = {"torch", "torchvision", "torchaudio", "xformers", "triton"}
@@ -32,7 +32,8 @@ ONLY_EXTRAS = {"groundingdino-py", "groundingdino"}
 # Where a distribution is not imported under its own name.
 MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
 # Asked of the host or, outside of it, of `make`; imported only by the module named beside it.
-NOT_OURS_TO_REQUIRE = {"torch", "tokenizers"}  # transformers brings tokenizers along
+# transformers brings tokenizers along; the meter answers through the host's own server.
+NOT_OURS_TO_REQUIRE = {"torch", "tokenizers", "aiohttp"}
 # Used where it is installed: an extra, since it builds from source, serves one command alone, or reads rare files.
 OPTIONAL = {"groundingdino", "peft", "OpenEXR", "scenedetect"}
 

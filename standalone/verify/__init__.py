@@ -1,0 +1,1 @@
+"""``python -m steadyedit verify``: a shipped graph on real weights, and one folder of what it gave to share."""
