@@ -33,6 +33,16 @@ def qwen(blocks: int = 1) -> Layout:
     return layout
 
 
+def lightning(blocks: int = 1, rank: int = 4) -> Layout:
+    """A LoRA on Qwen-Image's attention."""
+    layout = Layout()
+    for number in range(blocks):
+        for part in ("to_q", "to_k", "to_v"):
+            name = f"diffusion_model.transformer_blocks.{number}.attn.{part}"
+            layout[f"{name}.lora_down.weight"], layout[f"{name}.lora_up.weight"] = (rank, WIDTH), (WIDTH, rank)
+    return layout
+
+
 #: Two heads of 128; the true width of FLUX.1 is 3072, and the host reads it off the file.
 FLUX = 256
 T5, POOLED = 4096, 768

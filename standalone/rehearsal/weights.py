@@ -41,6 +41,7 @@ KINDS: tuple[tuple[str, str, Callable[[], Layout]], ...] = (
     ("diffusion_models", r"hunyuan.*(image_to_video|i2v)", layout_video.hunyuan),
     ("diffusion_models", r"qwen_image_edit", layout_image.qwen),
     ("diffusion_models", r"flux1", layout_image.flux),
+    ("loras", r"qwen-image.*lightning", layout_image.lightning),
     ("vae", r"^ae\b", lambda: layout_vae.kl(16)),
     ("vae", r"qwen_image", layout_vae.wan),
     ("vae", r"wan_?2\.?1", layout_vae.wan),
