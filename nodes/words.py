@@ -121,7 +121,7 @@ BY_NODE = {
                                "what is in the video", frames="frames looked at", prefix="words in front",
                                advanced="precision"),
     "SteadyEditDescribeRegion": words("what to edit", "region from instruction", "edit region by text",
-                                      "instruction to mask", advanced="precision"),
+                                      "instruction to mask", every="look at every ... frame", advanced="precision"),
     # Attach.
     "SteadyEditSTAM": words("ei2", "video edit", "edit video", "temporal attention", "consistent frames",
                             "edit video by prompt", "video to video"),
