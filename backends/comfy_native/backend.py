@@ -18,7 +18,7 @@ from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .flow_edit import check_flow, flow_edit_guider
 from .joint_blocks import joint_sites_of
-from .model_manager import model_folders
+from .model_manager import FOLDER, model_folders
 from .norms import norms_of
 from .picture_editors import picture_editor
 from .progress import ComfyProgress
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import PictureEditor, Progress, TrainingView, VideoTrainingView
 
-FOLDER = "steadyedit"
 
 
 class ComfyBackend:
