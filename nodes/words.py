@@ -1,6 +1,7 @@
 """What artists call the nodes and their settings: searched for, shown on widgets, or folded away.
 
-Ids say what a setting is in its paper; they stay in graphs for good, so what is shown is kept here.
+Ids say what a setting is in its paper; they stay in graphs for good, so what is shown is kept here, or beside the node
+as its ``WORDS``, so that a new method comes with its own.
 """
 
 from __future__ import annotations
@@ -140,13 +141,6 @@ BY_NODE = {
                             "video style transfer", "restyle video", "zero shot video", "flicker", "no training",
                             grid="frames per side of a grid", shuffle="shuffle each step", chunk="grids at once",
                             advanced="shuffle chunk"),
-    "SteadyEditTokenFlow": words("tokenflow", "video edit", "edit video", "consistent", "consistent video", "flicker",
-                                 "plug and play", "pnp", "restyle video", "zero shot video", "no training", "keyframes",
-                                 inverted="inverted latent", spacing="frames per keyframe",
-                                 injection="keep the source's structure",
-                                 attention_steps="keep its attention until (part of the steps)",
-                                 residual_steps="keep its features until (part of the steps)",
-                                 advanced="attention_steps residual_steps chunk"),
     "SteadyEditPromptToPrompt": words("prompt to prompt", "p2p", "word swap", "change a word", "attention control",
                                       "cross attention", "reweight words", "video edit", "edit by words", "no training",
                                       source="what the clip shows", target="what it shall show", edit="kind of change",
