@@ -49,6 +49,15 @@ def multiple_of_8(name: str, size: int) -> None:
         raise ValueError(f"{name}: {size} pixels do not divide by 8; use {size // 8 * 8 or 8} or {size // 8 * 8 + 8}.")
 
 
+def wanted(given: dict[str, Any], *lazy: str) -> list[str]:
+    """For ``check_lazy_status``: the lazy inputs that are connected, and not computed yet.
+
+    A node asks for its models once it has seen that its clip and mask are right, so that the sentence about those
+    comes before any model is loaded.
+    """
+    return [name for name in lazy if name in given and given[name] is None]
+
+
 @contextmanager
 def explain_out_of_memory(backend: Host, work: str, samples: Tensor) -> Iterator[None]:
     """Turn out-of-memory errors into one sentence.

@@ -18,7 +18,7 @@ IDS = {
     "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
     "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
     "SteadyEditSaveTuned", "SteadyEditSaveLoRA", "SteadyEditLoadTuned", "SteadyEditLoadFrames",
-    "SteadyEditGatherSwap",
+    "SteadyEditGatherSwap", "SteadyEditFitFrames", "SteadyEditPickFrame",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
     "SteadyEditToyControlNet", "SteadyEditRAVE", "SteadyEditTokenFlow", "SteadyEditPromptToPrompt",

@@ -140,3 +140,19 @@ def test_a_bad_input_names_itself(server):
     history = run(server, graph)
     messages = [data for name, data in history["status"]["messages"] if name == "execution_error"]
     assert messages and messages[0]["exception_message"].startswith("ratio: 16 is larger than the largest feature map")
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"SteadyEditToyClip": {"frames": 6}}, "video: 6 frames, but the video VAE needs 4N + 1"),
+    ({"SteadyEditBoxMask": {"smallest": 1000000}}, "smallest: every box has fewer than"),
+])  # fmt: skip
+def test_a_wrong_clip_is_told_before_texts_and_models_are_asked_for(server, change, told):
+    graph = json.loads((ROOT / "workflows" / "api" / "toy_lora_edit.json").read_text())
+    for node in graph.values():
+        node["inputs"].update(change.get(node["class_type"], {}))
+        if node["class_type"] == "CLIPTextEncode":
+            node["inputs"]["text"] += " at noon"  # no earlier run has left it in the cache
+    messages = run(server, graph)["status"]["messages"]
+    (error,) = [data for name, data in messages if name == "execution_error"]
+    assert error["exception_message"].startswith(told)
+    assert not {key for key in error["executed"] if graph[key]["class_type"] == "CLIPTextEncode"}
