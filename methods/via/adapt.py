@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache as cached
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from ..content_hash import content_hash
 from ..lora import new_lora
 from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
-from ..tune_recipe import TuneRecipe, outcome_settings
+from ..tune_recipe import outcome_settings
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
 from .adapt_flow import FlowPairTask, maker_of, variants_of
-from .augment import PUBLISHED, AffineRanges, random_maps, warped
+from .adapt_recipe import AdaptRecipe
+from .augment import random_maps, warped
 from .editor_clip import MAKER
 from .root import check_editor, check_instruction, check_root, same_length
 
@@ -32,27 +33,6 @@ if TYPE_CHECKING:
 
 #: Maps that are warped and encoded at once.
 CHUNK = 8
-
-
-@dataclass(frozen=True)
-class AdaptRecipe:
-    """How to adapt. The paper gives the augmentation only; the rest is this project's choice.
-
-    Args:
-        training: steps, learning rate, seed and so on.
-        rank: of the LoRA on all attention projections; its alpha is the same.
-        batch: pairs a step.
-        variants: randomly warped copies of the root pair, encoded once.
-        dropout: share of samples without text, without both, and without image, each.
-        ranges: of the affine maps.
-    """
-
-    training: TuneRecipe = field(default_factory=lambda: TuneRecipe(steps=150, learning_rate=1e-4, queries=False))
-    rank: int = 16
-    batch: int = 4
-    variants: int = 48
-    dropout: float = 0.05
-    ranges: AffineRanges = PUBLISHED
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...backends.protocol import PictureTraining, PictureTrainingView, Progress
-    from .adapt import AdaptRecipe
+    from .adapt_recipe import AdaptRecipe
 
 #: Conditioning that the training has no use for.
 UNUSED = ("control", "hooks", "area", "mask", "gligen")
