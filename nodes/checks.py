@@ -26,6 +26,13 @@ def clip_latent(latent: dict[str, Any]) -> Tensor:
     return samples
 
 
+def no_noise_mask(latent: dict[str, Any]) -> None:
+    """Raise ValueError where a clip that is to be inverted carries a noise mask."""
+    if "noise_mask" in latent:
+        raise ValueError("latent: carries a noise mask, which a sampler would apply to the inverted noise instead "
+                         "of the clip; remove Set Latent Noise Mask, and keep a region with Boundary Blend.")
+
+
 def conditions_fit(name: str, conditioning: list, frames: int) -> None:
     """Raise ValueError unless every entry holds one prompt, or one a frame."""
     if not conditioning:

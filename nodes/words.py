@@ -158,6 +158,12 @@ BY_NODE = {
                                       threshold="how strong a word must be there",
                                       blend_start="keep the rest from (part of the steps)",
                                       advanced="self_size threshold blend_start chunk"),
+    "SteadyEditNullTextInversion": words("null text", "null-text optimization", "nti", "invert video", "reconstruct",
+                                         "video edit", "ddim inversion", "negative per step",
+                                         inner_steps="search steps in each step", learning_rate="speed of the search",
+                                         stop="near enough (error)", per_frame="a prompt for each frame",
+                                         guidance="guidance (cfg of the sampler)",
+                                         advanced="inner_steps learning_rate stop reuse"),
     # VIA.
     "SteadyEditRootCandidates": words("edit first frame", "edit one frame", "edit variations", "keyframe edit",
                                       "instruct pix2pix frame", frame="frame number", count="number of tries",
