@@ -15,21 +15,21 @@ TOY = "toy world (shipped)"
 
 def toy_file(name: str) -> Path:
     """Weights of the toy world's "sam" or "grounder"."""
-    from ..toyworld.shipped import WEIGHTS
+    from ..toyworld.models import weights_path
 
-    return WEIGHTS / f"{name}.safetensors"
+    return weights_path(name)
 
 
 def sams() -> list[str]:
-    from ..vision.checkpoint import SEGMENTERS
+    from ..vision.segmentation.load import KINDS
 
-    return [*([TOY] if toy_file("sam").is_file() else []), *names("sams", SEGMENTERS)]
+    return [*([TOY] if toy_file("sam").is_file() else []), *names("sams", KINDS)]
 
 
 def groundings() -> list[str]:
-    from ..vision.checkpoint import DETECTORS
+    from ..vision.grounding.load import KINDS
 
-    return [*([TOY] if toy_file("grounder").is_file() else []), *names("grounding-dino", DETECTORS)]
+    return [*([TOY] if toy_file("grounder").is_file() else []), *names("grounding-dino", KINDS)]
 
 
 class SAMModel(io.ComfyNode):

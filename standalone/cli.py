@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: %(default)s")
     run.add_argument("--stream", type=int, metavar="FRAMES",
                      help="so many frames at a time, for videos of any length; goes on where it stopped")
+    run.add_argument("--processes", type=int, metavar="N", help="processes that share the windows of --stream, a GPU "
+                     "each where there are several; torchrun does the same")
     run.add_argument("--host", choices=("auto", "comfy", "standalone"), default="auto",
                      help="auto: standalone where it knows all nodes of the graph, else a ComfyUI")
 
@@ -107,6 +109,12 @@ def run(options: argparse.Namespace) -> int:
         for name, path in names.items():
             print(f"{name:{max(map(len, names))}}  {one_line(path)}")
         return 0
+    if options.stream is None and (options.processes or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        raise GraphError("run: several processes share out the windows of a streamed edit; add --stream FRAMES.")
+    if options.processes is not None and "WORLD_SIZE" not in os.environ:
+        from .processes import launch
+
+        return launch(options.processes, without_option(options.arguments, "--processes"))
     graph = read_graph(options.graph)
     # The file first: what replaces the clip can then be set as well.
     if options.video:
@@ -119,11 +127,20 @@ def run(options: argparse.Namespace) -> int:
 
         if options.host == "comfy":
             raise GraphError("--stream runs without ComfyUI; leave out --host comfy.")
-        print(stream(graph, options.output, options.stream))
+        if (written := stream(graph, options.output, options.stream)) is not None:
+            print(written)
         return 0
     for path in run_on(options.host, graph, options.output, changed):
         print(path)
     return 0
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """Arguments of the command line without an option and its value."""
+    kept = list(arguments)
+    for place in [number for number, word in enumerate(kept) if word == name]:
+        kept[place : place + 2] = []
+    return [word for word in kept if not word.startswith(name + "=")]
 
 
 def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]]) -> list[Path]:
@@ -283,6 +300,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         print(f"steadyedit: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("steadyedit: cancelled.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"steadyedit: {error if str(error) else 'cancelled.'}", file=sys.stderr)
         return 130

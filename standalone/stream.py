@@ -17,11 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
 from .. import backends
 from ..files import places
+from ..files.writing import write_bytes
 from ..methods.content_hash import content_hash
 from ..streaming.run import edit_windows
 from ..streaming.store import Window, WindowStore
@@ -30,7 +32,8 @@ from . import host_api
 from .executor import execute
 from .graph import CREATE_VIDEO, Graph, GraphError, is_link, label
 from .run import known_nodes
-from .stream_checks import ADVICE, check_methods, check_values
+from .stream_checks import ADVICE, check_methods, check_values, told_apart
+from .team import Team, processes, team
 from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_node, window_node
 from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
 
@@ -47,8 +50,8 @@ def named(graph: Graph, sources: list[Source]) -> str:
     return identity
 
 
-def stream(graph: Graph, output: Path, window: int) -> Path:
-    """Run a graph on its files, window by window; returns the video.
+def stream(graph: Graph, output: Path, window: int) -> Path | None:
+    """Run a graph on its files, window by window; returns the video, which of several processes the first one writes.
 
     Args:
         graph: API format, with one CreateVideo and one SaveVideo.
@@ -89,16 +92,50 @@ def stream(graph: Graph, output: Path, window: int) -> Path:
         left_out(graph, edited, nodes)
         edit = GraphEdit(edited, nodes, sources, group, tuple(roots.values()), constant, place_now)
         try:
-            edit_windows(store, window, edit, backends.current().progress(total, "frames"))
+            shared, rank = shared_out(store, window, edit, identity)
+            edit_windows(store, window, edit, backends.current().progress(total, "frames"), shared)
         except ValueError as error:
             raise error if isinstance(error, GraphError) else GraphError(f"--stream: {error}") from error
+        if rank:
+            return None
         prefix = graph[one(graph, SAVE_VIDEO)]["inputs"]["filename_prefix"]
         rate = graph[sink]["inputs"]["fps"]
         sound = sources[0].clip.sound() if is_link(graph[sink]["inputs"].get("audio")) else None
         saved = place.free_path(prefix, ".mp4")
         write_clip(saved, store.frames(), sources[0].clip.fps if is_link(rate) else rate, sound, count=total)
-    shutil.rmtree(store.folder)
+    # Under another name first: a process that waits must not take half of a folder for windows that are missing.
+    shutil.rmtree(store.folder.rename(store.folder.with_suffix(".done")))
     return saved
+
+
+def shared_out(store: WindowStore, size: int, edit: GraphEdit, identity: str) -> tuple[list[Window] | None, int]:
+    """The windows that the processes of this run share, and this one's number; (None, 0) where it is alone.
+
+    Raises:
+        GraphError: the processes are not at work on the same; one ended before.
+    """
+    if processes() == 1:
+        return None, 0
+    with team() as all_of_us:
+        all_of_us.agree("graphs or videos", f"{identity} {size}")
+        store.folder.mkdir(parents=True, exist_ok=True)
+        if not all(all_of_us.told(_common(store, all_of_us))):
+            raise GraphError(f"--output: {store.folder.parent} is not one folder for all processes; name one that all "
+                             "machines share.")
+        windows = all_of_us.told(store.missing(size) if all_of_us.rank == 0 else None)[0]
+        if windows:
+            all_of_us.agree("results of what runs once", all_of_us.in_turn(edit.prepared))
+        return windows, all_of_us.rank
+
+
+def _common(store: WindowStore, all_of_us: Team) -> bool:
+    """Whether this process sees what the first one writes."""
+    sign = store.folder / "shared.json"
+    word = all_of_us.told(uuid4().hex)[0]
+    if all_of_us.rank == 0:
+        write_bytes(sign, word.encode())
+    all_of_us.told(None)
+    return sign.is_file() and sign.read_text() == word
 
 
 @dataclass
@@ -123,16 +160,26 @@ class GraphEdit:
     _known: dict[str, tuple] | None = None
 
     def __call__(self, window: Window, part: Callable[[float], None], room: Path) -> torch.Tensor:
+        heads, known = self._all_alike()
+        for source in self.sources:
+            rest = islice(source.clip.read(window.first, window.count), window.count)
+            source.frames = as_frames([*heads[source.key], *rest])
+        self.place.folder = room
+        images = execute(self.graph, self.nodes, known=known).results[COLLECT][0]
+        return images[len(self.group) :]
+
+    def prepared(self) -> str | None:
+        """Do what runs once; a hash of what came of it."""
+        heads, known = self._all_alike()
+        return content_hash([heads, {key: told_apart(values) for key, values in known.items()}])
+
+    def _all_alike(self) -> tuple[dict[str, list[torch.Tensor]], dict[str, tuple]]:
+        """The group's frames of every source, and the results of what runs once."""
         if self._heads is None:
             self._heads = {s.key: [next(s.clip.read(index, 1)) for index in self.group] for s in self.sources}
         if self._known is None:
             self._known = self._once(self._heads)
-        for source in self.sources:
-            rest = islice(source.clip.read(window.first, window.count), window.count)
-            source.frames = as_frames([*self._heads[source.key], *rest])
-        self.place.folder = room
-        images = execute(self.graph, self.nodes, known=self._known).results[COLLECT][0]
-        return images[len(self.group) :]
+        return self._heads, self._known
 
     def _once(self, heads: dict[str, list[torch.Tensor]]) -> dict[str, tuple]:
         """Results of the nodes that see no window."""

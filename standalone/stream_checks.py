@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .. import backends
 from ..diffusion.samplers import STOCHASTIC
 from ..methods import registry
 from .graph import Graph, GraphError, is_link, label
@@ -146,3 +147,15 @@ def _frames(value: Any) -> list[int]:
     if hasattr(value, "positive"):
         return [count for held in (value.positive, value.negative, value.middle) for count in _frames(held)]
     return []
+
+
+def told_apart(value: Any) -> Any:
+    """What of a result ``methods.content_hash`` can tell apart: weights by fingerprint, other objects by class."""
+    if isinstance(value, Mapping):
+        return {key: told_apart(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [told_apart(held) for held in value]
+    if value is None or isinstance(value, (torch.Tensor, bool, int, float, str)):
+        return value
+    models = [model for model in _models(value) if hasattr(backends.of(model), "fingerprint")]
+    return [type(value).__name__, *(backends.of(model).fingerprint(model) for model in models)]

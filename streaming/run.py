@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from ..files.writing import NotSaved
+from .shared import taken
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,25 +32,32 @@ class Report(Protocol):
 Edit = Callable[["Window", Callable[[float], None], Path], Tensor]
 
 
-def edit_windows(store: WindowStore, size: int, edit: Edit, report: Report) -> int:
+def edit_windows(store: WindowStore, size: int, edit: Edit, report: Report,
+                 shared: Sequence[Window] | None = None) -> int:
     """Make and keep the frames that no finished window has.
 
     Args:
         size: frames in a window, beside those that ride along.
         edit: see ``Edit``.
+        shared: what was missing when several processes began on it together; see ``shared.taken``.
 
     Returns:
-        how many frames were made; the others were there.
+        how many frames were made here; the others were there, or others made them.
 
     Raises:
         ValueError: a window came out with another number of frames.
         OSError: a window can not be kept, for a full disk, say. All earlier ones are.
     """
-    missing = store.missing(size)
-    made = sum(window.count for window in missing)
-    done = store.total - made
+    missing = store.missing(size) if shared is None else shared
+    made = 0
+
+    def finished() -> int:
+        return store.total - sum(window.count for window in missing if not store.has(window))
+
+    done = finished()
     report.update(done)
-    for window in missing:
+    for window in missing if shared is None else taken(store, shared, lambda: report.update(finished())):
+        done = finished()
 
         def part(share: float, before: int = done, window: Window = window) -> None:
             report.update(before + int(share * window.count))
@@ -64,8 +72,11 @@ def edit_windows(store: WindowStore, size: int, edit: Edit, report: Report) -> i
             raise NotSaved(error.errno, f"{error} The {done} frames that are finished are kept: make room, and queue "
                            "the edit again.") from error
         shutil.rmtree(store.room(window), ignore_errors=True)
-        done += window.count
+        made += window.count
+        done = finished()
         report.update(done, picture(frames[-1]))
+    if shared is not None:
+        report.update(store.total)
     return made
 
 

@@ -65,6 +65,10 @@ class WindowStore:
                 found.append(window)
         return found
 
+    def has(self, window: Window) -> bool:
+        """Whether a file of it is there; ``finished`` and ``frames`` say whether it is whole."""
+        return self._path(window).is_file()
+
     def missing(self, size: int) -> list[Window]:
         """The frames that no finished window has, in windows of at most ``size``."""
         gaps, at = [], 0

@@ -1,0 +1,154 @@
+"""Kill a streamed edit in two processes at random moments, go on, and compare with one process that nothing stopped.
+
+    python tests/killed_processes.py [MOMENTS] [SEED]
+
+SIGKILL goes to all processes, to one of the two at work, or to the command that began them. The comparison is of the
+frames as they go into the video, before the codec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FRAMES, SIDE, WINDOW = 8, 64, 2
+DONE, PIDS = "frames.txt", "pid."
+WHO = ("all", "the first", "the second", "the command")
+
+
+def set_up() -> None:
+    """The package under its name, as the tests have it."""
+    sys.path[:0] = [str(HERE)]
+    runpy.run_path(str(HERE / "conftest.py"))
+
+
+def child(arguments: list[str]) -> int:
+    """The command line, or one process of it; leaves a hash of the frames beside the output, and its process id."""
+    set_up()
+    from steadyedit.standalone import cli, processes, stream
+
+    def command(given):
+        return [sys.executable, __file__, "--child", *given]
+
+    output = Path(arguments[arguments.index("--output") + 1])
+    (output / (PIDS + os.environ.get("RANK", "command"))).write_text(str(os.getpid()))
+    write = stream.write_clip
+
+    def told(path, frames, *rest, **named):
+        digest = hashlib.sha256()
+
+        def passed():
+            for frame in frames:
+                digest.update(frame.numpy().tobytes())
+                yield frame
+
+        written = write(path, passed(), *rest, **named)
+        (output / DONE).write_text(digest.hexdigest())
+        return written
+
+    stream.write_clip, processes._command = told, command
+    return cli.main(arguments)
+
+
+def graph_of(folder: Path, steps: int = 3) -> Path:
+    """Gather-swap over the clip in a folder, without the training of its root; the clip is rendered beside it."""
+    from fractions import Fraction
+
+    from steadyedit.standalone.graph import put_video, read_graph
+    from steadyedit.toyworld import render, sample_scene
+    from steadyedit.video.write import write_clip
+
+    clip, path = folder / "clip.mp4", folder / "graph.json"
+    if path.exists():
+        return path
+    write_clip(clip, render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames, Fraction(8))
+    graph = read_graph("toy_via_global")
+    kinds = {node["class_type"]: key for key, node in graph.items()}
+    for node in graph.values():
+        if node["inputs"].get("model") == [kinds["SteadyEditTestTimeAdapt"], 0]:
+            node["inputs"]["model"] = [kinds["SteadyEditToyEditor"], 0]
+    graph[kinds["BasicScheduler"]]["inputs"]["steps"] = steps
+    graph[kinds["SteadyEditGatherSwap"]]["inputs"]["group"] = 2
+    graph[kinds["SteadyEditToyClip"]]["inputs"]["size"] = SIDE
+    put_video(graph, str(clip), whole=True)
+    path.write_text(json.dumps(graph))
+    return path
+
+
+def tried(graph: Path, output: Path, processes: int, kill: tuple[float, str] | None = None) -> tuple[str | None, str]:
+    """Run the command; the hash of its frames if it came so far, and what it said.
+
+    Args:
+        kill: seconds after its last process has begun, and whom.
+    """
+    output.mkdir(exist_ok=True)
+    for old in (*output.glob(PIDS + "*"), *output.glob(DONE)):
+        old.unlink()
+    wanted = [PIDS + str(rank) for rank in range(processes)] if processes > 1 else [PIDS + "command"]
+    command = [sys.executable, __file__, "--child", "run", str(graph), "--stream", str(WINDOW), "--output", str(output),
+               *(["--processes", str(processes)] if processes > 1 else [])]  # fmt: skip
+    import torch
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+                               start_new_session=True)  # fmt: skip
+    if kill:
+        while process.poll() is None and not all((output / name).is_file() for name in wanted):
+            time.sleep(0.02)
+        time.sleep(kill[0])
+        end(process, output, kill[1])
+    said = process.communicate()[1]
+    found = (output / DONE).read_text() if (output / DONE).is_file() else None
+    return found, "\n".join(line for line in said.splitlines() if line.startswith("steadyedit: "))
+
+
+def end(process: subprocess.Popen, output: Path, who: str) -> None:
+    """SIGKILL for one or all of a command's processes, if they are there."""
+    name = {"the first": "0", "the second": "1", "the command": "command"}.get(who)
+    try:
+        if name is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            os.kill(int((output / (PIDS + name)).read_text()), signal.SIGKILL)
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+
+
+def main(moments: int = 10, seed: int = 0) -> int:
+    """Kill as many times as asked, each at a moment of its own in the time that a whole edit takes."""
+    set_up()
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as place:
+        graph = graph_of(Path(place))
+        began = time.monotonic()
+        expected, _ = tried(graph, Path(place) / "whole", 1)
+        took = time.monotonic() - began
+        print(f"one process: {took:.1f} s with its start")
+        cut, good = Path(place) / "cut", True
+        for moment in range(moments):
+            who, after = WHO[moment % len(WHO)], draw.uniform(0.5, took)
+            found, said = tried(graph, cut, 2, (after, who))
+            kept = len(list(cut.glob(".*.windows/*.window")))
+            good &= found in (None, expected)
+            print(f"{who} killed after {after:.1f} s: {kept} windows kept; video {'written' if found else 'not yet'}; "
+                  f"{said or 'nothing said'}", flush=True)
+        found, said = tried(graph, cut, 2)
+        good &= found == expected and found is not None
+        print(f"at last: frames {'equal' if good else 'DIFFER'} {said}")
+    return int(not good)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        raise SystemExit(child(sys.argv[2:]))
+    raise SystemExit(main(*map(int, sys.argv[1:])))
