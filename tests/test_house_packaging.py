@@ -24,7 +24,7 @@ else:  # pytest brings it where Python has none
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted(editor_forms())
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "docs/nodes.md", "docs/command_line.md",
-         "docs/papers.md", "docs/real_models.md", "toyworld/README.md")  # fmt: skip
+         "docs/papers.md", "docs/real_models.md", "docs/install.md", "toyworld/README.md")  # fmt: skip
 API_FORMS = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
 
 NEVER_REQUIRED = {"torch", "torchvision", "torchaudio", "xformers", "triton"}
