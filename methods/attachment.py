@@ -173,6 +173,12 @@ def check_rivals(attachment: Attachment, others: Iterable[Attachment]) -> None:
 
 def check_plans(first: Attachment, second: Attachment) -> None:
     """Raise ValueError where ``first`` takes frames from where ``second`` needs them."""
+    if first.plan is not None and first.plan.cuts_clip:
+        if second.plan is not None:
+            second.plan.in_part(1, (0,), ())
+        return
+    if second.plan is not None and second.plan.cuts_clip:
+        return
     if first.plan is None:
         return
     neither_apart = second.plan is not None and not (first.plan.apart or second.plan.apart)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .approximate_windows import build_approximate_windows
 from .attachment import Attachment, BlockSite, NormSite
 from .dape import build_norm_tune, build_visual_adapter
 from .ei2 import build_ffam, build_stam
@@ -56,6 +57,8 @@ METHODS = {
     "tokenflow": Method(build_tokenflow, Traits(mixes_frames=True, needs_whole_clip=True, changes_sampling_only=True,
                                                 needs_inversion=True)),
     "prompt-to-prompt": Method(build_prompt_to_prompt, Traits(changes_sampling_only=True, keeps_state=True)),
+    # Beside a method, and only there: the clip is cut for it, so that a frame still hangs on all others.
+    "approximate-windows": Method(build_approximate_windows, Traits(mixes_frames=True, needs_whole_clip=True)),
     "norm-tune": Method(build_norm_tune, Traits(trains_on_clip=True), on_norms=True),
     "visual-adapter": Method(build_visual_adapter, Traits(trains_on_clip=True)),
 }  # fmt: skip

@@ -194,6 +194,23 @@ class SamplingPlan(Protocol):
         """It knows the words of the positive condition, which has to be one text for all frames, and exchanges what
         goes into self-attention."""
 
+    @property
+    def cuts_clip(self) -> bool:
+        """It cuts the clip into windows, approximately, for another plan or for what lets frames see each other; see
+        ``approximate_windows``."""
+
+    def in_part(self, frames: int, ids: Sequence[int], anchors: Sequence[int]) -> SamplingPlan:
+        """The plan for a window of a clip of so many frames.
+
+        Args:
+            frames: of the clip.
+            ids: of the window, ascending, anchors among them.
+            anchors: frames that all windows see, which are not the window's own.
+
+        Raises:
+            ValueError: one sentence where a window makes no sense for it.
+        """
+
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """The frame of every row that rides along behind a clip of so many frames. Each has its own frame's noise and
         goes its own way through the sampler. Raises ValueError (one sentence) where the clip does not fit."""
@@ -206,8 +223,15 @@ class SamplingPlan(Protocol):
 
 
 def plan_of(attachments: Sequence[Any]) -> tuple[SamplingPlan, frozenset[str]] | None:
-    """The plan among attachments, with the blocks that it touches; None where there is none, or it does nothing."""
-    found = next((a for a in attachments if a.plan is not None and a.plan.acts), None)
+    """The plan among attachments, with the blocks that it touches; None where there is none, or it does nothing.
+
+    Windows go around the plan that is cut, whichever was attached first.
+    """
+    acting = [a for a in attachments if a.plan is not None and a.plan.acts]
+    found = next((a for a in acting if not a.plan.cuts_clip), None)
+    windows = next((a.plan for a in acting if a.plan.cuts_clip), None)
+    if windows is not None:
+        return (windows, frozenset()) if found is None else (windows.around(found.plan), found.sites)
     return None if found is None else (found.plan, found.sites)
 
 

@@ -9,6 +9,7 @@ def node_list() -> list[type]:
     """All node classes, in the order of the pipeline. Needs ``comfy_api`` (the host's, or a stand-in)."""
     from . import (
         adaptation,
+        approximate_windows,
         attach,
         blend,
         captions,
@@ -48,9 +49,10 @@ def node_list() -> list[type]:
     from .schema import with_words
 
     modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
-               gather_swap, rave, tokenflow, prompt_to_prompt, root, adaptation, editor_conditioning, tuning, dape,
-               dape_apply, weights, save_lora, inversion, flow_edit, source_path, blend, lora_edit, lora_edit_samples,
-               lora_edit_train, plate, colour_match, compare, metrics, quality, streamed_edit)
+               gather_swap, rave, tokenflow, approximate_windows, prompt_to_prompt, root, adaptation,
+               editor_conditioning, tuning, dape, dape_apply, weights, save_lora, inversion, flow_edit, source_path,
+               blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics, quality,
+               streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

@@ -158,6 +158,10 @@ BY_NODE = {
                                       threshold="how strong a word must be there",
                                       blend_start="keep the rest from (part of the steps)",
                                       advanced="self_size threshold blend_start chunk"),
+    "SteadyEditApproximateWindows": words("long video", "long clip", "context windows", "sliding window", "any length",
+                                          "out of memory", "overlap", "ei2", "tune a video", "tokenflow",
+                                          length="frames per window", overlap="frames shared by neighbours",
+                                          anchors="frames that all windows see", keyframes="number of keyframes"),
     # VIA.
     "SteadyEditRootCandidates": words("edit first frame", "edit one frame", "edit variations", "keyframe edit",
                                       "instruct pix2pix frame", frame="frame number", count="number of tries",

@@ -22,8 +22,8 @@ TRAINED = {
     "visual-adapter": {"norm_weight", "norm_bias", "w0", "down", "down_bias", "conv", "up", "up_bias"},
 }
 QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}, "norm-tune": set(), "visual-adapter": set()}
-# Without weights, and not the identity: test_methods_joint_norms.py.
-WITHOUT_WEIGHTS = {"joint-norms"}
+# Without weights, and not the identity: test_methods_joint_norms.py, test_approximate_windows.py.
+WITHOUT_WEIGHTS = {"joint-norms", "approximate-windows"}
 
 
 def test_the_table_covers_the_registry():

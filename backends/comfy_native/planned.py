@@ -61,7 +61,7 @@ def check_before(executor, noise, latent_image, sampler, sigmas, *args, **kwargs
 def budget(executor, model, noise_shape, conds, *args, model_options=None, **kwargs):
     """``WrappersMP.PREPARE_SAMPLING``: memory for the rows of one call, not for those of the clip."""
     found = planned(model_options)
-    if found is not None and not mixes_frames(model_options):
+    if found is not None and (found[0].cuts_clip or not mixes_frames(model_options)):
         plan, (frames, channels, *size) = found[0], noise_shape
         rows = min(max(plan.rows_together(frames), plan.chunk), -(-frames // plan.grid**2))
         noise_shape = [rows, channels, *(plan.grid * side for side in size)]

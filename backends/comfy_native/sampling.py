@@ -66,9 +66,10 @@ def run_sampler(
 
 
 def frame_by_frame(model: ModelPatcher) -> ModelPatcher:
-    """The MODEL to invert a clip with: what edits all frames alike has no part in the noise of the source."""
+    """The MODEL to invert a clip with: what edits all frames alike has no part in the noise of the source. Windows
+    have one where frames see each other."""
     state = state_of(model)
-    kept = tuple(a for a in state.attachments if a.plan is None)
+    kept = tuple(a for a in state.attachments if a.plan is None or a.plan.cuts_clip)
     return model if kept == state.attachments else with_state(model, replace(state, attachments=kept))
 
 

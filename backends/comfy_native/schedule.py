@@ -26,6 +26,8 @@ def whole_schedule(sigmas: Tensor, adds_noise: bool, method: str) -> tuple[Tenso
         levels [steps + 1], descending, float64 on the CPU, and the number of the run's first step.
     """
     run = sigmas.detach().double().cpu()
+    if len(run) > 1 and float(run[-1]) > float(run[0]):
+        return run.flip(0), 0  # an inversion's, which is one by itself
     before, after = (part.double().cpu() for part in around(sigmas))
     first = 0
     if not adds_noise and len(before) and falls(torch.cat([before, run])):

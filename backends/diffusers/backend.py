@@ -118,13 +118,15 @@ class DiffusersBackend:
 
     def invert(self, model: DiffusersModel, conditioning: Any, samples: Tensor, sigmas: Tensor, refinement: int,
                progress: Progress) -> list[Tensor]:
-        # The noise of the source: what edits all frames alike has no part in it.
-        kept = tuple(a for a in model.attachments if a.plan is None)
+        # The noise of the source: what edits all frames alike has no part in it. Windows have one where frames see
+        # each other.
+        kept = tuple(a for a in model.attachments if a.plan is None or a.plan.cuts_clip)
         plain = replace(model, attachments=kept)
         denoise = Denoiser(plain, conditioning, frames=len(samples))
         with torch.no_grad():
             trajectory = ddim_inversion(
-                denoise, self.to_model_space(model, samples), sigmas, refinement=refinement, disable=True,
+                denoise, self.to_model_space(model, samples), sigmas,
+                {"run": denoise.start(sigmas.flip(0))}, refinement=refinement, disable=True,
                 callback=lambda state: progress.update(state["i"] + 1))
         # The clip itself as it came: scaling there and back would round it.
         return [samples, *(self.from_model_space(model, x) for x in trajectory[1:])]

@@ -63,6 +63,7 @@ class PromptToPrompt:
     chunk: int = 0
 
     name, grid, kinds, apart, edits_prompt = "Prompt-to-Prompt", 1, ("cross",), "", True
+    cuts_clip = False
 
     def __post_init__(self) -> None:
         for name in ("cross_steps", "self_steps"):
@@ -81,6 +82,11 @@ class PromptToPrompt:
     def acts(self) -> bool:
         """Not where nothing is replaced and nothing kept."""
         return self.blend is not None or self.cross_steps > 0 or (self.self_steps > 0 and self.self_size > 0)
+
+    def in_part(self, frames: int, ids: Sequence[int], anchors: Sequence[int]) -> PromptToPrompt:
+        """Refused."""
+        raise ValueError("model: Prompt-to-Prompt takes every frame's source through the sampler beside it, which "
+                         "Approximate Windows do not carry; give the model only one of the two.")
 
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """Every frame's source."""

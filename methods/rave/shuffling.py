@@ -16,7 +16,7 @@ Inversion goes frame by frame, as in the authors' code, which lays grids out aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Rave:
     chunk: int = 0
 
     name, kinds, apart, source = "RAVE", (), "lays several frames out as one picture", None
-    edits_prompt = False
+    edits_prompt = cuts_clip = False
 
     def __post_init__(self) -> None:
         if self.grid < 1:
@@ -67,6 +67,10 @@ class Rave:
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """None: every row of the sampler is a frame."""
         return ()
+
+    def in_part(self, frames: int, ids: Sequence[int], anchors: Sequence[int]) -> Rave:
+        """Grids of the window's frames, anchors among them."""
+        return self
 
     def rows_together(self, frames: int) -> int:
         """One grid is enough."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class Source:
     conditioning: Any
 
 
+@dataclass(frozen=True)
+class Part:
+    """A window of a clip of ``frames``: the frames ``ids``, of which ``anchors`` are seen by all windows."""
+
+    frames: int
+    ids: tuple[int, ...]
+    anchors: frozenset[int]
+
+
 @dataclass(frozen=True, eq=False)
 class TokenFlow:
     """Settings of TokenFlow; the defaults are the authors'.
@@ -54,6 +63,7 @@ class TokenFlow:
         chunk: frames in a call of the U-Net; 0 leaves it to the host. The result does not depend on it.
         injected: paths of the blocks whose queries and keys are injected.
         residuals: paths of the residual blocks that are injected.
+        part: a window of the clip that this is for; None: all of it.
 
     Raises:
         ValueError: a setting outside of its range.
@@ -68,9 +78,10 @@ class TokenFlow:
     chunk: int = 0
     injected: frozenset[str] = frozenset()
     residuals: frozenset[str] = frozenset()
+    part: Part | None = None
 
     name, acts, grid, kinds, apart = "TokenFlow", True, 1, ("self",), "edits keyframes apart from the other frames"
-    edits_prompt = False
+    edits_prompt = cuts_clip = False
 
     def __post_init__(self) -> None:
         if self.spacing < 1:
@@ -86,7 +97,14 @@ class TokenFlow:
         return self
 
     def keyframes(self, frames: int, step: int) -> tuple[int, ...]:
-        """One frame of each ``spacing``, drawn for a step; the same on every machine."""
+        """One frame of each ``spacing``, drawn for a step; the same on every machine.
+
+        Those of a window are the clip's in it, so that overlapping windows have them in common, and its anchors.
+        """
+        if self.part is not None:
+            part = self.part
+            drawn_there = {*replace(self, part=None).keyframes(part.frames, step), *part.anchors}
+            return tuple(place for place, i in enumerate(part.ids) if i in drawn_there) or (0,)
         drawn = random.Random(f"{self.seed}:{step}")
         # Python promises that random() stays what it is, but not randint().
         return tuple(start + int(drawn.random() * min(self.spacing, frames - start))
@@ -96,15 +114,19 @@ class TokenFlow:
         """None: keyframes are frames of the clip."""
         return ()
 
+    def in_part(self, frames: int, ids: Sequence[int], anchors: Sequence[int]) -> TokenFlow:
+        """The window's keyframes carried to its frames."""
+        return replace(self, part=Part(frames, tuple(ids), frozenset(anchors)))
+
     def rows_together(self, frames: int) -> int:
         """The keyframes are in one call."""
         return -(-frames // self.spacing)
 
     def begin_run(self, facts: RunFacts, sites: frozenset[str]) -> TokenFlowRun:
         """See ``SamplingPlan.begin_run``."""
-        held = self.source.trajectory.shape[0]
-        if held != facts.frames:
-            raise ValueError(f"latent_image: {facts.frames} frames, but the inversion at TokenFlow has {held}; connect "
+        held, frames = self.source.trajectory.shape[0], facts.frames if self.part is None else self.part.frames
+        if held != frames:
+            raise ValueError(f"latent_image: {frames} frames, but the inversion at TokenFlow has {held}; connect "
                              "the inversion of this clip.")
         return TokenFlowRun(self, facts, sites)
 
@@ -244,7 +266,8 @@ class TokenFlowRun:
 
         def read(ids: Sequence[int]) -> Features:
             found = Features()
-            latents = calls.to_model_space(trajectory[level, ids])
+            there = ids if settings.part is None else [settings.part.ids[i] for i in ids]
+            latents = calls.to_model_space(trajectory[level, there])
             if latents.shape[1:] != x.shape[1:]:
                 raise ValueError(f"latent_image: latents of {tuple(x.shape[1:])}, but the inversion at TokenFlow has "
                                  f"{tuple(latents.shape[1:])}; connect the inversion of this clip.")

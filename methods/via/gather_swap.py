@@ -10,7 +10,7 @@ on the length of the clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,7 +61,7 @@ class GatherSwap:
     own_keys: bool = False
 
     name, acts, grid, apart, source = "gather-swap", True, 1, "", None
-    edits_prompt = False
+    edits_prompt = cuts_clip = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(self.frames))  # a list, where it comes from a file
@@ -94,6 +94,11 @@ class GatherSwap:
             raise ValueError(f"group_frames: {', '.join(map(str, self.frames))} are not all in 0..{frames - 1}, the "
                              "frames of the clip; name others, or none to spread the group evenly.")
         return self.frames
+
+    def in_part(self, frames: int, ids: Sequence[int], anchors: Sequence[int]) -> GatherSwap:
+        """Refused: it is exact at any length."""
+        raise ValueError("model: gather-swap needs no Approximate Windows: it is exact at any length, in memory that "
+                         "does not grow with the clip; remove them.")
 
     def reference_frames(self, frames: int) -> tuple[int, ...]:
         """The group's."""
