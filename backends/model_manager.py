@@ -28,5 +28,8 @@ class ModelManager(Protocol):
     def precision(self) -> torch.dtype:
         """The type that suits the device: half where it computes in it, else float32."""
 
+    def weights_folder(self) -> Path:
+        """Where tuned weights are saved; made when something is."""
+
     def folders(self, name: str) -> list[Path]:
         """Where models of one kind lie, such as ``sams``; they need not exist."""

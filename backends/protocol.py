@@ -258,6 +258,32 @@ class Pictures(Protocol):
         is that of another family, or the VAE does not belong to it."""
 
 
+class PictureTrainingView(Protocol):
+    """An image transformer opened for training: gradients reach a LoRA's matrices only.
+
+    ``parameters`` holds float32 leaves that require a gradient, by the keys of ``methods.lora``.
+    """
+
+    parameters: Mapping[str, Tensor]
+
+    def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Any) -> Tensor:
+        """v_theta(x_sigma, sigma, c), differentiable.
+
+        Args:
+            noisy: x_sigma = (1 - sigma) x_0 + sigma eps, [rows, channels, (1,) h, w], in the model's own latent scale.
+            sigma: shape [] or [rows].
+            conditioning: CONDITIONING, with a row for all or one each.
+        """
+
+
+class PictureTraining(Attaching, Protocol):
+    """What adapting an editor of pictures asks of a host."""
+
+    def picture_training(self, model: Any, lora: Mapping[str, Tensor]) -> AbstractContextManager[PictureTrainingView]:
+        """Open a FLUX or Qwen-Image MODEL for training a LoRA beside its frozen weights. On leaving, also by an error
+        or a cancel, the MODEL is bit for bit as before. Raises TypeError (one sentence) for other networks."""
+
+
 class Guiding(Attaching, Protocol):
     """What editing by a GUIDER in windows asks of a host. Nothing that comes in is changed."""
 
@@ -307,7 +333,7 @@ class Streaming(Guiding, Sampling, Protocol):
     """What a streamed edit asks of a host."""
 
 
-class Backend(Editing, Streaming, Embedding, ToyLoader, Flows, Pictures, Protocol):
+class Backend(Editing, Streaming, Embedding, ToyLoader, Flows, Pictures, PictureTraining, Protocol):
     """Everything that differs between the hosts of a U-Net."""
 
 

@@ -96,9 +96,10 @@ def middle_frame(latents: Tensor) -> Tensor:
     """The middle frame of a clip's latents as a clip of one frame.
 
     Args:
-        latents: [frames, channels, height, width], or of a video model [1, channels, frames, height, width].
+        latents: [frames, channels, height, width], or of a video model [clips, channels, frames, height, width].
     """
     if latents.ndim == 5:
+        latents = latents[len(latents) // 2 :][:1]
         middle = latents.shape[2] // 2
         return latents[:, :, middle : middle + 1]
     return latents[len(latents) // 2 :][:1]

@@ -60,17 +60,22 @@ class Tuned:
 
     @property
     def loss_map(self) -> dict[str, list[float]]:
-        """The host's LOSS_MAP, never of one element and never constant.
+        """The host's LOSS_MAP."""
+        return loss_map(self.losses)
 
-        ComfyUI's LossGraphNode divides by len(loss) - 1 and by max - min. A single step's
-        loss is preceded by its double, a constant curve begins a hair higher.
-        """
-        losses = self.losses or [0.0]
-        if len(losses) == 1:
-            losses = [2 * losses[0] or 1.0, *losses]
-        if max(losses) == min(losses):
-            losses = [losses[0] + max(abs(losses[0]), 1.0) * 1e-6, *losses[1:]]
-        return {"loss": losses}
+
+def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
+    """The host's LOSS_MAP, never of one element and never constant.
+
+    ComfyUI's LossGraphNode divides by len(loss) - 1 and by max - min. A single step's
+    loss is preceded by its double, a constant curve begins a hair higher.
+    """
+    losses = list(losses) or [0.0]
+    if len(losses) == 1:
+        losses = [2 * losses[0] or 1.0, *losses]
+    if max(losses) == min(losses):
+        losses = [losses[0] + max(abs(losses[0]), 1.0) * 1e-6, *losses[1:]]
+    return {"loss": losses}
 
 
 @dataclass(frozen=True)

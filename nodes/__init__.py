@@ -18,6 +18,7 @@ def node_list() -> list[type]:
         dape,
         dape_apply,
         editor_conditioning,
+        fit_frames,
         flow_edit,
         gather_swap,
         inversion,
@@ -25,6 +26,7 @@ def node_list() -> list[type]:
         lora_edit_samples,
         lora_edit_train,
         metrics,
+        null_text,
         plate,
         point_mask,
         prompt_to_prompt,
@@ -48,11 +50,11 @@ def node_list() -> list[type]:
     from .checked import checked
     from .schema import with_words
 
-    modules = (toy, toy_clip, video, sequence, vision_models, text_mask, point_mask, track_mask, captions, attach,
-               gather_swap, rave, tokenflow, approximate_windows, prompt_to_prompt, root, adaptation,
-               editor_conditioning, tuning, dape, dape_apply, weights, save_lora, inversion, flow_edit, source_path,
-               blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics, quality,
-               streamed_edit)
+    modules = (toy, toy_clip, video, fit_frames, sequence, vision_models, text_mask, point_mask, track_mask, captions,
+               attach, gather_swap, rave, tokenflow, approximate_windows, prompt_to_prompt, root, adaptation,
+               editor_conditioning, tuning, dape, dape_apply, weights, save_lora, inversion, null_text, flow_edit,
+               source_path, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics,
+               quality, streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

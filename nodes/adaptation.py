@@ -23,9 +23,11 @@ class TestTimeAdapt(io.ComfyNode):
             "editor repeats this edit on all frames. The model that comes in is not changed. Cancelled, it goes on "
             "from its last checkpoint next time; the same pair, model and recipe is found again, not trained twice.",
             inputs=[
-                io.Model.Input("model", tooltip="An InstructPix2Pix-like editor."),
-                io.Conditioning.Input("positive", tooltip="The instruction."),
-                io.Conditioning.Input("negative", tooltip="The empty prompt, learned where the text is dropped."),
+                io.Model.Input("model", tooltip="An InstructPix2Pix-like editor, or Qwen-Image-Edit or FLUX Kontext."),
+                io.Conditioning.Input("positive", tooltip="The instruction; for Qwen-Image-Edit and FLUX from "
+                                      "Editor Conditioning of a Clip, with any frame."),
+                io.Conditioning.Input("negative", tooltip="The empty prompt, learned where the text is dropped; from "
+                                      "the same node."),
                 io.Vae.Input("vae", tooltip="The editor's VAE."),
                 io.Image.Input("root_source", tooltip="The root frame before its edit, from Pick Root."),
                 io.Image.Input("root_edited", tooltip="The root frame after its edit, from Pick Root."),
@@ -36,7 +38,8 @@ class TestTimeAdapt(io.ComfyNode):
                 io.Int.Input("variants", default=48, min=1, max=4096,
                              tooltip="How many random warps of the pair; they are encoded once, before training."),
                 io.Float.Input("dropout", default=0.05, min=0.0, max=0.3, step=0.01, tooltip="Share of samples without "
-                               "the text, without the image, and without both, each."),
+                               "the text, without the image, and without both, each. Qwen-Image-Edit and FLUX: share "
+                               "of steps without the text."),
                 seed_input("warps, timesteps and noise"),
                 reuse_input("the LoRA"),
             ],

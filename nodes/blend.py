@@ -45,18 +45,15 @@ class BoundaryBlend(io.ComfyNode):
         from .. import backends
         from ..methods.trajectory_store import path_of_latent
         from ..methods.via import blend as boundary
-        from ..methods.via.latent_mask import keep_mask, video_keep_mask
+        from ..methods.via.latent_mask import keep_mask_of
 
         if "noise_mask" in inverted:
             raise ValueError("inverted: carries a noise mask, which would mix the kept region a second time; remove "
                              "Set Latent Noise Mask, since this node has the mask.")
         trajectory = path_of_latent(inverted)
-        if len(trajectory.shape) == 5:
-            *_, frames, height, width = trajectory.shape
-            keep = video_keep_mask(mask, frames, height, width, soft_mask).expand(1, 1, frames, height, width)
-        else:
-            frames, _, height, width = trajectory.shape
-            keep = keep_mask(mask, frames, height, width, soft_mask)
+        keep = keep_mask_of(mask, trajectory.shape, soft_mask)
+        # One mask for all frames of a video.
+        keep = keep.expand(-1, -1, *trajectory.shape[2:])
         settings = boundary.BoundaryBlend(trajectory, keep, blend, reading, ramp_steps)
         return io.NodeOutput(backends.current().blend_sampler(sampler, settings))
 

@@ -81,39 +81,51 @@ class DescribeRegion(io.ComfyNode):
                 io.String.Input("instruction", default="", multiline=True, tooltip="The edit, as an order."),
                 io.Combo.Input("model", options=[NONE, *captioners()], default=NONE, tooltip="A vision-language model "
                                "of models/LLM in transformers' format; none where answer is connected."),
-                io.Image.Input("images", optional=True, tooltip="The clip; its first frame is looked at."),
+                io.Image.Input("images", optional=True, tooltip="The clip; its first frame is looked at, or every "
+                               "n-th."),
                 io.String.Input("answer", optional=True, force_input=True, tooltip="What another model, such as "
                                 "Generate Text, answered to the question."),
                 precision_input(optional=True),
+                io.Int.Input("every", default=0, min=0, max=10**6, optional=True, tooltip="0 asks about the first "
+                             "frame alone; n about every n-th, as Text Mask's setting of the same name: give both the "
+                             "same. VIA asks about every frame: 1."),
             ],
             outputs=[
-                io.String.Output(display_name="region", tooltip="The words for Text Mask; empty where neither a model "
-                                 "nor an answer is given."),
-                io.Boolean.Output(display_name="whole_frame", tooltip="Whether everything changes."),
+                io.String.Output(display_name="region", tooltip="The first frame's words for Text Mask; empty where "
+                                 "neither a model nor an answer is given."),
+                io.Boolean.Output(display_name="whole_frame", tooltip="Whether everything changes, in all frames that "
+                                  "were asked about."),
                 io.String.Output(display_name="question", tooltip="What to ask another model, for Generate Text."),
+                io.String.Output(display_name="by_frame", tooltip="A line for each frame that was asked about, such as "
+                                 "0: man, for Text Mask."),
             ],
         )
 
     validate_inputs = classmethod(checked_when_it_runs)
 
     @classmethod
-    def execute(cls, instruction, model, images=None, answer=None, precision="auto") -> io.NodeOutput:
-        from ..vision.region import WHOLE, question, region_of
+    def execute(cls, instruction, model, images=None, answer=None, precision="auto", every=0) -> io.NodeOutput:
+        from ..vision.region import WHOLE, question, region_of, written
 
         asked = question(instruction)
         if answer is None and model == NONE:
-            return io.NodeOutput("", False, asked)
-        if answer is None:
+            return io.NodeOutput("", False, asked, "")
+        if answer is not None:
+            regions = {0: region_of(answer)}
+        else:
             if images is None:
                 raise ValueError("images: a model can only answer about a picture; connect the clip.")
-            frame = clip_of(images)[0]
+            clip = clip_of(images)
+            numbers = range(0, len(clip), every or len(clip))
             asking = open_captioner(model, precision)
             if not asking.model.chats:
                 raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a "
                                  "vision-language model such as Qwen2.5-VL-3B-Instruct.")
-            answer = asking.ready(1).ask(frame, asked)
-        region = region_of(answer)
-        return io.NodeOutput(region, region == WHOLE, asked)
+            answerer, tell, regions = asking.ready(1), progress(len(numbers), "asking for the region"), {}
+            for number in numbers:
+                regions[number] = region_of(answerer.ask(clip[number], asked))
+                tell(len(regions))
+        return io.NodeOutput(regions[0], set(regions.values()) == {WHOLE}, asked, written(regions))
 
 
 NODES = [Caption, DescribeRegion]

@@ -26,6 +26,13 @@ def clip_latent(latent: dict[str, Any]) -> Tensor:
     return samples
 
 
+def no_noise_mask(latent: dict[str, Any]) -> None:
+    """Raise ValueError where a clip that is to be inverted carries a noise mask."""
+    if "noise_mask" in latent:
+        raise ValueError("latent: carries a noise mask, which a sampler would apply to the inverted noise instead "
+                         "of the clip; remove Set Latent Noise Mask, and keep a region with Boundary Blend.")
+
+
 def conditions_fit(name: str, conditioning: list, frames: int) -> None:
     """Raise ValueError unless every entry holds one prompt, or one a frame."""
     if not conditioning:
@@ -47,6 +54,15 @@ def multiple_of_8(name: str, size: int) -> None:
     """Raise ValueError unless a side in pixels divides by 8, as the VAE needs."""
     if size % 8:
         raise ValueError(f"{name}: {size} pixels do not divide by 8; use {size // 8 * 8 or 8} or {size // 8 * 8 + 8}.")
+
+
+def wanted(given: dict[str, Any], *lazy: str) -> list[str]:
+    """For ``check_lazy_status``: the lazy inputs that are connected, and not computed yet.
+
+    A node asks for its models once it has seen that its clip and mask are right, so that the sentence about those
+    comes before any model is loaded.
+    """
+    return [name for name in lazy if name in given and given[name] is None]
 
 
 @contextmanager

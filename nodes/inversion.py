@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .checks import clip_latent, conditions_fit, explain_out_of_memory, size_fits
+from .checks import clip_latent, conditions_fit, explain_out_of_memory, no_noise_mask, size_fits
 
 
 class DDIMInversion(io.ComfyNode):
@@ -47,9 +47,7 @@ class DDIMInversion(io.ComfyNode):
         from ..methods.prompts import check_every_level
         from ..methods.trajectory_store import inverted, with_trajectory
 
-        if "noise_mask" in latent:
-            raise ValueError("latent: carries a noise mask, which a sampler would apply to the inverted noise instead "
-                             "of the clip; remove Set Latent Noise Mask, and keep a region with Boundary Blend.")
+        no_noise_mask(latent)
         backend = backends.of(model)
         samples = clip_latent(latent)
         conditions_fit("conditioning", conditioning, len(samples))

@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..methods.lora_edit.choices import FAMILIES, KEEPS, POOLINGS
+from .checks import wanted
 
 CATEGORY = "SteadyEdit/lora edit"
 SHAPES = ("boxes", "silhouettes")
@@ -24,6 +25,16 @@ SOFT_TIP = ("Pass values between 0 and 1 on; the models were trained on hard mas
 def look_with(clip_vision: Any) -> Callable | None:
     """CLIP vision as Wan was trained with it: the whole frame squeezed into its square."""
     return None if clip_vision is None else lambda frame: clip_vision.encode_image(frame, crop=False)
+
+
+def check_clip(video: Any, mask: Any, keep: str, soft: bool, family: str) -> Any:
+    """What of a clip is generated, see ``condition.generated``; raises ValueError for all that is known without models.
+    """
+    from ..methods.lora_edit.condition import check_family, check_video, generated
+
+    check_family(family)
+    check_video("video", video)
+    return generated(video, mask, keep, soft)
 
 
 class BoxMask(io.ComfyNode):
@@ -55,8 +66,14 @@ class BoxMask(io.ComfyNode):
         from ..methods.lora_edit import masks
 
         mask = mask[None] if mask.ndim == 2 else mask
-        return io.NodeOutput(masks.boxes(mask, growth, smallest) if shape == SHAPES[0]
-                             else masks.silhouettes(mask, pixels))
+        if not masks.hard(mask).any():
+            raise ValueError("mask: is empty in every frame, so that nothing would be edited; find or click the object "
+                             "anew, 1 inside.")
+        found = masks.boxes(mask, growth, smallest) if shape == SHAPES[0] else masks.silhouettes(mask, pixels)
+        if not found.any():
+            raise ValueError(f"smallest: every box has fewer than {smallest} pixels, and all are dropped; use a "
+                             "smaller number, or find the object anew.")
+        return io.NodeOutput(found)
 
 
 class MaskCondition(io.ComfyNode):
@@ -70,9 +87,9 @@ class MaskCondition(io.ComfyNode):
             "from an edited first frame. For any core sampler. Untrained models cannot do this well: train a LoRA on "
             "the clip with Mask-Aware LoRA first.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the edited clip shows."),
-                io.Conditioning.Input("negative", tooltip="What it shall not show."),
-                io.Vae.Input("vae", tooltip="The model's video VAE."),
+                io.Conditioning.Input("positive", lazy=True, tooltip="What the edited clip shows."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="What it shall not show."),
+                io.Vae.Input("vae", lazy=True, tooltip="The model's video VAE."),
                 io.Image.Input("video", tooltip="The original clip: 4N+1 frames, both sides multiples of 16."),
                 io.Combo.Input("keep", options=list(KEEPS), tooltip=KEEP_TIP),
                 io.Combo.Input("family", options=list(FAMILIES), tooltip=FAMILY_TIP),
@@ -80,9 +97,10 @@ class MaskCondition(io.ComfyNode):
                 io.Boolean.Input("soft", default=False, tooltip=SOFT_TIP),
                 io.Mask.Input("mask", optional=True, tooltip="1 where the model makes the clip anew: the same mask as "
                               "in training (Box Mask)."),
-                io.Image.Input("edited_first_frame", optional=True, tooltip="Takes the place of the first frame, in "
-                               "the condition and for CLIP vision. Without it the clip is only repeated."),
-                io.ClipVision.Input("clip_vision", optional=True,
+                io.Image.Input("edited_first_frame", optional=True, lazy=True, tooltip="Takes the place of the "
+                               "first frame, in the condition and for CLIP vision. Without it the clip is only "
+                               "repeated."),
+                io.ClipVision.Input("clip_vision", optional=True, lazy=True,
                                     tooltip="For models with an image branch (Wan 2.1 I2V): looks at the first frame."),
             ],
             outputs=[
@@ -93,15 +111,18 @@ class MaskCondition(io.ComfyNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, video, keep, family, soft, mask=None, **given):
+        check_clip(video, mask, keep, soft, family)
+        return wanted(given, "edited_first_frame", "positive", "negative", "vae", "clip_vision")
+
+    @classmethod
     def execute(cls, positive, negative, vae, video, keep, family, pooling, soft, mask=None, edited_first_frame=None,
                 clip_vision=None) -> io.NodeOutput:
         import torch
 
-        from ..methods.lora_edit.condition import check_family, check_video, condition, generated
+        from ..methods.lora_edit.condition import condition
 
-        check_family(family)
-        check_video("video", video)
-        generate = generated(video, mask, keep, soft)
+        generate = check_clip(video, mask, keep, soft, family)
         found = condition(vae.encode, video, generate, family=family, pooling=pooling, first=edited_first_frame,
                           look=look_with(clip_vision))
         picture = found.concat_latent_image

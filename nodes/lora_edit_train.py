@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..methods.lora_edit.choices import MEMORY_PRESETS, NOISE_RANGES, PRECISIONS, SHOWN_STEPS, TARGETS
+from .checks import wanted
 from .lora_edit import CATEGORY
 from .lora_edit_samples import Samples
 from .training import cache_of, learning_rate_input, lora_output, loss_map_output, rank_input, reuse_input, seed_input
@@ -22,7 +23,8 @@ class MaskLoRATrain(io.ComfyNode):
             "where they do not fit. Memory is checked before it begins. Cancelled, it goes on from its last checkpoint "
             "next time; the same samples, model and recipe are found again, not trained twice.",
             inputs=[
-                io.Model.Input("model", tooltip="Wan 2.1 I2V, an expert of Wan 2.2 I2V, or HunyuanVideo I2V v1."),
+                io.Model.Input("model", lazy=True, tooltip="Wan 2.1 I2V, an expert of Wan 2.2 I2V, or HunyuanVideo "
+                               "I2V v1."),
                 Samples.Input("samples", tooltip="From Mask Sample and Frame Sample."),
                 io.Int.Input("steps", default=100, min=1, max=100000, tooltip="Training steps; 100 in the paper, for "
                              "each stage. Short clips need more: each is a sample of its own."),
@@ -38,8 +40,8 @@ class MaskLoRATrain(io.ComfyNode):
                              "device, the others are streamed. -1: as many as fit. Fewer leave more for activations."),
                 seed_input("noise and order"),
                 reuse_input("the LoRA"),
-                io.LoraModel.Input("lora", optional=True, tooltip="Go on from this LoRA (stage 2, with Frame "
-                                   "Samples): same rank and targets, a fresh optimizer."),
+                io.LoraModel.Input("lora", optional=True, lazy=True, tooltip="Go on from this LoRA (stage 2, with "
+                                   "Frame Samples): same rank and targets, a fresh optimizer."),
                 io.Int.Input("sample_every", default=0, min=0, max=100000, optional=True, tooltip="After every so many "
                              "steps sample a short clip and show four frames of it in the node; 0: never. Each takes "
                              f"{SHOWN_STEPS} runs of the model, about as long as two or three steps."),
@@ -58,6 +60,13 @@ class MaskLoRATrain(io.ComfyNode):
                 loss_map_output(),
             ],
         )
+
+    @classmethod
+    def check_lazy_status(cls, samples, **given):
+        from ..methods.lora_edit.samples import check_samples
+
+        check_samples(samples)
+        return wanted(given, "lora", "model")
 
     @classmethod
     def execute(cls, model, samples, steps, learning_rate, rank, targets, noise_range, precision, blocks_on_device,

@@ -50,7 +50,8 @@ class PromptToPrompt(io.ComfyNode):
             outputs=[
                 model_output(),
                 io.Conditioning.Output(display_name="positive", tooltip="The target, for the sampler's positive."),
-                io.Conditioning.Output(display_name="source", tooltip="The source, for DDIM Inversion."),
+                io.Conditioning.Output(display_name="source", tooltip="The source, for Null-Text Inversion or "
+                                       "DDIM Inversion."),
             ],
         )
 

@@ -18,10 +18,15 @@ def with_words(node: Any) -> Any:
 
     def define_schema(cls: type) -> Any:
         schema = define()
-        return complete_schema(schema, BY_NODE.get(schema.node_id, Words()))
+        return complete_schema(schema, words_of(node, schema.node_id))
 
     node.define_schema = classmethod(define_schema)
     return node
+
+
+def words_of(node: Any, node_id: str) -> Words:
+    """A node's ``Words``: its own, else what the common list says of its id."""
+    return getattr(node, "WORDS", None) or BY_NODE.get(node_id, Words())
 
 
 def complete_schema(schema: Any, words: Words) -> Any:

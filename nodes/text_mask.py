@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 
 from comfy_api.latest import io
 
 from .pictures import CATEGORY, NOTHING, Boxes, Grounding, Sam, clip_of, explain_out_of_memory, progress
-
-WHOLE = "whole frame"
 
 
 class TextMask(io.ComfyNode):
@@ -24,7 +23,8 @@ class TextMask(io.ComfyNode):
                 io.Image.Input("images", tooltip="The clip."),
                 Grounding.Input("grounding", tooltip="From Grounding Model."),
                 io.String.Input("text", default="", multiline=True, tooltip="What to look for; a full stop between two "
-                                "things. \"whole frame\" masks everything."),
+                                "things. \"whole frame\" masks everything. Lines such as 0: man hold from that frame "
+                                "on."),
                 io.Float.Input("box_threshold", default=0.35, min=0.0, max=1.0, step=0.01,
                                tooltip="Least certainty of a box."),
                 io.Float.Input("text_threshold", default=0.25, min=0.0, max=1.0, step=0.01,
@@ -55,25 +55,32 @@ class TextMask(io.ComfyNode):
 
         from ..vision.grounding.detector import draw_boxes, prepared_text
         from ..vision.masks import box_prompts, filled, masks_of
+        from ..vision.region import WHOLE, regions_of, words_at
 
         clip = clip_of(images)
         numbers = list(range(0, len(clip), every))
         seen = clip[::every]
         listed = ", ".join(map(str, numbers))
         height, width = clip.shape[1:3]
-        if text.strip().lower().rstrip(".") == WHOLE:
-            box = {"x": 0.0, "y": 0.0, "width": float(width), "height": float(height), "label": WHOLE, "score": 1.0}
-            return io.NodeOutput(torch.ones(seen.shape[:3]), [[box]] * len(seen), WHOLE, listed)
-        prepared_text(text)
-        boxes, tell = [], progress(len(seen), "looking for the words")
+        regions = regions_of(text)
+        words = [words_at(regions, number) for number in numbers]
+        box = {"x": 0.0, "y": 0.0, "width": float(width), "height": float(height), "label": WHOLE, "score": 1.0}
+        boxes = [[box] if said.strip().lower().rstrip(".") == WHOLE else [] for said in words]
+        if all(boxes):
+            return io.NodeOutput(torch.ones(seen.shape[:3]), boxes, WHOLE, listed)
+        whole = [bool(row) for row in boxes]
+        for said in {said for said, everything in zip(words, whole) if not everything}:
+            prepared_text(said)
+        tell = progress(len(seen), "looking for the words")
         with explain_out_of_memory("grounding", chunk, clip):
             detector = grounding.ready(min(chunk, len(seen)))
-            for start in range(0, len(seen), chunk):
-                boxes += detector.detect(seen[start : start + chunk], text, box_threshold, text_threshold)
-                tell(len(boxes))
+            for start, stop in _alike(words, whole, chunk):
+                boxes[start:stop] = detector.detect(seen[start:stop], words[start], box_threshold, text_threshold)
+                tell(stop)
         boxes = [row[:count] if count else row for row in boxes]
         if not any(boxes):
-            sentence = (f"text: nothing in the clip looks like '{text.strip()}' with a certainty above "
+            sought = "', '".join(dict.fromkeys(said.strip() for said in words))
+            sentence = (f"text: nothing in the clip looks like '{sought}' with a certainty above "
                         f"{box_threshold:g}; use other words or a lower box_threshold.")
             if on_nothing == "error":
                 raise ValueError(sentence)
@@ -84,10 +91,22 @@ class TextMask(io.ComfyNode):
             with explain_out_of_memory("segmenting", chunk, clip):
                 masks, _ = masks_of(sam.ready(min(chunk, len(seen))), seen, box_prompts(boxes), chunk,
                                     progress(sum(map(bool, boxes)), "masking"))
+        masks[whole] = 1
         lines = [f"{number}: " + ", ".join(f"{box['label']} {box['score']:.2f}" for box in row)
                  for number, row in zip(numbers, boxes)]
         shown = ui.PreviewImage(draw_boxes(seen, boxes), cls=cls)
         return io.NodeOutput(masks, boxes, "\n".join(lines), listed, ui=shown)
+
+
+def _alike(words: Sequence[str], skipped: Sequence[bool], chunk: int) -> Iterator[tuple[int, int]]:
+    """Runs (start, stop) of at most ``chunk`` neighbouring frames with the same words, but for those to skip."""
+    start = 0
+    for stop in range(1, len(words) + 1):
+        ends = stop == len(words) or stop - start == chunk
+        if ends or (words[stop], skipped[stop]) != (words[start], skipped[start]):
+            if not skipped[start]:
+                yield start, stop
+            start = stop
 
 
 NODES = [TextMask]

@@ -5,10 +5,17 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .attach import CATEGORY, attached, model_input, model_output
+from .words import words
 
 
 class TokenFlow(io.ComfyNode):
     METHOD = "tokenflow"
+    WORDS = words("tokenflow", "video edit", "edit video", "consistent", "consistent video", "flicker", "plug and play",
+                  "pnp", "restyle video", "zero shot video", "no training", "keyframes",
+                  inverted="inverted latent", spacing="frames per keyframe", injection="keep the source's structure",
+                  attention_steps="keep its attention until (part of the steps)",
+                  residual_steps="keep its features until (part of the steps)",
+                  advanced="attention_steps residual_steps chunk")  # fmt: skip
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -9,6 +9,7 @@ from .checks import multiple_of_8
 FITS = ["crop", "pad", "stretch", "keep shape"]
 COLOURS = ["black", "white", "gray"]
 TIMINGS = ["mean rate", "finest rate", "every picture"]
+LENGTHS = ["any", "4N + 1"]
 
 
 class LoadFrames(io.ComfyNode):
@@ -37,6 +38,9 @@ class LoadFrames(io.ComfyNode):
                                tooltip="For a variable frame rate, as phones and screen recorders write it. mean rate: "
                                "in step with the sound, some pictures are left out or repeated; finest rate: no "
                                "picture is left out, more are repeated; every picture: each once, out of step."),
+                io.Combo.Input("length", options=LENGTHS, default=LENGTHS[0], optional=True, tooltip="Wan, "
+                               "HunyuanVideo and their like take 4N + 1 frames (5, 9, 13 ... 49): up to three frames "
+                               "are left out at the end, and info says so."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames."),
@@ -49,9 +53,9 @@ class LoadFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, start, count, stride, size, fit="crop", background="black",
-                timing="mean rate") -> io.NodeOutput:
+                timing="mean rate", length="any") -> io.NodeOutput:
         from .. import backends
-        from ..video.clip import as_rate
+        from ..video.clip import as_rate, of_4n_plus_1
         from ..video.frames_of import frames_of
         from ..video.geometry import for_a_model
 
@@ -65,6 +69,8 @@ class LoadFrames(io.ComfyNode):
 
         clip = frames_of(video, start, count, stride, timing=timing, progress=progress,
                          **for_a_model(size, fit, background))
+        if length == LENGTHS[1]:
+            clip = of_4n_plus_1(clip)
         frames, height, width, _ = clip.frames.shape
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"

@@ -15,21 +15,21 @@ TOY = "toy world (shipped)"
 
 def toy_file(name: str) -> Path:
     """Weights of the toy world's "sam" or "grounder"."""
-    from ..toyworld.models import weights_path
+    from ..toyworld.shipped import WEIGHTS
 
-    return weights_path(name)
+    return WEIGHTS / f"{name}.safetensors"
 
 
 def sams() -> list[str]:
-    from ..vision.segmentation.load import KINDS
+    from ..vision.checkpoint import SEGMENTERS
 
-    return [*([TOY] if toy_file("sam").is_file() else []), *names("sams", KINDS)]
+    return [*([TOY] if toy_file("sam").is_file() else []), *names("sams", SEGMENTERS)]
 
 
 def groundings() -> list[str]:
-    from ..vision.grounding.load import KINDS
+    from ..vision.checkpoint import DETECTORS
 
-    return [*([TOY] if toy_file("grounder").is_file() else []), *names("grounding-dino", KINDS)]
+    return [*([TOY] if toy_file("grounder").is_file() else []), *names("grounding-dino", DETECTORS)]
 
 
 class SAMModel(io.ComfyNode):

@@ -17,7 +17,8 @@ def folders() -> list[Path]:
     """Where tuned weights lie: the folder that they are saved in, then the host's others of that kind."""
     from .. import backends
 
-    return list(dict.fromkeys([backends.current().weights_folder(), *backends.manager().folders("steadyedit")]))
+    manager = backends.manager()
+    return list(dict.fromkeys([manager.weights_folder(), *manager.folders("steadyedit")]))
 
 
 def weight_files() -> list[str]:

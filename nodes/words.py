@@ -1,6 +1,7 @@
 """What artists call the nodes and their settings: searched for, shown on widgets, or folded away.
 
-Ids say what a setting is in its paper; they stay in graphs for good, so what is shown is kept here.
+Ids say what a setting is in its paper; they stay in graphs for good, so what is shown is kept here, or beside the node
+as its ``WORDS``, so that a new method comes with its own.
 """
 
 from __future__ import annotations
@@ -58,7 +59,13 @@ BY_NODE = {
     "SteadyEditLoadFrames": words("load video", "video to frames", "video frames", "import footage", "trim video",
                                   "cut clip", "read video", "video loader", start="first frame",
                                   count="number of frames", stride="take every ... frame", size="side in pixels",
-                                  fit="how it fits", advanced="stride background"),
+                                  fit="how it fits", length="frames are",
+                                  advanced="stride background"),
+    "SteadyEditFitFrames": words("resize video", "scale image", "upscale image", "crop", "model size", "portrait video",
+                                 "vertical video", "resize frames", fit="how it fits", turn="turn with the clip",
+                                 multiple="sides are multiples of", advanced="multiple", essentials="Video Tools"),
+    "SteadyEditPickFrame": words("image from batch", "one frame", "first frame", "last frame", "extract frame",
+                                 "get frame", frame="number of the frame"),
     "SteadyEditLoadSequence": words("image sequence", "load exr", "exr sequence", "png sequence", "read frames",
                                     "import plate", "load plate", "frames from folder", "load image sequence",
                                     "open exr", name="sequence", first="first frame", count="number of frames",
@@ -121,7 +128,7 @@ BY_NODE = {
                                "what is in the video", frames="frames looked at", prefix="words in front",
                                advanced="precision"),
     "SteadyEditDescribeRegion": words("what to edit", "region from instruction", "edit region by text",
-                                      "instruction to mask", advanced="precision"),
+                                      "instruction to mask", every="look at every ... frame", advanced="precision"),
     # Attach.
     "SteadyEditSTAM": words("ei2", "video edit", "edit video", "temporal attention", "consistent frames",
                             "edit video by prompt", "video to video"),
@@ -140,13 +147,6 @@ BY_NODE = {
                             "video style transfer", "restyle video", "zero shot video", "flicker", "no training",
                             grid="frames per side of a grid", shuffle="shuffle each step", chunk="grids at once",
                             advanced="shuffle chunk"),
-    "SteadyEditTokenFlow": words("tokenflow", "video edit", "edit video", "consistent", "consistent video", "flicker",
-                                 "plug and play", "pnp", "restyle video", "zero shot video", "no training", "keyframes",
-                                 inverted="inverted latent", spacing="frames per keyframe",
-                                 injection="keep the source's structure",
-                                 attention_steps="keep its attention until (part of the steps)",
-                                 residual_steps="keep its features until (part of the steps)",
-                                 advanced="attention_steps residual_steps chunk"),
     "SteadyEditPromptToPrompt": words("prompt to prompt", "p2p", "word swap", "change a word", "attention control",
                                       "cross attention", "reweight words", "video edit", "edit by words", "no training",
                                       source="what the clip shows", target="what it shall show", edit="kind of change",
@@ -162,6 +162,12 @@ BY_NODE = {
                                           "out of memory", "overlap", "ei2", "tune a video", "tokenflow",
                                           length="frames per window", overlap="frames shared by neighbours",
                                           anchors="frames that all windows see", keyframes="number of keyframes"),
+    "SteadyEditNullTextInversion": words("null text", "null-text optimization", "nti", "invert video", "reconstruct",
+                                         "video edit", "ddim inversion", "negative per step",
+                                         inner_steps="search steps in each step", learning_rate="speed of the search",
+                                         stop="near enough (error)", per_frame="a prompt for each frame",
+                                         guidance="guidance (cfg of the sampler)",
+                                         advanced="inner_steps learning_rate stop reuse"),
     # VIA.
     "SteadyEditRootCandidates": words("edit first frame", "edit one frame", "edit variations", "keyframe edit",
                                       "instruct pix2pix frame", frame="frame number", count="number of tries",

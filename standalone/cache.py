@@ -12,10 +12,10 @@ from .comfy_process import find_comfy
 
 def folders() -> list[Path]:
     """The caches of standalone runs and of the ComfyUI that ``run`` would start."""
-    from ..backends.diffusers import DiffusersBackend
+    from ..backends.diffusers.local import weights_folder
 
     comfy = find_comfy()
-    homes = [DiffusersBackend().weights_folder(), *([comfy / "models" / "steadyedit"] if comfy else [])]
+    homes = [weights_folder(), *([comfy / "models" / "steadyedit"] if comfy else [])]
     return [home / FOLDER for home in homes]
 
 

@@ -24,7 +24,8 @@ SIZE = (660, 440)
 BACK, BOX, EDGE, TEXT, QUIET, FILM = "#16202a", "#22384d", "#3f789e", "#f2f6fa", "#9fb8cc", "#0b1117"
 LOADERS = {"UNETLoader", "CheckpointLoaderSimple"}
 #: What says nothing of its own: it stands between others in every graph.
-PLAIN = {"SteadyEditLoadFrames", "SteadyEditSaveTuned", "SteadyEditGroundingModel", "SteadyEditSAMModel"}
+PLAIN = {"SteadyEditLoadFrames", "SteadyEditFitFrames", "SteadyEditPickFrame", "SteadyEditSaveTuned",
+         "SteadyEditGroundingModel", "SteadyEditSAMModel"}
 
 
 def font(size: int) -> ImageFont.ImageFont:

@@ -286,9 +286,23 @@ def test_the_list_of_nodes_loads_only_what_a_host_has_loaded():
     assert loaded - {PACKAGE} - theirs <= set(sys.stdlib_module_names)
 
 
-def loaded_by(code):
-    """Top-level names of the modules that a fresh Python loads for it."""
-    told = "\nprint(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
-    whole = f"import sys, json; before = set(sys.modules)\n{code}{told}"
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+def test_a_host_s_start_loads_nodes_and_lists_alone():
+    """The host asks for every schema, pickers of files included: no method, backend or network is loaded for that."""
+    loaded = loaded_by("from steadyedit.standalone import host_api\n"
+                       "with host_api.installed():\n"
+                       "    from steadyedit.nodes import node_list\n"
+                       "    [node.GET_SCHEMA() for node in node_list()]", whole=True)
+    ours = {name.removeprefix(f"{PACKAGE}.") for name in loaded if name.startswith(f"{PACKAGE}.")}
+    heavy = ("backends.diffusers.backend", "methods.registry", "methods.tuning", "toyworld.models", "toyworld.world",
+             "vision.segmentation", "vision.grounding", "kernels", "diffusion")  # fmt: skip
+    assert not [name for name in ours if name.startswith(heavy)]
+    assert "diffusers" not in loaded and "transformers" not in loaded and len(ours) < 75
+
+
+def loaded_by(code, whole=False):
+    """Modules that a fresh Python loads for it: their top-level names, or their whole ones."""
+    name = "name" if whole else "name.split('.')[0]"
+    told = f"\nprint(json.dumps(sorted({{{name} for name in set(sys.modules) - before}})))"
+    call = [sys.executable, "-c", f"import sys, json; before = set(sys.modules)\n{code}{told}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
     return set(json.loads(done.stdout))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
+from steadyedit.methods.null_text import NullTextRecipe
 from steadyedit.methods.prompt_to_prompt import LocalBlend, PromptToPrompt
 from steadyedit.methods.rave.shuffling import Rave
 from steadyedit.methods.tune_recipe import TuneRecipe
@@ -51,6 +53,14 @@ def test_rave():
     """Section 4: grids of three by three, shuffled."""
     rave = Rave()
     assert (rave.grid, rave.seed, rave.shuffle, rave.chunk) == (3, 0, True, 0)
+
+
+def test_null_text_inversion():
+    """Mokady et al.'s code: guidance 7.5, 10 steps of Adam, 1e-2 (1 - i / 100), until 1e-5 + 2e-5 i, in 50 steps."""
+    recipe = NullTextRecipe()
+    assert (recipe.guidance, recipe.inner_steps, recipe.learning_rate, recipe.stop) == (7.5, 10, 1e-2, 1e-5)
+    assert [recipe.rate(i, 50) for i in (0, 30)] == [1e-2, 1e-2 * (1 - 30 / 100)]
+    assert [recipe.good_enough(i, 50) for i in (0, 30)] == pytest.approx([1e-5, 1e-5 + 30 * 2e-5])
 
 
 def test_prompt_to_prompt():

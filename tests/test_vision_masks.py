@@ -219,6 +219,16 @@ def test_an_answer_without_a_region_is_told(answer):
         region.region_of(answer)
 
 
+def test_regions_by_frame():
+    lines = region.written({24: "red hat", 0: "man"})
+    assert lines == "0: man\n24: red hat" and region.regions_of(lines) == {0: "man", 24: "red hat"}
+    assert [region.words_at({2: "a", 5: "b"}, frame) for frame in (0, 2, 4, 5, 9)] == ["a", "a", "a", "b", "b"]
+    for plain in ("dog . red ball", "dog\n2: cat", "", "12:30 clock\nhat"):
+        assert region.regions_of(plain) == {0: plain}
+    with pytest.raises(ValueError, match="text: gives words for a frame twice: 3, 3"):
+        region.regions_of("3: a\n3: b")
+
+
 def test_pickers_list_files_and_folders(tmp_path):
     for name in ("a.pth", "sub/b.safetensors", "tiny/model.safetensors", "notes.txt", "other/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -13,18 +13,27 @@ from steadyedit.standalone import host_api
 def words():
     with host_api.installed():
         from steadyedit.nodes import node_list, words
+        from steadyedit.nodes.schema import words_of
 
-        schemas = {schema.node_id: schema for schema in (node.define_schema() for node in node_list())}
-        return SimpleNamespace(module=words, schemas=schemas)
+        nodes = {node.define_schema().node_id: node for node in node_list()}
+        schemas = {name: node.define_schema() for name, node in nodes.items()}
+        said = {name: words_of(node, name) for name, node in nodes.items()}
+        return SimpleNamespace(module=words, schemas=schemas, nodes=nodes, said=said)
 
 
 def test_every_node_is_found_by_other_words_than_its_name(words):
-    assert {name for name in words.schemas if not words.module.BY_NODE.get(name, words.module.Words()).aliases} == set()
+    assert {name for name, said in words.said.items() if not said.aliases} == set()
     assert set(words.module.BY_NODE) <= set(words.schemas)
 
 
+def test_a_nodes_words_stand_in_one_place(words):
+    own = {name for name, node in words.nodes.items() if hasattr(node, "WORDS")}
+    assert "SteadyEditTokenFlow" in own and not own & set(words.module.BY_NODE)
+    assert own | set(words.module.BY_NODE) == set(words.nodes)
+
+
 def test_words_name_inputs_that_are_there(words):
-    for name, said in words.module.BY_NODE.items():
+    for name, said in words.said.items():
         inputs = {given.id for given in words.schemas[name].inputs}
         assert {*said.names, *said.advanced} <= inputs, name
         assert len(set(said.aliases)) == len(said.aliases) and all(alias == alias.lower() for alias in said.aliases)
@@ -52,7 +61,7 @@ def test_only_fields_that_the_host_has_are_filled(words):
 def test_help_pages_name_settings_as_the_editor_shows_them(words):
     pages = Path(__file__).parents[1] / "web" / "docs"
     for name, schema in words.schemas.items():
-        page, said = (pages / f"{name}.md").read_text(encoding="utf-8"), words.module.BY_NODE[name]
+        page, said = (pages / f"{name}.md").read_text(encoding="utf-8"), words.said[name]
         for given in schema.inputs:
             shown = said.names.get(given.id, words.module.BY_INPUT.get(given.id))
             assert not shown or f"**{given.id}**" not in page or f"*{shown}*" in page, f"{name}: {given.id}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,20 @@ class VideoClip:
     def seconds(self) -> float:
         """How long the frames last."""
         return float(len(self.frames) / self.fps)
+
+
+def of_4n_plus_1(clip: VideoClip) -> VideoClip:
+    """The clip without its last 0 to 3 frames, as causal video VAEs take it; its sound ends there, and notes say so."""
+    count = len(clip.frames)
+    spare = (count - 1) % 4
+    if not spare:
+        return clip
+    audio, kept = clip.audio, count - spare
+    if audio is not None:
+        samples = round(float(kept / clip.fps) * audio["sample_rate"])
+        audio = {**audio, "waveform": audio["waveform"][..., :samples]}
+    note = f"{spare} of {count} frames left out at the end, for 4N + 1"
+    return replace(clip, frames=clip.frames[:kept].clone(), audio=audio, notes=(*clip.notes, note))
 
 
 # Over an hour the rounding may not move the sound by a hundredth of a second.

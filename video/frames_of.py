@@ -74,7 +74,7 @@ def fitted_frames(
     frames = parts.images[start::stride][: count or None]
     frames = _over(frames, getattr(parts, "alpha", None), start, stride, background)
     fps = as_rate(parts.frame_rate) / stride
-    return VideoClip(_fitted(frames, size, fit, multiple, background), fps, _cut(parts, start, len(frames) / fps))
+    return VideoClip(fitted(frames, size, fit, multiple, background), fps, _cut(parts, start, len(frames) / fps))
 
 
 def _over(frames: Tensor, alpha: Tensor | None, start: int, stride: int, background: tuple) -> Tensor:
@@ -88,7 +88,9 @@ def _over(frames: Tensor, alpha: Tensor | None, start: int, stride: int, backgro
     return frames * opaque + frames.new_tensor(background) * (1 - opaque)
 
 
-def _fitted(frames: Tensor, size: Size, fit: str, multiple: int, background: tuple) -> Tensor:
+def fitted(frames: Tensor, size: Size, fit: str = "crop", multiple: int = 1,
+           background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Tensor:
+    """Frames [F, H, W, 3] at a size, see ``geometry.plan``."""
     layout = plan(frames.shape[2], frames.shape[1], size, fit, multiple)
     width, height = layout.scaled
     return centred(resized(frames, height, width), layout.canvas, background)

@@ -16,6 +16,8 @@ from ..files.found import walk
 
 #: What weight files are called.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+#: ``model_type`` of folders that ``segmentation`` and ``grounding`` open.
+SEGMENTERS, DETECTORS = ("sam", "sam2", "sam2_video"), ("grounding-dino",)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Under which key training codes wrap the weights.
 WRAPPERS = ("model", "state_dict")

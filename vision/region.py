@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 #: What stands for everything, here and in Text Mask.
 WHOLE = "whole frame"
@@ -47,3 +48,31 @@ def region_of(answer: str) -> str:
         raise ValueError(f"answer: names no region: {answer.strip()[:80]!r}; ask for a short noun phrase, or write the "
                          "region into Text Mask yourself.")
     return words
+
+
+def written(regions: Mapping[int, str]) -> str:
+    """Words by frame as a text, a line for each: ``0: man``."""
+    return "\n".join(f"{frame}: {words}" for frame, words in sorted(regions.items()))
+
+
+def regions_of(text: str) -> dict[int, str]:
+    """What ``written`` wrote, or a person: the words by the frame from which on they hold.
+
+    A text with a line that has no frame's number in front is words for all frames, {0: text}.
+
+    Raises:
+        ValueError: a frame is named twice.
+    """
+    lines = [re.fullmatch(r"(\d+)\s*:\s*(\S.*)", line.strip()) for line in text.splitlines() if line.strip()]
+    named = [(int(line[1]), line[2]) for line in lines if line]
+    if not named or len(named) < len(lines):
+        return {0: text}
+    found = dict(named)
+    if len(found) < len(named):
+        raise ValueError(f"text: gives words for a frame twice: {', '.join(str(frame) for frame, _ in named)}.")
+    return found
+
+
+def words_at(regions: Mapping[int, str], frame: int) -> str:
+    """The words that hold at a frame: of the last named one up to it, or of the first where none comes before."""
+    return regions[max((named for named in regions if named <= frame), default=min(regions))]

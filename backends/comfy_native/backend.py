@@ -13,12 +13,12 @@ import comfy.model_sampling
 import torch
 
 from ...diffusion.schedule import DiscreteSchedule
-from . import guiding, identity, lora, patcher, previews, sampling, training, video, video_network
+from . import guiding, identity, lora, patcher, picture_training, previews, sampling, training, video, video_network
 from .blend import blend_sampler
 from .blocks import sites_of, unet_of
 from .flow_edit import check_flow, flow_edit_guider
 from .joint_blocks import joint_sites_of
-from .model_manager import model_folders
+from .model_manager import FOLDER, model_folders
 from .norms import norms_of
 from .picture_editors import picture_editor
 from .progress import ComfyProgress
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from ...methods.lora_edit.samples import Sample
     from ...methods.prompt_to_prompt import TextTokens
     from ...methods.via.blend import BoundaryBlend
-    from ..protocol import PictureEditor, Progress, TrainingView, VideoTrainingView
+    from ..protocol import PictureEditor, PictureTrainingView, Progress, TrainingView, VideoTrainingView
 
-FOLDER = "steadyedit"
 
 
 class ComfyBackend:
@@ -123,6 +122,11 @@ class ComfyBackend:
 
     def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
         return picture_editor(clip, vae)
+
+    def picture_training(
+        self, model: ModelPatcher, lora: Mapping[str, Tensor]
+    ) -> AbstractContextManager[PictureTrainingView]:
+        return picture_training.open_for_training(model, lora)
 
     def latent_picture(self, model: ModelPatcher) -> Callable[[Tensor], Image] | None:
         return previews.latent_picture(model)

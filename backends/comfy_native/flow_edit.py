@@ -10,7 +10,7 @@ import comfy.samplers
 import torch
 
 from ...methods.flow_edit import SOURCE, TARGET, check_sigmas, flow_edit
-from ...methods.via.latent_mask import keep_mask, video_keep_mask
+from ...methods.via.latent_mask import keep_mask_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,11 +97,8 @@ class FlowEditGuider(comfy.samplers.CFGGuider):
         mask, soft = self.settings.mask, self.settings.soft
         if mask is None:
             return None
-        frames, height, width = shape[0] if len(shape) == 4 else shape[2], shape[-2], shape[-1]
-        if len(shape) == 4:
-            return keep_mask(mask, frames, height, width, soft)
         stride = getattr(self.model_patcher.model.latent_format, "temporal_downscale_ratio", None)
-        return video_keep_mask(mask, frames, height, width, soft, stride)
+        return keep_mask_of(mask, shape, soft, stride)
 
     def _check_latent(self, latent: Tensor) -> None:
         formats = self.model_patcher.model.latent_format

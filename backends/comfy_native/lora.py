@@ -9,6 +9,8 @@ import comfy.lora
 
 from ...methods.lora import PROJECTIONS, check_shapes
 from .blocks import located, unet_of
+from .joint_blocks import joint_network_of
+from .picture_training import attention_shapes
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, int]]:
     """``Backend.projections``."""
+    if joint_network_of(model) is not None:
+        return attention_shapes(model)
     found = {}
     for site, block in located(unet_of(model)):
         for name in PROJECTIONS:

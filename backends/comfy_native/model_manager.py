@@ -11,6 +11,9 @@ import folder_paths
 import torch
 from torch import nn
 
+#: Tuned weights' folder below the host's models.
+FOLDER = "steadyedit"
+
 
 def model_folders(name: str) -> list[Path]:
     """Every folder of one kind of models: those that ``extra_model_paths`` names, and ``models/<name>``.
@@ -60,6 +63,9 @@ class ComfyManager:
         if comfy.model_management.should_use_bf16(device):
             return torch.bfloat16
         return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
+
+    def weights_folder(self) -> Path:
+        return model_folders(FOLDER)[0]
 
     def folders(self, name: str) -> list[Path]:
         return model_folders(name)

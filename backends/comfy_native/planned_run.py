@@ -147,8 +147,17 @@ class HostCalls:
         if wanted and not self.run.automatic:
             return wanted
         if grid not in self.run.automatic:
-            self.run.automatic[grid] = rows_that_fit(self.model, self.conds, x, max(1, MOST_FRAMES // grid**2))
+            self.run.automatic[grid] = rows_that_fit(self.model, self._at_work(), x, max(1, MOST_FRAMES // grid**2))
         return min(wanted or MOST_FRAMES, self.run.automatic[grid])
+
+    def _at_work(self) -> list[Conditions | None]:
+        """The conditions at this noise level: there may be one for every step."""
+        sigma = float(self.timestep[0])
+
+        def works(condition: Mapping[str, Any]) -> bool:
+            return condition.get("timestep_end", 0.0) <= sigma <= condition.get("timestep_start", sigma)
+
+        return [None if conditions is None else [c for c in conditions if works(c)] for conditions in self.conds]
 
     def smaller(self, rows: int, divisible: bool) -> int | None:
         if not divisible or rows == 1:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch as replaced_name
 
 import comfy.ldm.flux.math
+import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
 import comfy.model_management
 import torch
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from comfy.ldm.wan.model import WanAttentionBlock
 from torch.utils.checkpoint import checkpoint
 
-from ...methods.lora_edit.choices import HUNYUAN
 from ..offload import offloaded
 from .feed_forward import feed_forward, is_feed_forward
 from .forwards import forward_replaced
@@ -55,6 +55,7 @@ def differentiable_rotation() -> Iterator[None]:
     with (
         replaced_name.object(comfy.ldm.wan.model, "apply_rope1", rotated),
         replaced_name.object(comfy.ldm.flux.math, "apply_rope", both),
+        replaced_name.object(comfy.ldm.qwen_image.model, "apply_rope1", rotated),
     ):
         yield
 
@@ -151,7 +152,7 @@ def frozen_transformer(
         beside: (A, B) of a LoRA by the layer that it goes beside, float32.
         offloaded_blocks: how many blocks' inputs wait in the main memory.
     """
-    in_place, running = network.family == HUNYUAN, Pass()
+    in_place, running = network.in_place, Pass()
     with ExitStack() as stack:
         stack.enter_context(gradients_off(network.module))
         stack.enter_context(differentiable_rotation())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
 import torch
+from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.ldm.wan.model import WanModel
 
@@ -26,7 +27,7 @@ class VideoNetwork:
 
     Args:
         module: the host's network.
-        family: see ``methods.lora_edit.choices.FAMILIES``.
+        family: see ``methods.lora_edit.choices.FAMILIES``; "pictures" of an image model.
         blocks: its transformer blocks by name, in the order of the forward pass.
     """
 
@@ -43,6 +44,12 @@ class VideoNetwork:
             for inner, layer in block.named_modules()
             if hasattr(layer, "in_features") and getattr(layer, "weight", None) is not None
         }
+
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its blocks add to their input in place: HunyuanVideo's are FLUX's own."""
+        return any(isinstance(block, (DoubleStreamBlock, SingleStreamBlock)) for block in self.blocks.values())
 
 
 def network_of(model: Any) -> VideoNetwork:

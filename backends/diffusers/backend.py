@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ...methods.attachment import Attachment, BlockSite, NormSite
     from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.via.blend import BoundaryBlend
-    from ..protocol import PictureEditor, Progress, TrainingView
+    from ..protocol import PictureEditor, PictureTrainingView, Progress, TrainingView
     from .toy_wan import VideoAutoencoder
     from .video import DiffusersVideoModel
 
@@ -158,6 +158,11 @@ class DiffusersBackend:
 
     def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
         raise TypeError("clip: editors of pictures run in ComfyUI only; run the graph with --host comfy.")
+
+    def picture_training(
+        self, model: Any, lora: Mapping[str, Tensor]
+    ) -> AbstractContextManager[PictureTrainingView]:
+        raise TypeError("model: editors of pictures are trained in ComfyUI only; run the graph with --host comfy.")
 
     def latent_picture(self, model: Any) -> None:
         """No colours are known here: previews are rough."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,8 @@ from .families import family_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ...diffusion.schedule import DiscreteSchedule
 
 
 def text_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tensor:
@@ -33,6 +36,28 @@ def text_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tenso
         raise ValueError(f"{name}: holds {text.shape[0]} texts, but the clip has {frames} frames; "
                          f"give one for all of them or {frames}.")
     return text.expand(frames, -1, -1)
+
+
+def spans_of(conditioning: Any, schedule: DiscreteSchedule, name: str = "conditioning"
+             ) -> list[tuple[float, float, Any]]:
+    """The noise levels in which each entry is at work, as of the host's Conditioning Set Timestep Range: from, down
+    to, and the entry as a CONDITIONING of its own.
+
+    Raises:
+        ValueError: several entries are at work at once, or at some level none.
+    """
+    ends = [(extra.get("start_percent", 0.0), extra.get("end_percent", 1.0)) for _, extra in conditioning]
+    entries = sorted(zip(ends, ([entry] for entry in conditioning), strict=True), key=lambda entry: entry[0])
+    borders = [end for (_, end), _ in entries]
+    if [start for (start, _), _ in entries] != [0.0, *borders[:-1]] or borders[-1] != 1.0:
+        raise ValueError(f"{name}: expected one condition at every noise level, but its {len(conditioning)} overlap or "
+                         "leave some out; this host combines none.")
+
+    def level(percent: float) -> float:
+        return float(schedule.sigma(torch.tensor((1 - percent) * (len(schedule) - 1), dtype=torch.float64)))
+
+    return [(math.inf if start <= 0 else level(start), 0.0 if end >= 1 else level(end), entry)
+            for (start, end), entry in entries]  # fmt: skip
 
 
 def with_image(unet: Any, noisy: Tensor, conditioning: Any, name: str = "conditioning") -> Tensor:

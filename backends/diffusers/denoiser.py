@@ -10,7 +10,7 @@ import torch
 
 from ...methods.rave import to_grid
 from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, SamplingPlan, in_chunks, plan_of
-from .conditioning import SIZES, added_of, image_of, text_of, with_image
+from .conditioning import SIZES, added_of, image_of, spans_of, text_of, with_image
 from .control import added_up, residuals_of
 from .patching import Batch, attached
 
@@ -46,6 +46,11 @@ class Branch:
     image: Tensor | None
     control: Control | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    spans: tuple[tuple[float, float, Branch], ...] = ()
+
+    def at(self, sigma: float) -> Branch:
+        """The condition that is at work at a noise level, where there is one for each of several ranges."""
+        return next((branch for above, below, branch in self.spans if below <= sigma <= above), self)
 
     def rows(self, ids: Sequence[int], grid: int = 1) -> list[list[Any]]:
         """CONDITIONING of some frames, or of pictures of ``grid`` x ``grid`` of them."""
@@ -144,6 +149,10 @@ class Denoiser:
         return run(x, float(sigma[0]), calls)
 
     def _branch(self, name: str, conditioning: Any) -> Branch:
+        if len(conditioning) > 1:
+            spans = tuple((above, below, self._branch(name, entry))
+                          for above, below, entry in spans_of(conditioning, self.model.schedule, name))
+            return replace(spans[0][2], spans=spans)
         text, image, unet = text_of(conditioning, self.frames, name), None, self.model.unet.config
         if unet.in_channels > unet.out_channels:
             image = image_of(conditioning, self.frames, name)
@@ -174,6 +183,7 @@ class Denoiser:
             # All but the text, and the sizes that SDXL reads with it, is the positive's.
             text, positive = self.source[0], self.branches[0]
             branches = [replace(positive, text=text.text, extra=text.extra), *self.branches[1:]]
+        branches = [branch.at(float(sigma[0])) for branch in branches]
         together = len(branches) if self.joint else 1
         batch, denoised = Batch(frames=len(x), replaced=replaced), []
         for start in range(0, len(branches), together):

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .local import weights_folder
+
 
 class PlainManaged:
     """See ``backends.model_manager.ManagedModel``."""
@@ -27,6 +29,9 @@ class PlainManager:
 
     def precision(self) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+    def weights_folder(self) -> Path:
+        return weights_folder()
 
     def folders(self, name: str) -> list[Path]:
         """``$STEADYEDIT_MODELS/name``, else a folder in the user's cache."""

@@ -14,6 +14,7 @@ from ...methods.tune_a_video import build_full_attention, build_sparse_causal
 from ...methods.tune_a_video.pipeline import edit_clip as edit_by_tune_a_video
 from ..common.edited import Edited, Settings
 from ..common.memory import peak_memory
+from .prompt_rivals import vid2vid_zero, video_p2p
 
 if TYPE_CHECKING:
 
@@ -79,6 +80,9 @@ METHODS: dict[str, Method] = {
     # Its ablation of the frame attention; sparse-causal is the line above, ratio 2 is ei2.
     "ffam-4": _pair(lambda sites: build_ffam(sites, ratio=4)),
     "full-attention": _pair(build_full_attention),
+    # Rivals of the paper's tables; inspired by them, see there.
+    "video-p2p": video_p2p,
+    "vid2vid-zero": vid2vid_zero,
 }
 #: Those that run when nobody says which.
 FIRST = ("per-frame", "tune-a-video", "ei2")

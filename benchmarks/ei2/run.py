@@ -38,6 +38,8 @@ NOTES = (
     "ei2 is FFAM with ratio 2 and STAM (instance centering and spectral normalisation): the row ffam-2.",
     "layer-norm, instance-norm, centering, centering-spectral: sparse-causal attention and a variant of STAM.",
     "All tuned methods share recipe, steps, seed, inversion with the empty prompt, and guidance.",
+    "video-p2p and vid2vid-zero are inspired by those methods: null-text inversion and Prompt-to-Prompt as published, "
+    "on this pack's attentions and the table's steps and guidance (benchmarks/ei2/prompt_rivals.py says what differs).",
     "Steps, learning rate and guidance were chosen on 5 clips of the validation split, seen by no row here.",
     "Seconds are wall-clock; methods follow each other clip by clip, so that other load falls on all of them.",
 )

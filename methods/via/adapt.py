@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache as cached
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,13 @@ from ..content_hash import content_hash
 from ..lora import new_lora
 from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
-from ..tune_recipe import TuneRecipe, outcome_settings
+from ..tune_recipe import outcome_settings
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
-from .augment import PUBLISHED, AffineRanges, random_maps, warped
+from .adapt_flow import FlowPairTask, maker_of, variants_of
+from .adapt_recipe import AdaptRecipe
+from .augment import random_maps, warped
+from .editor_clip import MAKER
 from .root import check_editor, check_instruction, check_root, same_length
 
 if TYPE_CHECKING:
@@ -29,27 +33,6 @@ if TYPE_CHECKING:
 
 #: Maps that are warped and encoded at once.
 CHUNK = 8
-
-
-@dataclass(frozen=True)
-class AdaptRecipe:
-    """How to adapt. The paper gives the augmentation only; the rest is this project's choice.
-
-    Args:
-        training: steps, learning rate, seed and so on.
-        rank: of the LoRA on all attention projections; its alpha is the same.
-        batch: pairs a step.
-        variants: randomly warped copies of the root pair, encoded once.
-        dropout: share of samples without text, without both, and without image, each.
-        ranges: of the affine maps.
-    """
-
-    training: TuneRecipe = field(default_factory=lambda: TuneRecipe(steps=150, learning_rate=1e-4, queries=False))
-    rank: int = 16
-    batch: int = 4
-    variants: int = 48
-    dropout: float = 0.05
-    ranges: AffineRanges = PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -143,8 +126,10 @@ def adapt(
         MemoryError: memory ran out, also with gradient checkpointing.
     """
     recipe = recipe or AdaptRecipe()
-    check_editor(backend, model)
     check_root(source, edited)
+    if backend.joint_sites(model):
+        return _adapt_flow(backend, model, source, edited, positive, negative, recipe, cache, progress, preview_every)
+    check_editor(backend, model)
     instruction, extra = check_instruction("positive", positive)
     empty, _ = check_instruction("negative", negative)
     # Nodes run in inference mode, whose tensors can never take part in a backward pass.
@@ -155,20 +140,49 @@ def adapt(
                    backend.fingerprint(model))
         bar = cached(lambda: progress or backend.progress(recipe.training.steps, "adaptation"))
 
-        def train() -> TunedWeights:
+        def task() -> PairTask:
             latents = encode_variants(vae, pair, recipe, bar())
             clean = backend.to_model_space(model, latents[1]).float()
             said, silent = (text.clone() for text in same_length([instruction, empty]))
-            task = PairTask(backend, model, latents[0], clean, said, silent, extra, recipe)
-            state = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), preview_every,
-                                backend.latent_picture(model)).run()
-            metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
-            return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+            return PairTask(backend, model, latents[0], clean, said, silent, extra, recipe)
 
-        store = TrainingStore(cache, content_hash("via-adaptation", *content), "adaptation")
-        lora = first_lora(backend, model, recipe)
-        weights, found = store.found_or_made(train, lora, lambda: bar().update(0))
-        return Tuned(backend.add_lora(model, weights.tensors), weights, list(weights.metadata["losses"]), found)
+        return _trained(backend, model, recipe, content, cache, bar, task, preview_every)
+
+
+def _trained(backend: Any, model: Any, recipe: AdaptRecipe, content: tuple, cache: Path | None,
+             bar: Callable[[], Progress], task: Callable[[], Any], preview_every: float) -> Tuned:  # fmt: skip
+    """The MODEL with the LoRA of an adaptation, which is found by what decides it, or trained."""
+    store = TrainingStore(cache, content_hash("via-adaptation", *content), "adaptation")
+
+    def train() -> TunedWeights:
+        state = TrainingRun(task(), recipe.training, backend.out_of_memory(), store, bar(), preview_every,
+                            backend.latent_picture(model)).run()
+        metadata = {"version": FORMAT_VERSION, "recipe": asdict(recipe), "losses": state["losses"]}
+        return TunedWeights(state["parameters"], json.loads(json.dumps(metadata)))
+
+    weights, found = store.found_or_made(train, first_lora(backend, model, recipe), lambda: bar().update(0))
+    return Tuned(backend.add_lora(model, weights.tensors), weights, list(weights.metadata["losses"]), found)
+
+
+def _adapt_flow(backend: Any, model: Any, source: Tensor, edited: Tensor, positive: Any, negative: Any,
+                recipe: AdaptRecipe, cache: Path | None, progress: Progress | None, preview_every: float
+                ) -> Tuned:  # fmt: skip
+    """As ``adapt``, of an editor that reads the picture as reference latents: min over A, B of
+    E || v_theta(x_sigma, sigma, instruction, F(source)) - (eps - x_0) ||^2, sigma uniform."""
+    parts = [maker_of(name, given) for name, given in (("positive", positive), ("negative", negative))]
+    with torch.inference_mode(False):
+        pair = torch.cat([source[..., :3], edited[..., :3]]).clone()
+        # References of the frames that they were made with name the encoders.
+        told = [[maker.content(), {key: value for key, value in held.items() if key != MAKER}] for maker, held in parts]
+        content = ("flow", pair, told, _outcome_settings(recipe), backend.fingerprint(model))
+        bar = cached(lambda: progress or backend.progress(recipe.training.steps, "adaptation"))
+
+        def task() -> FlowPairTask:
+            latents, instruction, empty = variants_of(pair, positive, negative, recipe, bar())
+            return FlowPairTask(backend, model, backend.to_model_space(model, latents.clone()).float(), instruction,
+                                empty, recipe)  # fmt: skip
+
+        return _trained(backend, model, recipe, content, cache, bar, task, preview_every)
 
 
 def encode_variants(vae: Any, pair: Tensor, recipe: AdaptRecipe, progress: Progress) -> Tensor:

@@ -125,21 +125,22 @@ class FrameMaker:
         """What decides its conditions, beside the condition that it lies in."""
         return [self.clip.texts[self.which], self.clip.own_size, self.clip.beside]
 
-    def for_frames(self, condition: Mapping[str, Any], frames: Tensor, step: Callable[[], None]) -> dict[str, Any]:
+    def for_frames(self, condition: Mapping[str, Any], frames: Tensor, step: Callable[[], None],
+                   name: str = "guider") -> dict[str, Any]:  # fmt: skip
         """The condition with its text's pictures and its first references those of ``frames``; what other nodes added
-        stays.
+        stays. ``name`` is the input that it came by.
 
         Raises:
             ValueError: another node changed the text or the references.
         """
         given, references = condition.get("cross_attn"), condition.get(REFERENCES) or ()
         if given is not None and not torch.equal(given, self.text):
-            raise ValueError("guider: a node behind Editor Conditioning changed its text (Conditioning Zero Out or "
+            raise ValueError(f"{name}: a node behind Editor Conditioning changed its text (Conditioning Zero Out or "
                              "Average, for one), which can not be done again for every frame; remove it, and leave "
                              "the negative empty instead.")
         text, values = self.clip.of(frames, step).prompts[self.which][self.entry]
         if len(references) < len(values[REFERENCES]):
-            raise ValueError("guider: a node behind Editor Conditioning took its references away; remove it.")
+            raise ValueError(f"{name}: a node behind Editor Conditioning took its references away; remove it.")
         return {**condition, **values, "cross_attn": text,
                 REFERENCES: [*values[REFERENCES], *references[len(values[REFERENCES]) :]]}  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -93,3 +95,25 @@ def video_keep_mask(mask: Tensor, frames: int, height: int, width: int, soft: bo
         groups = mask[1 : 1 + (frames - 1) * fits].unflatten(0, (frames - 1, fits)).amax(1) if frames > 1 else mask[:0]
         mask = torch.cat([mask[:1], groups])
     return keep_mask(mask, frames, height, width, soft, name).movedim(0, 1)[None]
+
+
+def keep_mask_of(mask: Tensor, shape: Sequence[int], soft: bool = True, stride: int | None = None) -> Tensor:
+    """M_keep of a LATENT of any form.
+
+    Args:
+        shape: [frames, channels, height, width]; [clips, channels, frames, height, width] of a video; or pictures in
+            that form, a row each with one frame, as Qwen-Image has them.
+        soft, stride: as ``video_keep_mask``.
+
+    Returns:
+        [frames or 1, 1, height, width]; [1, 1, frames or 1, height, width]; [frames or 1, 1, 1, height, width].
+
+    Raises:
+        ValueError: as ``keep_mask``.
+    """
+    rows, _, *times, height, width = shape
+    if not times:
+        return keep_mask(mask, rows, height, width, soft)
+    if rows > 1 and times == [1]:
+        return keep_mask(mask, rows, height, width, soft)[:, :, None]
+    return video_keep_mask(mask, times[0], height, width, soft, stride)

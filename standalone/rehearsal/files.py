@@ -18,6 +18,7 @@ LOADERS = {
     "VAELoader": ("vae_name", "vae"),
     "CLIPVisionLoader": ("clip_name", "clip_vision"),
     "ControlNetLoader": ("control_net_name", "controlnet"),
+    "LoraLoaderModelOnly": ("lora_name", "loras"),
 }
 #: Loaders of folders in transformers' format.
 NETWORKS = {
@@ -74,7 +75,7 @@ def models_folder(folder: Path, installed: Path) -> Path:
                          "Name an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("Random weights of `python -m steadyedit rehearse`; may be deleted.\n", encoding="utf-8")
-    for name in {folder for _, folder in {**LOADERS, **NETWORKS}.values()} | {"loras", "steadyedit", "text_encoders"}:
+    for name in {folder for _, folder in {**LOADERS, **NETWORKS}.values()} | {"steadyedit", "text_encoders"}:
         (folder / name).mkdir(exist_ok=True)
     return folder
 

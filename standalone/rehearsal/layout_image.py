@@ -1,4 +1,4 @@
-"""The diffusion transformer of Qwen-Image-Edit, which edits the first frame in LoRA-Edit's graphs."""
+"""The diffusion transformers of Qwen-Image-Edit and of FLUX.1, which edit pictures."""
 
 from __future__ import annotations
 
@@ -30,4 +30,49 @@ def qwen(blocks: int = 1) -> Layout:
             layout.linear(f"{block}.{stream}_mlp.net.2", WIDTH, 4 * WIDTH)
     layout.linear("norm_out.linear", 2 * WIDTH, WIDTH)
     layout.linear("proj_out", PATCH, WIDTH)
+    return layout
+
+
+def lightning(blocks: int = 1, rank: int = 4) -> Layout:
+    """A LoRA on Qwen-Image's attention."""
+    layout = Layout()
+    for number in range(blocks):
+        for part in ("to_q", "to_k", "to_v"):
+            name = f"diffusion_model.transformer_blocks.{number}.attn.{part}"
+            layout[f"{name}.lora_down.weight"], layout[f"{name}.lora_up.weight"] = (rank, WIDTH), (WIDTH, rank)
+    return layout
+
+
+#: Two heads of 128; the true width of FLUX.1 is 3072, and the host reads it off the file.
+FLUX = 256
+T5, POOLED = 4096, 768
+
+
+def flux(double: int = 2, single: int = 2) -> Layout:
+    """Picture and text in two streams that attend to each other, then in one."""
+    layout = Layout()
+    layout.linear("img_in", FLUX, PATCH)
+    layout.linear("txt_in", FLUX, T5)
+    for name, seen in (("time_in", FREQUENCIES), ("guidance_in", FREQUENCIES), ("vector_in", POOLED)):
+        layout.linear(f"{name}.in_layer", FLUX, seen)
+        layout.linear(f"{name}.out_layer", FLUX, FLUX)
+    for number in range(double):
+        for stream in ("img", "txt"):
+            name = f"double_blocks.{number}.{stream}"
+            layout.linear(f"{name}_mod.lin", 6 * FLUX, FLUX)
+            layout.linear(f"{name}_attn.qkv", 3 * FLUX, FLUX)
+            for part in ("query", "key"):
+                layout[f"{name}_attn.norm.{part}_norm.scale"] = (HEAD,)
+            layout.linear(f"{name}_attn.proj", FLUX, FLUX)
+            layout.linear(f"{name}_mlp.0", 4 * FLUX, FLUX)
+            layout.linear(f"{name}_mlp.2", FLUX, 4 * FLUX)
+    for number in range(single):
+        name = f"single_blocks.{number}"
+        layout.linear(f"{name}.linear1", 7 * FLUX, FLUX)
+        layout.linear(f"{name}.linear2", FLUX, 5 * FLUX)
+        for part in ("query", "key"):
+            layout[f"{name}.norm.{part}_norm.scale"] = (HEAD,)
+        layout.linear(f"{name}.modulation.lin", 3 * FLUX, FLUX)
+    layout.linear("final_layer.linear", PATCH, FLUX)
+    layout.linear("final_layer.adaLN_modulation.1", 2 * FLUX, FLUX)
     return layout

@@ -81,7 +81,8 @@ def _special(kind: str, inputs: dict[str, Any]) -> None:
         inputs["learning_rate"] = RATES[kind]
     if "reuse" in inputs and not is_link(inputs["reuse"]):
         inputs["reuse"] = False
-    if kind in ("ImageScale", "SteadyEditCropToMask") and all(_is_number(inputs.get(n)) for n in ("width", "height")):
+    sized = kind in ("ImageScale", "SteadyEditFitFrames", "SteadyEditCropToMask")
+    if sized and all(_is_number(inputs.get(n)) for n in ("width", "height")):
         inputs["width"], inputs["height"] = scaled(inputs["width"], inputs["height"])
     if kind == "KSamplerAdvanced" and _is_number(inputs.get("steps")):
         steps = inputs["steps"]

@@ -40,6 +40,9 @@ KINDS: tuple[tuple[str, str, Callable[[], Layout]], ...] = (
     ("diffusion_models", r"wan2\.?2.*i2v.*14b", lambda: layout_video.wan(image=False)),
     ("diffusion_models", r"hunyuan.*(image_to_video|i2v)", layout_video.hunyuan),
     ("diffusion_models", r"qwen_image_edit", layout_image.qwen),
+    ("diffusion_models", r"flux1", layout_image.flux),
+    ("loras", r"qwen-image.*lightning", layout_image.lightning),
+    ("vae", r"^ae\b", lambda: layout_vae.kl(16)),
     ("vae", r"qwen_image", layout_vae.wan),
     ("vae", r"wan_?2\.?1", layout_vae.wan),
     ("vae", r"hunyuan_video", lambda: layout_vae.kl(16, video=True)),
@@ -66,7 +69,7 @@ def filled(layout: Layout, dtype: torch.dtype, seed: int = 1) -> dict[str, Tenso
         flat = stretch.repeat(-(-count // POOL))[:count].reshape(shape)
         start = (start + 2 * count + 1) % POOL
         last = name.rsplit(".", 1)[-1]
-        if last == "gamma" or (last == "weight" and len(shape) == 1):
+        if last in ("gamma", "scale") or (last == "weight" and len(shape) == 1):
             value = torch.ones(shape)
         elif last == "bias" or "embedding" in last or "embedding.weight" in name:
             value = flat * 0.02

@@ -46,6 +46,7 @@ def test_a_file_goes_through_the_host_and_comes_back(run, capfd):
     assert clip.frames.mean((1, 2, 3)).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.02)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("setting", "sentence"), [
     ("Frames.cnt=4", "node 2 \"Frames\" has no input 'cnt'"),
     ("Frames.count=-4", "node 2 \"Frames\": input 'count'"),

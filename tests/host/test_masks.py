@@ -10,14 +10,15 @@ import folder_paths
 import pytest
 import torch
 from steadyedit import nodes
-from steadyedit.nodes import vision_models
+from steadyedit.nodes import captions, vision_models
 from steadyedit.vision.grounding import load as grounding_load
 from steadyedit.vision.grounding import names as grounding_names
 from steadyedit.vision.segmentation import Prompt, names, segment_frame
 from steadyedit.vision.segmentation import load as sam_load
 from tiny_vision import TINY_GROUNDING, TINY_SAM, clip, sam2_configs, shaken, vocabulary
-from tolerances import RUN
+from tolerances import NETWORK, RUN
 
+SIDES = ("x", "y", "width", "height")
 NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 
 
@@ -169,6 +170,46 @@ def test_the_whole_frame_needs_no_search(grounding):
     assert mask.shape == (2, 75, 53) and mask.min() == 1 and boxes[1][0]["width"] == 53
 
 
+def test_words_can_differ_by_frame(grounding):
+    """A line holds until the next; whatever the chunk, a frame's boxes are those of its own words."""
+    common = {"images": clip(5), "grounding": grounding, "box_threshold": 0.0, "count": 1}
+    alone = {words: run("SteadyEditTextMask", text=words, **common).args for words in ("dog", "red ball")}
+    lines = "1: dog\n3: red ball\n4: whole frame"
+    for chunk in (1, 4):
+        mask, boxes, scores, _ = run("SteadyEditTextMask", text=lines, chunk=chunk, **common).args
+        for frame, words in enumerate(["dog", "dog", "dog", "red ball"]):
+            (found,), (own,) = boxes[frame], alone[words][1][frame]
+            assert [found[key] for key in SIDES] == pytest.approx([own[key] for key in SIDES], rel=NETWORK)
+            assert found["label"] == own["label"]
+        assert mask[4].min() == 1 and scores.splitlines()[4] == "4: whole frame 1.00"
+    assert alone["dog"][1][3][0]["label"] != alone["red ball"][1][3][0]["label"]
+
+
+def test_regions_are_asked_of_key_frames(monkeypatch):
+    class Model:
+        chats = True
+        asked: list[float] = []
+
+        def ask(self, frame, words):
+            self.asked.append(float(frame.mean()))
+            return "The dog." if len(self.asked) < 3 else "The fox."
+
+    class Opened:
+        model = Model()
+
+        def ready(self, frames):
+            return self.model
+
+    monkeypatch.setattr(captions, "open_captioner", lambda *_: Opened())
+    frames = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 8, 8, 3)
+    inputs = {"instruction": "turn the dog into a fox", "model": "m", "images": frames}
+    assert run("SteadyEditDescribeRegion", every=2, **inputs).args[3] == "0: dog\n2: dog\n4: fox"
+    assert Model.asked == pytest.approx([0, 0.5, 1])
+    Model.asked.clear()
+    region, whole, _, by_frame = run("SteadyEditDescribeRegion", **inputs).args
+    assert (region, whole, by_frame, len(Model.asked)) == ("dog", False, "0: dog", 1)
+
+
 @pytest.mark.parametrize("model, method", [("tiny.pth", "flow"), ("video", "memory"), ("video", "auto"),
                                            (None, "auto")])
 def test_a_mask_is_carried_through_the_clip(model, method):
@@ -251,6 +292,8 @@ REFUSED = {
     "no memory": ("SteadyEditTrackMask", {"images": clip(3), "mask": SQUARE, "method": "memory"}, ValueError,
                   "method: memory needs a SAM 2 video model"),
     "NaN": ("SteadyEditMaskRefine", {"mask": SQUARE * float("nan")}, ValueError, "mask: holds NaN"),
+    "two words for a frame": ("SteadyEditTextMask", {"images": clip(1), "grounding": Fake, "text": "0: a\n0: b"},
+                              ValueError, "text: gives words for a frame twice: 0, 0"),
     "no instruction": ("SteadyEditDescribeRegion", {"instruction": " "}, ValueError, "instruction: is empty"),
     "no region": ("SteadyEditDescribeRegion", {"instruction": "x", "answer": "I think that " * 9}, ValueError,
                   "answer: names no region"),

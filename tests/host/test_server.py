@@ -87,25 +87,42 @@ def pictures(folder):
     return torch.stack([torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() for file in files])
 
 
+@pytest.fixture(scope="module")
+def standalone(request, tmp_path_factory):
+    """The frames of each graph that this session asks for, run without a host: one process for all of them."""
+    folder = tmp_path_factory.mktemp("standalone")
+    names = [item.callspec.params["name"] for item in request.session.items
+             if item.path == request.path and hasattr(item, "callspec") and "name" in item.callspec.params]
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps(short_graph(name)))
+    # The pack's folder under its import name, as an installed copy has it.
+    (folder / "steadyedit").symlink_to(ROOT, target_is_directory=True)
+    subprocess.run([sys.executable, "-c", EACH, *names], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
+                   check=True)  # fmt: skip
+    return {name: pictures(folder / name) for name in names}
+
+
+#: Runs graphs one after the other, as ``python -m steadyedit run`` does.
+EACH = """
+import sys
+from steadyedit.standalone.cli import main
+for name in sys.argv[1:]:
+    assert main(["run", name + ".json", "--host", "standalone", "--output", name]) == 0, name
+"""
+
+
 @trained
 @pytest.mark.parametrize(("name", "most"), [
     ("toy_ei2", 16), ("toy_dape", 16), ("toy_rave", 2), ("toy_via_global", 2), ("toy_via_local", 2),
     ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2),
     ("toy_flow_edit", 2)])  # fmt: skip
-def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, tmp_path, name, most):
+def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, standalone, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
-    graph = short_graph(name)
-    history = run(server, graph)
+    history = run(server, short_graph(name))
     assert history["status"]["status_str"] == "success", server.tail()
     (video,) = server.output.rglob(f"{name}_0*.mp4")
     assert video.stat().st_size > 1000
-    (tmp_path / "graph.json").write_text(json.dumps(graph))
-    command = [sys.executable, "-m", "steadyedit", "run", str(tmp_path / "graph.json"), "--host", "standalone",
-               "--output", str(tmp_path / "out")]  # fmt: skip
-    # The pack's folder under its import name, as an installed copy has it.
-    (tmp_path / "steadyedit").symlink_to(ROOT, target_is_directory=True)
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
-    here, there = pictures(server.output / name), pictures(tmp_path / "out")
+    here, there = pictures(server.output / name), standalone[name]
     frames = 5 if name.startswith(("toy_lora_edit", "toy_flow_edit")) else 4
     assert here.shape == there.shape == (frames, 128, 128, 3)
     assert here.std() > 1, "a flat picture would prove nothing"
@@ -123,3 +140,19 @@ def test_a_bad_input_names_itself(server):
     history = run(server, graph)
     messages = [data for name, data in history["status"]["messages"] if name == "execution_error"]
     assert messages and messages[0]["exception_message"].startswith("ratio: 16 is larger than the largest feature map")
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"SteadyEditToyClip": {"frames": 6}}, "video: 6 frames, but the video VAE needs 4N + 1"),
+    ({"SteadyEditBoxMask": {"smallest": 1000000}}, "smallest: every box has fewer than"),
+])  # fmt: skip
+def test_a_wrong_clip_is_told_before_texts_and_models_are_asked_for(server, change, told):
+    graph = json.loads((ROOT / "workflows" / "api" / "toy_lora_edit.json").read_text())
+    for node in graph.values():
+        node["inputs"].update(change.get(node["class_type"], {}))
+        if node["class_type"] == "CLIPTextEncode":
+            node["inputs"]["text"] += " at noon"  # no earlier run has left it in the cache
+    messages = run(server, graph)["status"]["messages"]
+    (error,) = [data for name, data in messages if name == "execution_error"]
+    assert error["exception_message"].startswith(told)
+    assert not {key for key in error["executed"] if graph[key]["class_type"] == "CLIPTextEncode"}

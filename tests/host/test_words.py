@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from comfy_api.latest import io
 from steadyedit import nodes
-from steadyedit.nodes.words import BY_INPUT, BY_NODE
+from steadyedit.nodes.schema import words_of
+from steadyedit.nodes.words import BY_INPUT
 
 NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 NEW = hasattr(io.Schema("x"), "search_aliases")
@@ -13,7 +14,7 @@ NEW = hasattr(io.Schema("x"), "search_aliases")
 
 @pytest.mark.parametrize("node_id", sorted(NODES))
 def test_object_info_says_it(node_id):
-    info, said = NODES[node_id].GET_NODE_INFO_V1(), BY_NODE[node_id]
+    info, said = NODES[node_id].GET_NODE_INFO_V1(), words_of(NODES[node_id], node_id)
     given = {id: options for part in info["input"].values() for id, (_, *rest) in part.items()
              for options in [rest[0] if rest else {}]}  # fmt: skip
     for id in given:

@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..shipped import WEIGHTS
 from . import wan
 from .low_rank import file_names, multiply_out
 from .tokenizer import BOS, EOS, TOKENIZER, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 #: what serves the toy editor best
 EDITOR_TEXT_GUIDANCE, EDITOR_IMAGE_GUIDANCE = 2.5, 1.0
 

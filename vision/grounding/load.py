@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import kind_of, load_strictly, opening_folder, read_weights
+from ..checkpoint import DETECTORS, kind_of, load_strictly, opening_folder, read_weights
 from . import names, official_network
 from .detector import Detector
 from .official_network import OfficialNetwork
 from .transformers_network import TransformersNetwork
 
-#: ``model_type`` of the folders that are read.
-KINDS = ("grounding-dino",)
 EXPECTED = ("groundingdino_swint_ogc.pth, groundingdino_swinb_cogcoor.pth, or a folder in transformers' format such "
             "as grounding-dino-tiny")
 BERT = "bert-base-uncased"
@@ -109,7 +107,7 @@ def _folder(path: Path) -> TransformersNetwork:
     from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
     kind = kind_of(path)
-    if kind not in KINDS:
+    if kind not in DETECTORS:
         raise ValueError(f"model: the folder '{path.name}' is no Grounding DINO in transformers' format (model_type "
                          f"'{kind or 'missing'}' in its config.json); expected {EXPECTED}.")
     with opening_folder(path, EXPECTED):

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint import kind_of, load_strictly, opening_folder, read_weights
+from ..checkpoint import SEGMENTERS, kind_of, load_strictly, opening_folder, read_weights
 from . import names
 from .prompt import Segmenter
 from .sam import OfficialEngine, Sam, TransformersEngine
 
-#: ``model_type`` of the folders that are read.
-KINDS = ("sam", "sam2", "sam2_video")
 #: What users look for, for the errors.
 EXPECTED = ("sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, or a folder in transformers' format "
             "such as sam-vit-base, sam2.1-hiera-small")
@@ -98,7 +96,7 @@ def build_transformers(shape: names.Shape) -> nn.Module:
 
 def _folder(path: Path, dtype: torch.dtype) -> Segmenter:
     kind = kind_of(path)
-    if kind not in KINDS:
+    if kind not in SEGMENTERS:
         raise ValueError(f"model: the folder '{path.name}' is no SAM in transformers' format (model_type "
                          f"'{kind or 'missing'}' in its config.json); expected {EXPECTED}.")
     if kind == "sam":
