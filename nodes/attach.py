@@ -10,6 +10,11 @@ CATEGORY = "SteadyEdit/attach"
 
 
 def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
+    """A clone of the MODEL with one method more, as a node's output."""
+    return io.NodeOutput(with_method(model, method, **config))
+
+
+def with_method(model: Any, method: str, **config: Any) -> Any:
     """A clone of the MODEL with one method more."""
     import torch
 
@@ -21,7 +26,7 @@ def attached(model: Any, method: str, **config: Any) -> io.NodeOutput:
     check_untuned(backend, model, method)
     # New weights must be ordinary tensors: those of inference mode can never be trained.
     with torch.inference_mode(False):
-        return io.NodeOutput(backend.attach(model, registry.build_on(backend, model, method, config)))
+        return backend.attach(model, registry.build_on(backend, model, method, config))
 
 
 UNETS = "A Stable Diffusion 1.x, 2.x or SDXL model (U-Net). It is not changed."

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .attach import CATEGORY, attached, model_input, model_output
+from .attach import CATEGORY, model_input, model_output, with_method
 
 
 class PromptToPrompt(io.ComfyNode):
@@ -69,10 +69,10 @@ class PromptToPrompt(io.ComfyNode):
             new_words = marked("blend_target", after, blend_target) if blend_target.strip() else None
             blend = LocalBlend(old_words, new_words, threshold, blend_start)
         old, new = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (source, target))
-        out = attached(model, "prompt-to-prompt", source=SourceText(old), alignment=align(before, after, edit),
-                       weights=token_weights(after, weights) if weights.strip() else None, cross_steps=cross_steps,
-                       self_steps=self_steps, self_size=self_size, blend=blend, chunk=chunk)
-        return io.NodeOutput(out[0], new, old)
+        out = with_method(model, "prompt-to-prompt", source=SourceText(old), alignment=align(before, after, edit),
+                          weights=token_weights(after, weights) if weights.strip() else None, cross_steps=cross_steps,
+                          self_steps=self_steps, self_size=self_size, blend=blend, chunk=chunk)
+        return io.NodeOutput(out, new, old)
 
 
 def read(backend: Any, clip: Any, name: str, text: str) -> Any:
