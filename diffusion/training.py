@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,22 @@ from .schedule import DiscreteSchedule
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("mse", "huber")
+
+
+class Together(Protocol):
+    """The processes of one training: ``size`` of them, of which this is number ``rank``."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all processes into each tensor."""
+
+    def first(self, value: Any) -> Any:
+        """What the first process gives here."""
 
 
 class NoiseTraining:
@@ -72,32 +88,46 @@ class NoiseTraining:
         self.losses: list[float] = []
 
     def step(self, predict_noise: PredictNoise, clean: Tensor) -> float:
-        """One step of the optimizer; returns the loss.
-
-        Nothing has changed if it raises: not the parameters, not the generator.
+        """``step_of`` one sample.
 
         Args:
             predict_noise: eps_theta(x_t, t), or a flow's v_theta(x_sigma, sigma), differentiable in the parameters.
             clean: x_0, [frames, channels, height, width], float32, the model's latent scale; of a flow any shape.
+        """
+        return self.step_of([(predict_noise, clean)])
+
+    def step_of(self, samples: Sequence[tuple[PredictNoise, Tensor]], together: Together | None = None) -> float:
+        """One step of the optimizer on the mean loss of some samples; returns that.
+
+        Nothing has changed if it raises: not the parameters, not the generator.
+
+        Args:
+            samples: as ``step`` takes one; the same in all processes.
+            together: processes that share them out, each of which draws the noise of all. None: this one alone.
 
         Raises:
             FloatingPointError: the loss or its gradient is not finite.
         """
         before = self.generator.get_state()
         try:
-            shape = clean.shape[:1] if self.per_sample else ()
-            timestep = self.schedule.draw(shape, self.generator)
-            noise = torch.randn(clean.shape, generator=self.generator).to(clean)
-            noisy = self.schedule.add_noise(clean, noise, timestep)
             self.optimizer.zero_grad(set_to_none=True)
-            target = self.schedule.target(clean, noise)
-            loss = self.residual(predict_noise(noisy, timestep.to(clean.device)).to(target), target)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"training: the loss is {value} at step {len(self.losses) + 1}; try a lower learning rate."
-                )
-            loss.backward()
+            value = 0.0
+            for number, (predict_noise, clean) in enumerate(samples):
+                shape = clean.shape[:1] if self.per_sample else ()
+                timestep = self.schedule.draw(shape, self.generator)
+                noise = torch.randn(clean.shape, generator=self.generator).to(clean)
+                if together is not None and number % together.size != together.rank:
+                    continue
+                noisy = self.schedule.add_noise(clean, noise, timestep)
+                target = self.schedule.target(clean, noise)
+                loss = self.residual(predict_noise(noisy, timestep.to(clean.device)).to(target), target) / len(samples)
+                value += loss.item()
+                if together is None:
+                    self._check_loss(value)
+                loss.backward()
+            if together is not None:
+                value = self._added_up(value, together)
+                self._check_loss(value)
             # Clipping scales by the norm: one gradient that is not finite would make every parameter so.
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm))
             if not math.isfinite(norm):
@@ -109,6 +139,19 @@ class NoiseTraining:
         self.optimizer.step()
         self.losses.append(value)
         return value
+
+    def _check_loss(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"training: the loss is {value} at step {len(self.losses) + 1}; try a lower learning rate."
+            )
+
+    def _added_up(self, loss: float, together: Together) -> float:
+        """Gradients, in place, and loss of all processes."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        total = torch.tensor([loss], dtype=torch.float64)
+        together.add_up([*gradients, total])
+        return float(total)
 
     def state(self) -> dict[str, Any]:
         """Everything that a bit-exact continuation needs, as plain data and copied tensors."""

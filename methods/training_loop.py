@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ..diffusion.training import NoiseTraining
+from ..diffusion.training import NoiseTraining, Together
 from .out_of_memory import ran_out
 from .preview import middle_frame, rough_picture, training_preview
 from .training_store import TrainingStore
@@ -79,6 +79,8 @@ class TrainingRun:
         preview_every: seconds between pictures on the progress bar; 0 for none.
         picture: draws one frame's latent, see ``Host.latent_picture``.
         show: of the opened model and the steps done: a picture that stays above the losses until the next one, or None.
+        batch: samples, as ``Task.batch`` gives them, in a step.
+        together: processes that share them out; see ``NoiseTraining.step_of``.
     """
 
     task: Task
@@ -89,6 +91,8 @@ class TrainingRun:
     preview_every: float
     picture: Callable[[Tensor], Image] | None = None
     show: Callable[[Any, int], Image | None] | None = None
+    batch: int = 1
+    together: Together | None = None
     _last: dict[str, Any] | None = field(default=None, init=False)
     _sample: Image | None = field(default=None, init=False)
     _shown: float = field(default=0.0, init=False)
@@ -104,8 +108,9 @@ class TrainingRun:
             FloatingPointError: the loss or its gradient is no longer finite.
         """
         task, failure = self.task, None
-        self._last = self.store.resume()
-        for attempt in range(len(task.less_memory) + 1):
+        self._last = self._resumed()
+        # Several processes would each try again by themselves, and wait for each other.
+        for attempt in range(len(task.less_memory) + 1 if self.together is None else 1):
             if failure is not None:
                 log.warning("%s: memory ran out; trying again %s.", task.name, task.less_memory[attempt - 1])
             try:
@@ -117,6 +122,15 @@ class TrainingRun:
                 failure = error.with_traceback(None)
         also = f", also {task.less_memory[-1]}" if task.less_memory else ""
         raise MemoryError(f"{task.name}: memory ran out{also}; {task.smaller}.") from failure
+
+    def _resumed(self) -> dict[str, Any] | None:
+        """The last checkpoint, which all processes must have read alike."""
+        last = self.store.resume()
+        done = 0 if last is None else len(last["losses"])
+        if self.together is not None and (first := self.together.first(done)) != done:
+            raise ValueError(f"{self.task.name}: one process goes on from step {first} and another from step {done}; "
+                             "let all of them read one folder of checkpoints.")
+        return last
 
     def _train(self, attempt: int) -> dict[str, Any]:
         recipe, task = self.recipe, self.task
@@ -150,12 +164,14 @@ class TrainingRun:
         recipe, task = self.recipe, self.task
         device = next(iter(view.parameters.values())).device
         while (done := len(training.losses)) < recipe.steps:
-            clean, condition = task.batch(done)
+            samples = []
+            for clean, condition in (task.batch(done * self.batch + number) for number in range(self.batch)):
 
-            def predict(noisy: Tensor, level: Tensor, condition: Any = condition) -> Tensor:
-                return task.predict(view, noisy, level, condition)
+                def predict(noisy: Tensor, level: Tensor, condition: Any = condition) -> Tensor:
+                    return task.predict(view, noisy, level, condition)
 
-            loss = training.step(predict, clean.to(device))
+                samples.append((predict, clean.to(device)))
+            loss = training.step_of(samples, self.together)
             done += 1
             self.progress.update(done, self._preview(view, training, device), loss=loss)
             if done % recipe.checkpoint_every == 0 and done < recipe.steps:

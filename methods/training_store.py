@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from .stored import locked, set_aside, store, stored
 from .tensor_file import write_tensors
 from .tuned_weights import METADATA_KEY, QUERY_PREFIX, TunedWeights, load_tuned
+
+if TYPE_CHECKING:
+    from ..diffusion.training import Together
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +32,12 @@ class TrainingStore:
         folder: of all trainings.
         key: hash of everything that decides the outcome; None where it can not be told.
         name: of the training, for messages.
+        together: processes of one training, of which the first one writes.
     """
 
-    def __init__(self, folder: Path | None, key: str | None, name: str = "tuning") -> None:
-        self.key, self.name = key, name
+    def __init__(self, folder: Path | None, key: str | None, name: str = "tuning",
+                 together: Together | None = None) -> None:
+        self.key, self.name, self.together = key, name, together
         self.weights: Path | None = None
         self.checkpoint: Path | None = None
         self.lock: Path | None = None
@@ -52,6 +58,8 @@ class TrainingStore:
         """
         if self.weights is None or self.lock is None:
             return make(), False
+        if self.together is not None:
+            return self._found_or_made_together(make, expected, wait, self.together)
         if (found := self._finished(expected)) is not None:
             return found, True
         with locked(self.lock, self.name, wait):
@@ -59,6 +67,22 @@ class TrainingStore:
                 return found, True
             weights = make()
             self._finish(weights)
+            return weights, False
+
+    def _found_or_made_together(self, make: Callable[[], TunedWeights], expected: Mapping[str, Tensor],
+                                wait: Callable[[], None], together: Together) -> tuple[TunedWeights, bool]:
+        """The first process looks, and keeps others of the machine out; all train, or take what is there."""
+        with locked(self.lock, self.name, wait) if self.lock and together.rank == 0 else nullcontext():
+            found = self._finished(expected) if together.rank == 0 else None
+            if together.first(found is not None):
+                found = found or self._finished(expected)
+                if found is None:
+                    raise ValueError(f"{self.name}: is finished for the first process and not for another; let all of "
+                                     "them read one folder of checkpoints.")
+                return found, True
+            weights = make()
+            if together.rank == 0:
+                self._finish(weights)
             return weights, False
 
     def resume(self) -> dict[str, Any] | None:
@@ -73,7 +97,7 @@ class TrainingStore:
 
     def keep(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint; where that fails, training goes on without it."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or (self.together is not None and self.together.rank):
             return
         try:
             tensors, settings = _packed(state)

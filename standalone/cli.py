@@ -1,4 +1,4 @@
-"""Commands: ``steadyedit run | rehearse | verify | bench | gpu | curate | study | toyworld | cache | demo``."""
+"""Commands: ``steadyedit run | rehearse | verify | bench | gpu | train | curate | study | toyworld | cache | demo``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from .curate import add_curate, curate
 from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
 from .study import add_study, study
+from .train import add_train, train
 
 RECIPES = Path(__file__).parents[1] / "toyworld" / "training"
 #: What the toy world has recipes for.
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--limit", type=float, metavar="GB", help="remove what is unused for longest until it fits")
     cache.add_argument("--folder", type=Path, metavar="DIR", help="default: those of this machine")
 
+    add_train(commands)
     add_curate(commands)
     add_study(commands)
 
@@ -112,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if options.stream is None and (options.processes or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise GraphError("run: several processes share out the windows of a streamed edit; add --stream FRAMES.")
     if options.processes is not None and "WORLD_SIZE" not in os.environ:
-        from .processes import launch
+        from .processes import launch, without_option
 
         return launch(options.processes, without_option(options.arguments, "--processes"))
     graph = read_graph(options.graph)
@@ -133,14 +135,6 @@ def run(options: argparse.Namespace) -> int:
     for path in run_on(options.host, graph, options.output, changed):
         print(path)
     return 0
-
-
-def without_option(arguments: Sequence[str], name: str) -> list[str]:
-    """Arguments of the command line without an option and its value."""
-    kept = list(arguments)
-    for place in [number for number, word in enumerate(kept) if word == name]:
-        kept[place : place + 2] = []
-    return [word for word in kept if not word.startswith(name + "=")]
 
 
 def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]]) -> list[Path]:
@@ -293,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = (run, rehearse, verify, bench, gpu, curate, study, toyworld, demo, cache)
+    commands = (run, rehearse, verify, bench, gpu, train, curate, study, toyworld, demo, cache)
     command = {command.__name__: command for command in commands}[options.command]
     try:
         return command(options)

@@ -57,6 +57,14 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     return subprocess.call(_command(arguments))
 
 
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """Arguments of the command line without an option and its value."""
+    kept = list(arguments)
+    for place in [number for number, word in enumerate(kept) if word == name]:
+        kept[place : place + 2] = []
+    return [word for word in kept if not word.startswith(name + "=")]
+
+
 def _command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", __package__.split(".")[0], *arguments]
 

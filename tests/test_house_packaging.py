@@ -35,7 +35,7 @@ MODULE = {"pillow": "PIL", "scikit-image": "skimage", "opencv-python": "cv2"}
 # transformers brings tokenizers along; the meter answers through the host's own server.
 NOT_OURS_TO_REQUIRE = {"torch", "tokenizers", "aiohttp"}
 # Used where it is installed: an extra, since it builds from source, serves one command alone, or reads rare files.
-OPTIONAL = {"groundingdino", "peft", "OpenEXR", "scenedetect"}
+OPTIONAL = {"accelerate", "groundingdino", "peft", "OpenEXR", "scenedetect"}
 
 
 @lru_cache

@@ -89,7 +89,9 @@ def velocity(model: DiffusersVideoModel, noisy: Tensor, sigma: Tensor, condition
     ((text, extra),) = conditioning
     x = network_input(model, noisy, extra)
     timestep = (TIMESTEPS * sigma).to(x).reshape(1).expand(len(x))
-    return model.transformer(x, timestep, text.to(x).expand(len(x), -1, -1), return_dict=False)[0]
+    seen = getattr(extra.get("clip_vision_output"), "penultimate_hidden_states", None)
+    image = None if seen is None else seen.to(x).expand(len(x), -1, -1)
+    return model.transformer(x, timestep, text.to(x).expand(len(x), -1, -1), image, return_dict=False)[0]
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class MaskLoRARecipe:
         rank: of the LoRA; its alpha is the same.
         targets: one of ``choices.TARGETS``.
         sigmas: lowest and highest noise level drawn; all of them but for Wan 2.2's experts.
+        batch: samples in a step; the authors' is 1.
     """
 
     training: TuneRecipe = field(
@@ -35,10 +36,14 @@ class MaskLoRARecipe:
     rank: int = 16
     targets: str = TARGETS[0]
     sigmas: tuple[float, float] = NOISE_RANGES["all"]
+    batch: int = 1
 
     def outcome_settings(self) -> dict[str, Any]:
         """The part that decides the outcome."""
-        return {**asdict(self), "training": outcome_settings(self.training)}
+        settings = {**asdict(self), "training": outcome_settings(self.training)}
+        if self.batch == 1:
+            del settings["batch"]  # what was trained before there was this setting is found again
+        return settings
 
 
 def targeted(layers: Iterable[str], targets: str) -> list[str]:

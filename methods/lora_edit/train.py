@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...backends.protocol import Progress, VideoBackend, VideoTrainingView
+    from ...diffusion.training import Together
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def train_mask_lora(
     start: Mapping[str, Tensor] | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    together: Together | None = None,
 ) -> Tuned:
     """Train a LoRA on masked samples, or find the one of an equal training.
 
@@ -79,6 +81,7 @@ def train_mask_lora(
         start: a LoRA to go on from (stage 2), with a fresh optimizer; None begins anew.
         cache: folder for the LoRA and for checkpoints; None keeps nothing.
         progress: the backend's own bar if None.
+        together: processes that share out the samples of each step; every one gets the whole LoRA.
 
     Returns:
         ``Tuned``, whose ``weights.tensors`` are the LoRA in the keys of ``methods.lora``.
@@ -108,10 +111,11 @@ def train_mask_lora(
             clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
             task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
             run = TrainingRun(task, recipe.training, backend.out_of_memory(), store, bar(), settings.preview_every,
-                              backend.latent_picture(model), task.shown_every(settings.sample_every))
+                              backend.latent_picture(model), task.shown_every(settings.sample_every), recipe.batch,
+                              together)
             return weights_of(run.run(), recipe)
 
-        store = TrainingStore(cache, key, "mask-aware LoRA")
+        store = TrainingStore(cache, key, "mask-aware LoRA", together)
         if settings.take_interrupted and (state := store.resume()) is not None:
             weights = weights_of(state, recipe)
             return Tuned(backend.add_video_lora(model, weights.tensors), weights, list(state["losses"]), True)

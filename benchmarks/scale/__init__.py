@@ -1,0 +1,1 @@
+"""How a streamed edit grows with the clip's length and shrinks with processes."""
