@@ -24,9 +24,8 @@ def checked(node: Any) -> Any:
     def checked_execute(cls: type, *values: Any, **inputs: Any) -> Any:
         try:
             out = execute(cls, *values, **inputs)
-        except (RuntimeError, LookupError, AttributeError, ArithmeticError, ValueError, TypeError,
-                AssertionError) as error:
-            if not is_sentence(error):
+        except Exception as error:
+            if not isinstance(error, (OSError, MemoryError)) and not is_sentence(error):
                 explain(cls, inputs, error)
             raise
         refuse_not_finite(cls, inputs, out)
@@ -50,12 +49,29 @@ def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) ->
     """Raise ValueError from ``error`` where an input is not what its type promises, or does not fit the model."""
     kinds = {given.id: _kind(given) for given in node.define_schema().inputs}
     model = inputs.get("model") if kinds.get("model") == "MODEL" else None
+    if model is not None and isinstance(error, AttributeError) and _is_backend(error.obj, model):
+        raise ValueError(f"model: {node.define_schema().display_name} does not work with this kind of model, a "
+                         f"{_family(error.obj)}; connect another.") from error
     for name, value in inputs.items():
-        if value is None or kinds.get(name) not in TENSORS:
+        if value is None or kinds.get(name) not in (*TENSORS, "VAE"):
             continue
         said = _misfit(kinds[name], value, model)
         if said:
             raise ValueError(f"{name}: {said}.") from error
+
+
+def _is_backend(asked: Any, model: Any) -> bool:
+    """Whether what lacks an attribute is what serves the model's kind."""
+    from .. import backends
+
+    try:
+        return type(asked) is type(backends.of(model))
+    except TypeError:
+        return False
+
+
+def _family(backend: Any) -> str:
+    return "video transformer" if hasattr(backend, "video_family") else "U-Net of Stable Diffusion"
 
 
 def refuse_not_finite(node: type[Any], inputs: Mapping[str, Any], out: Any) -> None:
@@ -105,6 +121,9 @@ def _misfit(kind: str, value: Any, model: Any) -> str:
     """What is wrong with a value of that type, without a full stop; "" where nothing is."""
     import torch
 
+    if kind == "VAE":
+        video = getattr(value, "latent_dim", 2) == 3 and _channels(model)
+        return "is a video model's, but this model edits pictures; use the VAE of its checkpoint" if video else ""
     if kind == "IMAGE":
         good = isinstance(value, torch.Tensor) and value.ndim == 4 and value.numel() and value.shape[-1] >= 3
         return "" if good else f"expected pictures [frames, height, width, 3], but got {_told(value)}"

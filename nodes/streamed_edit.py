@@ -121,7 +121,7 @@ class StreamedEdit(io.ComfyNode):
         found = f", {clip.total - made} of them found finished" if made < clip.total else ""
         sound = "with sound" if clip.has_sound else "no sound"
         info = f"{clip.total} frames at {float(clip.fps):.5g} a second, {sound}{found}"
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), info)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), "\n".join([info, *clip.notes]))
 
 
 class StreamedInversion(io.ComfyNode):

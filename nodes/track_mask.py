@@ -99,7 +99,7 @@ class MaskRefine(io.ComfyNode):
         from ..vision.refine import refined
 
         mask = mask[None] if mask.ndim == 2 else mask
-        if mask.ndim != 3:
+        if mask.ndim != 3 or not mask.numel():
             raise ValueError(f"mask: expected [frames, height, width], but got the shape {tuple(mask.shape)}.")
         if not torch.isfinite(mask).all():
             raise ValueError("mask: holds NaN or infinite values.")

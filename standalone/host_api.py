@@ -74,6 +74,7 @@ class Schema:
                  is_output_node: bool = False, **rest: Any):
         self.node_id, self.inputs, self.outputs = node_id, inputs or [], outputs or []
         self.is_output_node, self.rest = is_output_node, rest
+        self.display_name: str | None = rest.get("display_name")
 
 
 def schema(node_id: str, inputs: Mapping[str, Any], outputs: str = "", saves: bool = False) -> Schema:

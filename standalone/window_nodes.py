@@ -11,6 +11,8 @@ import torch
 from ..files.names import safe_name
 from ..streaming.source import FileFrames
 from ..video.geometry import for_a_model
+from ..video.read import MEAN
+from .graph import GraphError
 from .host_api import ComfyNode, Input, NodeOutput, Output, Schema
 
 WINDOW, INVERT, COLLECT = "window", "invert", "collect"
@@ -30,6 +32,10 @@ class Source:
 
     def __post_init__(self) -> None:
         widgets = {name: self.settings[name] for name in ("size", "fit", "background") if name in self.settings}
+        for name, plain in (("timing", MEAN), ("length", "any")):
+            if (given := self.settings.get(name, plain)) != plain:
+                raise GraphError(f"node {self.key}: {name}: {given!r} is not known to streaming, which counts frames "
+                                 f"at the file's mean rate; set it to {plain!r}.")
         where = {name: self.settings[name] for name in ("start", "count", "stride") if name in self.settings}
         self.clip = FileFrames(self.path, **where, geometry=for_a_model(**widgets) if widgets else {})
 

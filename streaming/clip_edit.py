@@ -87,6 +87,8 @@ class ClipEdit:
     _model: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        if not torch.isfinite(self.sigmas).all():
+            raise ValueError("sigmas: hold NaN or infinite values; check the scheduler that made them.")
         self._model = self.host.guider_model(self.guider)
         self.host.check_guided(self.guider, self.sampler)
         check_conditions(self.host.guider_conditions(self.guider), self.own_image)

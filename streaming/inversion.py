@@ -49,6 +49,8 @@ class StreamedInversion:
         """Raise ValueError where the edit begins at another noise level than the inversion ends at, or the prompt
         leaves noise levels out."""
         check_every_level("conditioning", self.conditioning)
+        if len(sigmas) < 2:
+            raise ValueError("sigmas: hold no step; connect the sigmas of Inversion for Streamed Edit.")
         first, last = float(sigmas[0]), float(self.sigmas[0])
         if abs(first - last) > 1e-4 * last:
             raise ValueError(f"sigmas: begin at noise level {first:.4g}, but the inversion ends at {last:.4g}; connect "

@@ -21,7 +21,7 @@ from ..video.clip import as_rate
 from ..video.frames_of import fitted_frames, source_of
 from ..video.geometry import for_a_model
 from ..video.probe import VideoInfo, probe
-from ..video.read import check_range, iter_pictures
+from ..video.read import check_range, count_pictures, iter_pictures
 from ..video.source import Source, name_of
 
 
@@ -48,18 +48,22 @@ class FileFrames:
     info: VideoInfo = field(init=False)
     total: int = field(init=False)
     fps: Fraction = field(init=False)
+    notes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         check_range(self.start, self.count, self.stride)
         self.info = probe(self.source)
-        for note in self.info.notes:
-            logging.warning("%s: %s", self.info.name, note)
         there = self._places()
         if self.start >= there:
             raise ValueError(f"{self.info.name}: start {self.start} is past the end; the clip has {there} frames.")
         rest = -(-(there - self.start) // self.stride)
         self.total = min(self.count or rest, rest)
         self.fps = self.info.fps / self.stride
+        places = (self.total - 1) * self.stride + 1
+        report = count_pictures(self.source, self.info, self._origin, self.start, places)
+        self.notes = (*self.info.notes, *([report.counted(self.info)] if report.varies else ()))
+        for note in self.notes:
+            logging.warning("%s: %s", self.info.name, note)
         self._stamp = self._now()
 
     def read(self, first: int, count: int) -> Iterator[Tensor]:
@@ -131,6 +135,7 @@ class HeldFrames:
     geometry: Mapping[str, Any] = field(default_factory=dict)
     total: int = field(init=False)
     fps: Fraction = field(init=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_range(self.start, self.count, self.stride)

@@ -69,6 +69,14 @@ def refusal(graph, folder) -> str:
     return said
 
 
+@pytest.mark.parametrize("setting", [{"timing": "finest rate"}, {"timing": "every picture"}, {"length": "4N + 1"}])
+def test_frames_that_streaming_would_count_otherwise_are_refused(video, tmp_path, setting):
+    graph = sampled(video)
+    graph["2"]["inputs"].update(setting)
+    (name,) = setting
+    assert refusal(graph, tmp_path).startswith(f"node 2: {name}: '{setting[name]}' is not known to streaming")
+
+
 def test_what_works_frame_by_frame_is_exact(video, tmp_path, monkeypatch):
     whole, cut = (pictures(sampled(video), tmp_path / str(n), n, monkeypatch) for n in (FRAMES, 3))
     torch.testing.assert_close(cut, whole, atol=RUN, rtol=0)

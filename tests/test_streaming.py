@@ -19,6 +19,7 @@ from steadyedit.streaming.store import Window, WindowStore
 from steadyedit.streaming.video import edited_video
 from steadyedit.video.read import read_clip
 from steadyedit.video.write import write_clip
+from video_files import make_video, numbered
 
 TOTAL, SIDE = 7, 16
 
@@ -152,6 +153,21 @@ def test_a_video_of_tensors_gives_the_same(video):
     parts = SimpleNamespace(images=whole.frames, frame_rate=whole.fps, audio=whole.audio)
     clip = frames_from(SimpleNamespace(get_components=lambda: parts), start=1, stride=2, size=0)
     assert torch.equal(torch.stack(list(clip.read(1, 2))), whole.frames[[3, 5]]) and clip.total == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"start": 3}, {"start": 1, "count": 6}, {"count": 4, "stride": 2}])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_variable_rate_is_told_with_its_counts_as_reading_it_whole_tells_it(tmp_path, caplog, settings, ending):
+    times = [0, 100, 200, 300, 1000, 1050, 1100, 1150, 1200, 1300]
+    path = make_video(tmp_path / f"phone.{ending}", [numbered(i) for i in range(10)], 10, times=times)
+    clip, whole = FileFrames(path, **settings), read_clip(path, **settings)
+    said = [note.partition(";")[0] for note in whole.notes]
+    assert list(clip.notes) == said and (said or settings)
+    assert all(note in caplog.text for note in said)
+
+
+def test_a_constant_rate_has_nothing_to_tell(video):
+    assert FileFrames(video, start=1, stride=2).notes == read_clip(video).notes == ()
 
 
 def test_a_file_that_changes_meanwhile_is_told(video, tmp_path):

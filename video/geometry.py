@@ -62,6 +62,8 @@ def plan(width: int, height: int, size: Size = None, fit: str = "crop", multiple
     """
     if fit not in FITS:
         raise ValueError(f"fit: expected one of {', '.join(FITS)}, but got {fit!r}.")
+    if min(width, height) < 1:
+        raise ValueError(f"size: pictures of {width}x{height} pixels cannot be scaled; check what made them.")
     if size is None or isinstance(size, int):
         if size is not None and size < 1:
             raise ValueError(f"size: at least 1 pixel is needed, but got {size}.")

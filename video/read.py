@@ -61,16 +61,25 @@ class Report:
         self.repeated += max(0, places - 1)
         self.place = place
 
+    @property
+    def varies(self) -> bool:
+        """Whether pictures are lost or stand longer than one place."""
+        return bool(self.left_out or self.repeated > 1)
+
     def notes(self, info: VideoInfo, timing: str) -> tuple[str, ...]:
         """What a user should know, in words."""
-        rate = f"{float(info.fps):.5g} a second"
         if timing == EVERY and self.repeated:
+            rate = f"{float(info.fps):.5g} a second"
             return (*info.notes, f"variable frame rate: each picture stands once, at {rate}, out of its own time")
-        if self.left_out or self.repeated > 1:
+        if self.varies:
             others = " and ".join(f"'{other}'" for other in TIMINGS if other != timing)
-            return (*info.notes, f"variable frame rate: on the grid of {rate}, {self.left_out} of {self.pictures} "
-                    f"pictures are left out and {self.repeated} repeated; timing also offers {others}")
+            return (*info.notes, f"{self.counted(info)}; timing also offers {others}")
         return info.notes
+
+    def counted(self, info: VideoInfo) -> str:
+        """How many pictures the grid of a variable rate loses and repeats, in words."""
+        return (f"variable frame rate: on the grid of {float(info.fps):.5g} a second, {self.left_out} of "
+                f"{self.pictures} pictures are left out and {self.repeated} repeated")
 
 
 def read_clip(
@@ -135,6 +144,29 @@ def read_clip(
         logging.warning("%s: %s", info.name, note)
     # A view would keep what was not filled.
     return VideoClip(frames if read == len(frames) else frames[:read].clone(), fps, audio, notes)
+
+
+def count_pictures(source: Source, info: VideoInfo, origin: Fraction, start: int, places: int) -> Report:
+    """What reading ``places`` of the grid of the mean rate would report, by the packets' times, without decoding.
+
+    Args:
+        origin: when place 0 begins, in seconds of the file's clock.
+        start: first place.
+    """
+    with open_source(source) as container:
+        stream = video_stream(container, info.name)
+        shown = [packet.pts for packet in container.demux(stream)
+                 if packet.size and not packet.is_discard and packet.pts is not None]  # fmt: skip
+        times = sorted(time for time in (pts * stream.time_base for pts in shown) if time >= info.begin)
+    report = Report(place=start)
+    for end in [*times[1:], info.end]:
+        place = -int(-((end - origin) * info.fps - Fraction(1, 2)) // 1)
+        if place <= start and report.pictures == 0:
+            continue
+        report.count(place)
+        if place >= start + places:
+            break
+    return report
 
 
 def iter_frames(*where: Any, **settings: Any) -> Iterator[np.ndarray]:

@@ -150,8 +150,8 @@ def test_a_wrong_clip_is_told_before_texts_and_models_are_asked_for(server, chan
     graph = json.loads((ROOT / "workflows" / "api" / "toy_lora_edit.json").read_text())
     for node in graph.values():
         node["inputs"].update(change.get(node["class_type"], {}))
-        if node["class_type"] == "CLIPTextEncode":
-            node["inputs"]["text"] += " at noon"  # no earlier run has left it in the cache
+        if node["class_type"] == "SteadyEditToyClip":
+            node["inputs"]["seed"] = 77  # whose captions no earlier run has left in the cache
     messages = run(server, graph)["status"]["messages"]
     (error,) = [data for name, data in messages if name == "execution_error"]
     assert error["exception_message"].startswith(told)

@@ -173,12 +173,12 @@ def output_paths(folder: Path, name: str, ending: str, numbers: Iterable[int], *
     text = with_tokens(name.strip(), *size) if isinstance(name, str) else ""
     stem, suffix = os.path.splitext(text)
     if suffix.lower() in ENDINGS and suffix.lower() != ending:
-        raise ValueError(f"{label}: '{name}' ends in {suffix}, but {ending} files are to be written; leave the ending "
+        raise ValueError(f"{label}: {name!r} ends in {suffix}, but {ending} files are to be written; leave the ending "
                          "out, or choose another format.")
     text = stem if suffix.lower() == ending else text
     head, slash, last = text.replace("\\", "/").rpartition("/")
     if not last.strip(". "):
-        raise ValueError(f"{label}: '{name}' names no file; give a name such as 'shot_####' or 'films/shot_####'.")
+        raise ValueError(f"{label}: {name!r} names no file; give a name such as 'shot_####' or 'films/shot_####'.")
     inside(folder, text, label)  # the user's own words, for the sentence
     before, digits, after = pattern_of(last, label) or (f"{last}_", 4, "")
     for version in ["", *(f"v{number:03d}" for number in range(2, 1000))]:
