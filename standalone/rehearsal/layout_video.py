@@ -1,4 +1,4 @@
-"""The diffusion transformers of Wan 2.1 and 2.2 I2V and HunyuanVideo I2V v1, under the names of their makers' files."""
+"""The diffusion transformers of Wan 2.1 and 2.2 I2V, Wan 2.1 VACE and HunyuanVideo I2V v1, by their makers' names."""
 
 from __future__ import annotations
 
@@ -20,20 +20,7 @@ def wan(blocks: int = 6, image: bool = True, inputs: int = 36, latent: int = 16)
         layout.linear(f"{name}.2", WIDTH, WIDTH)
     layout.linear("time_projection.1", 6 * WIDTH, WIDTH)
     for number in range(blocks):
-        block = f"blocks.{number}"
-        layout[f"{block}.modulation"] = (1, 6, WIDTH)
-        for attention in ("self_attn", "cross_attn"):
-            for part in ("q", "k", "v", "o"):
-                layout.linear(f"{block}.{attention}.{part}", WIDTH, WIDTH)
-            layout.norm(f"{block}.{attention}.norm_q", WIDTH, bias=False)
-            layout.norm(f"{block}.{attention}.norm_k", WIDTH, bias=False)
-        if image:
-            layout.linear(f"{block}.cross_attn.k_img", WIDTH, WIDTH)
-            layout.linear(f"{block}.cross_attn.v_img", WIDTH, WIDTH)
-            layout.norm(f"{block}.cross_attn.norm_k_img", WIDTH, bias=False)
-        layout.norm(f"{block}.norm3", WIDTH)
-        layout.linear(f"{block}.ffn.0", 2 * WIDTH, WIDTH)
-        layout.linear(f"{block}.ffn.2", WIDTH, 2 * WIDTH)
+        _wan_block(layout, f"blocks.{number}", image)
     layout["head.modulation"] = (1, 2, WIDTH)
     layout.linear("head.head", 4 * latent, WIDTH)
     if image:
@@ -41,6 +28,39 @@ def wan(blocks: int = 6, image: bool = True, inputs: int = 36, latent: int = 16)
         layout.linear("img_emb.proj.1", VISION, VISION)
         layout.linear("img_emb.proj.3", WIDTH, VISION)
         layout.norm("img_emb.proj.4", WIDTH)
+    return layout
+
+
+def _wan_block(layout: Layout, block: str, image: bool) -> None:
+    """One transformer block of Wan."""
+    layout[f"{block}.modulation"] = (1, 6, WIDTH)
+    for attention in ("self_attn", "cross_attn"):
+        for part in ("q", "k", "v", "o"):
+            layout.linear(f"{block}.{attention}.{part}", WIDTH, WIDTH)
+        layout.norm(f"{block}.{attention}.norm_q", WIDTH, bias=False)
+        layout.norm(f"{block}.{attention}.norm_k", WIDTH, bias=False)
+    if image:
+        layout.linear(f"{block}.cross_attn.k_img", WIDTH, WIDTH)
+        layout.linear(f"{block}.cross_attn.v_img", WIDTH, WIDTH)
+        layout.norm(f"{block}.cross_attn.norm_k_img", WIDTH, bias=False)
+    layout.norm(f"{block}.norm3", WIDTH)
+    layout.linear(f"{block}.ffn.0", 2 * WIDTH, WIDTH)
+    layout.linear(f"{block}.ffn.2", WIDTH, 2 * WIDTH)
+
+
+def vace(blocks: int = 6, beside: int = 3) -> Layout:
+    """Wan VACE: text to video, and blocks beside every other one that read 96 channels.
+
+    They are what is kept and what changes, 16 each, and the mask's 8x8 pixels of a cell.
+    """
+    layout = wan(blocks, image=False, inputs=16)
+    layout.conv("vace_patch_embedding", WIDTH, 96, 1, 2, 2)
+    for number in range(beside):
+        block = f"vace_blocks.{number}"
+        _wan_block(layout, block, image=False)
+        if number == 0:
+            layout.linear(f"{block}.before_proj", WIDTH, WIDTH)
+        layout.linear(f"{block}.after_proj", WIDTH, WIDTH)
     return layout
 
 

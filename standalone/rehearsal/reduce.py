@@ -14,7 +14,8 @@ MULTIPLE = 16
 #: Frames of a graph for a video model (4N + 1), of one that lays frames out in grids, and of all others.
 VIDEO_FRAMES, GRID_FRAMES, FRAMES = 9, 8, 4
 #: Classes that need so many frames.
-VIDEO, GRID = ("SteadyEditMaskSample", "SteadyEditMaskCondition", "SteadyEditFlowEdit"), ("SteadyEditRAVE",)
+VIDEO = ("SteadyEditMaskSample", "SteadyEditMaskCondition", "SteadyEditFlowEdit", "WanVaceToVideo")
+GRID = ("SteadyEditRAVE",)
 #: The largest value that a widget keeps.
 MOST: dict[str, dict[str, int]] = {
     "SteadyEditOneShotTune": {"steps": 2},
@@ -32,6 +33,8 @@ MOST: dict[str, dict[str, int]] = {
     "KSampler": {"steps": 2},
     "SteadyEditFlowEdit": {"n_max": 2},
 }
+#: Nodes with a width and a height of their own.
+SIZED = ("ImageScale", "SteadyEditFitFrames", "SteadyEditCropToMask", "EmptyImage", "SolidMask")
 #: Steps of a run that two samplers share; where one hands over to the other is scaled along.
 SHARED_STEPS = 4
 #: Nodes that bring a picture to a million pixels whatever widgets say: an image editor around them takes minutes.
@@ -81,8 +84,7 @@ def _special(kind: str, inputs: dict[str, Any]) -> None:
         inputs["learning_rate"] = RATES[kind]
     if "reuse" in inputs and not is_link(inputs["reuse"]):
         inputs["reuse"] = False
-    sized = kind in ("ImageScale", "SteadyEditFitFrames", "SteadyEditCropToMask")
-    if sized and all(_is_number(inputs.get(n)) for n in ("width", "height")):
+    if kind in SIZED and all(_is_number(inputs.get(n)) for n in ("width", "height")):
         inputs["width"], inputs["height"] = scaled(inputs["width"], inputs["height"])
     if kind == "KSamplerAdvanced" and _is_number(inputs.get("steps")):
         steps = inputs["steps"]

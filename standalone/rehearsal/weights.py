@@ -36,6 +36,7 @@ KINDS: tuple[tuple[str, str, Callable[[], Layout]], ...] = (
     ("checkpoints", r"v1-[45]|sd1|sd_?1\.?5", lambda: _stable_diffusion(4)),
     ("controlnet", r"sd15", layout_sd.controlnet),
     ("diffusion_models", r"wan2\.?1.*i2v", layout_video.wan),
+    ("diffusion_models", r"wan2\.?1.*vace", layout_video.vace),
     ("diffusion_models", r"wan2\.?1.*t2v", lambda: layout_video.wan(image=False, inputs=16)),
     ("diffusion_models", r"wan2\.?2.*i2v.*14b", lambda: layout_video.wan(image=False)),
     ("diffusion_models", r"hunyuan.*(image_to_video|i2v)", layout_video.hunyuan),
