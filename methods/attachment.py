@@ -96,7 +96,7 @@ class Attachment:
 
     Args:
         method: slug in ``methods.registry``.
-        config: JSON-able settings, enough to build the attachment again.
+        config: settings, enough to build the attachment again; JSON-able, or tensors where nothing is trained.
         mixing: replaces the mixing of self-attention in the blocks named by ``sites``.
         modules: ``nn.ModuleDict`` by ``BlockSite.key``; each runs after the feed-forward,
             ``module(z, layout) -> z`` on [branches * frames, tokens, channels].

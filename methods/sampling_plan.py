@@ -112,6 +112,10 @@ class Calls(Protocol):
     def to_model_space(self, samples: Tensor) -> Tensor:
         """LATENT samples in the scale, on the device and in the type of x."""
 
+    def noised(self, samples: Tensor, ids: Sequence[int]) -> Tensor:
+        """LATENT samples at this noise level, in sigma space, with the noise that the run began with for the frames
+        ``ids``. Raises ValueError (one sentence) where it began with none, or they are of another size."""
+
 
 @dataclass(frozen=True)
 class RunFacts:

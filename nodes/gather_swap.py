@@ -41,16 +41,20 @@ class GatherSwap(io.ComfyNode):
                 io.String.Input("group_frames", default="", optional=True, tooltip="Numbers of the group's frames, "
                                 "such as 0, 12, 40, counted from 0, if you choose them by hand. Empty spreads the "
                                 "group evenly over the clip."),
+                io.Latent.Input("key_frames", optional=True, tooltip="Frames that you have painted or edited, encoded "
+                                "one by one, in the order of group_frames, which names the number of each: they are "
+                                "the group as they stand, and all frames take over their looks."),
             ],
             outputs=[model_output()],
         )
 
     @classmethod
     def execute(cls, model, group, self_attention, cross_attention, start, end, layers, chunk,
-                group_frames="") -> io.NodeOutput:
+                group_frames="", key_frames=None) -> io.NodeOutput:
+        painted = None if key_frames is None else key_frames["samples"].clone()
         return attached(model, cls.METHOD, group=group, self_attention=self_attention,
                         cross_attention=cross_attention, start=start, end=end, blocks=layers, chunk=chunk,
-                        frames=whole_numbers("group_frames", group_frames))
+                        frames=whole_numbers("group_frames", group_frames), painted=painted)
 
 
 NODES = [GatherSwap]

@@ -81,7 +81,7 @@ def begin(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs
     frames, (levels, first) = noise.shape[0], outer["transformer_options"][SCHEDULE]
     source = None if plan.source is None else guider.conds.pop(SOURCE)[: len(plan.source.conditioning)]
     run = HostRun(plan.name, plan.begin_run(RunFacts(frames, levels, first, mixes_frames(outer)), sites), frames,
-                  plan.reference_frames(frames), source, positive_of(guider))
+                  plan.reference_frames(frames), source, positive_of(guider), noise)
     run.guided.begin(outer)
     inner = {**outer["transformer_options"], RUN: run, FRAME_IDS: run.ids}
     extra_args = {**extra_args, "model_options": {**outer, "transformer_options": inner}}

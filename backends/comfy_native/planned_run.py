@@ -13,7 +13,7 @@ import comfy.model_management
 import torch
 
 from ...methods.sampling_plan import PlannedRun, Replacement
-from .frame_conditions import Conditions, for_rows, shapes_of, with_own_names, with_text_of
+from .frame_conditions import Conditions, for_rows, rows_of, shapes_of, with_own_names, with_text_of
 from .guidance import GuidedRows
 from .row_noise import RowNoise
 from .state import KEY, attached_to
@@ -57,6 +57,7 @@ class HostRun:
         group: the frame of each row that rides along.
         source: processed conditions of the source; None where the plan reads none.
         positive: identity of the positive condition; None where it is not one.
+        start: the noise that the run began with, [F, ...].
     """
 
     method: str
@@ -65,6 +66,7 @@ class HostRun:
     group: tuple[int, ...]
     source: Conditions | None = None
     positive: Hashable = None
+    start: Tensor | None = None
     noise: RowNoise = field(init=False)
     guided: GuidedRows = field(init=False)
     automatic: dict[int, int] = field(default_factory=dict, init=False)
@@ -168,6 +170,18 @@ class HostCalls:
 
     def to_model_space(self, samples: Tensor) -> Tensor:
         return self.model.process_latent_in(samples.to(self.x.device, torch.float32)).to(self.x)
+
+    def noised(self, samples: Tensor, ids: Sequence[int]) -> Tensor:
+        start = self.run.start
+        if samples.shape[1:] != self.x.shape[1:]:
+            raise ValueError(f"key_frames: are latents of {list(samples.shape[1:])}, but the clip's are "
+                             f"{list(self.x.shape[1:])}; encode pictures of the clip's size with the model's own VAE.")
+        if start is None or not start.any():
+            raise ValueError("noise: is disabled, so that key_frames can not be brought to the run's noise levels; "
+                             "sample in one run that adds noise.")
+        noise = rows_of(start, ids).to(self.x)
+        sigma = self.timestep[:1].reshape(-1, *[1] * (noise.ndim - 1)).to(self.x)
+        return self.model.model_sampling.noise_scaling(sigma, noise, self.to_model_space(samples), False)
 
 
 def rows_that_fit(model: BaseModel, conds: Sequence[Conditions | None], x: Tensor, most: int) -> int:

@@ -254,3 +254,6 @@ class DenoiserCalls:
 
     def to_model_space(self, samples: Tensor) -> Tensor:
         return (samples.to(self.x) * self.denoise.model.latent_scale).to(self.x)
+
+    def noised(self, samples: Tensor, ids: Sequence[int]) -> Tensor:
+        raise ValueError("key_frames: are taken in ComfyUI only; run the graph with --host comfy.")

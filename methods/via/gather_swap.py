@@ -44,6 +44,8 @@ class GatherSwap:
         gather: False lets the group's frames keep their own keys (for ablation).
         own_keys: True lets every frame see its own keys beside the group's (Fairy's
             cross-frame attention, for comparison).
+        painted: LATENT samples of the group's frames as they shall look, one for each of ``frames``: their keys are
+            those of the finished pictures at each noise level, not of an edit; None edits them.
 
     Raises:
         ValueError: a setting outside of its range.
@@ -59,6 +61,7 @@ class GatherSwap:
     chunk: int = 0
     gather: bool = True
     own_keys: bool = False
+    painted: Tensor | None = field(default=None, compare=False)
 
     name, acts, grid, apart, source = "gather-swap", True, 1, "", None
     edits_prompt = cuts_clip = False
@@ -73,6 +76,9 @@ class GatherSwap:
             raise ValueError(f"start, end: expected 0 <= start < end <= 1, but got {self.start} and {self.end}.")
         if self.blocks not in BLOCKS:
             raise ValueError(f"blocks: expected one of {', '.join(BLOCKS)}, but got {self.blocks!r}.")
+        if self.painted is not None and len(self.painted) != len(self.frames):
+            raise ValueError(f"key_frames: holds {len(self.painted)} frames, but group_frames names "
+                             f"{len(self.frames)}; name the number of each, in their order.")
         if not self.kinds:
             raise ValueError("self_attention, cross_attention: both are off, so that nothing is swapped; turn one on.")
 
@@ -249,14 +255,18 @@ class GatherSwapRun:
             def replaced(mode: str) -> GroupAttention | JointGroupAttention | None:
                 if cache is None:
                     return None
+                # What is finished looks at nothing but itself.
+                gather = settings.gather and settings.painted is None
                 if any(path.startswith(JOINT) for path in self.sites):
-                    return JointGroupAttention(mode, cache, self.sites, settings.gather, settings.own_keys)
-                return GroupAttention(mode, cache, settings.kinds, self.sites, settings.gather, settings.own_keys)
+                    return JointGroupAttention(mode, cache, self.sites, gather, settings.own_keys)
+                return GroupAttention(mode, cache, settings.kinds, self.sites, gather, settings.own_keys)
 
             group = None
-            if phase in ("active", "plain"):
+            if phase == "active" or (phase == "plain" and settings.painted is None):
+                # Wherever the sampler has led these rows: a finished picture is known at every noise level.
+                rows = x[frames:] if settings.painted is None else calls.noised(settings.painted, self.group)
                 # Without what mixes frames: that is made for a clip's neighbouring frames, never for a group.
-                group = in_chunks(calls, x[frames:], self.group, whole=True, replaced=replaced("gather"), mixing=False)
+                group = in_chunks(calls, rows, self.group, whole=True, replaced=replaced("gather"), mixing=False)
             clip = in_chunks(calls, x[:frames], range(frames), settings.chunk, whole=self.facts.whole,
                              replaced=replaced("swap"))
         return torch.cat([clip, clip[list(self.group)] if group is None else group])

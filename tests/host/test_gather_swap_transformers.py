@@ -106,7 +106,7 @@ def patches(shape):
     return -(-shape[-2] // 2) * -(-shape[-1] // 2)
 
 
-def written_out(patcher, shape, prompts, own_keys=False, end=0.7):
+def written_out(patcher, shape, prompts, own_keys=False, end=0.7, painted=None):
     """Each frame alone, one prompt after the other: the group first, its keys kept at every step."""
     network, noise = patcher.model.diffusion_model, latent(*shape, seed=8)
     sigmas, swapped = torch.linspace(1, 0, STEPS + 1), round(end * STEPS)
@@ -123,9 +123,12 @@ def written_out(patcher, shape, prompts, own_keys=False, end=0.7):
             return network(x, t, words, extra.get("attention_mask"), references, **given)
         return network(x, t, words, extra["pooled_output"], torch.full((1,), 3.5), references, **given)
 
-    def run(frame, step_override):
+    def run(frame, step_override, picture=None):
         x = noise[frame : frame + 1]
         for i in range(STEPS):
+            if picture is not None:
+                # A finished picture at this noise level, wherever a sampler would be.
+                x = (1 - sigmas[i]) * base.process_latent_in(picture) + sigmas[i] * noise[frame : frame + 1]
             v = [one(x, sigmas[i], frame, prompt, step_override(i, j) if i < swapped else None)
                  for j, prompt in enumerate(prompts)]
             x = x + (sigmas[i + 1] - sigmas[i]) * (v[1] + CFG * (v[0] - v[1]))
@@ -133,7 +136,7 @@ def written_out(patcher, shape, prompts, own_keys=False, end=0.7):
 
     kept: dict = {}
     last: dict = {}
-    for frame in GROUP:
+    for number, frame in enumerate(GROUP):
         here: dict = {}
 
         def gather(i, j, here=here):
@@ -142,10 +145,11 @@ def written_out(patcher, shape, prompts, own_keys=False, end=0.7):
             here[i, j] = made
             return made
 
-        run(frame, gather)
+        run(frame, gather, None if painted is None else painted[number : number + 1])
         for key, made in here.items():
             kept.setdefault(key, []).append(made.kept)
-            last[key] = made.kept
+            if painted is None:
+                last[key] = made.kept
 
     def swap(i, j):
         made = TwoPasses("swap", prompts[j][0][0].shape[1], image, own_keys)
@@ -165,6 +169,35 @@ def test_it_is_the_two_passes_of_the_paper(case, own_keys):
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
     plain = sample(patcher, shape, *prompts)
     assert (found - plain).abs().max() > 30 * NETWORK * plain.abs().max(), "the swap must show"
+
+
+@pytest.mark.parametrize("case", ["flux, two references", "qwen"])
+def test_painted_key_frames_are_the_group(case):
+    """By the node: their keys at each noise level, whatever the sampler makes of these frames."""
+    made, shape, *prompts = CASES[case]
+    patcher, prompts = made(), [conditioning(i + 1, shape=shape, **prompt) for i, prompt in enumerate(prompts)]
+    painted = latent(len(GROUP), *shape[1:], seed=11)
+    by_node = GatherSwap.execute(patcher, 4, True, True, 0.0, 0.7, "all", 2, "0, 2, 3", {"samples": painted})[0]
+    found = sample(by_node, shape, *prompts)
+    expected = written_out(patcher, shape, prompts, painted=painted)
+    assert (found - expected).abs().max() < NETWORK * expected.abs().max()
+    edited = sample(attached(patcher), shape, *prompts)
+    assert (found - edited).abs().max() > 30 * NETWORK * edited.abs().max(), "the paint must show"
+
+
+def test_painted_key_frames_that_do_not_fit_are_told():
+    made, shape, *prompts = CASES["flux"]
+    prompts = [conditioning(i + 1, shape=shape, **prompt) for i, prompt in enumerate(prompts)]
+
+    def swapped(size, numbers="0, 2"):
+        return GatherSwap.execute(made(), 4, True, True, 0.0, 0.7, "all", 0, numbers, {"samples": latent(*size)})[0]
+
+    with pytest.raises(ValueError, match="key_frames: holds 2 frames, but group_frames names 0; name the number"):
+        swapped((2, *shape[1:]), "")
+    with pytest.raises(ValueError, match=r"key_frames: are latents of \[16, 6, 6\], but the clip's are \[16, 4, 6\]"):
+        sample(swapped((2, 16, 6, 6)), shape, *prompts)
+    with pytest.raises(ValueError, match="noise: is disabled, so that key_frames can not be brought"):
+        sample(swapped((2, *shape[1:])), shape, *prompts, samples=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("mode", ["gather", "swap"])
