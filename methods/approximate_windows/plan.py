@@ -165,6 +165,9 @@ class PartCalls:
     def to_model_space(self, samples: Tensor) -> Tensor:
         return self.calls.to_model_space(samples)
 
+    def noised(self, samples: Tensor, ids: Sequence[int]) -> Tensor:
+        return self.calls.noised(samples, [self.ids[i] for i in ids])
+
 
 @dataclass(frozen=True)
 class WindowedRun:
