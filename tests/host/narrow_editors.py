@@ -6,12 +6,16 @@ import zlib
 from functools import lru_cache, partial
 from unittest import mock
 
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.ops
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.qwen_vl as qwen_vl
 import torch
 from comfy import sd1_clip
+from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
 from narrow_flow import TEXT
 from steadyedit.standalone.rehearsal import layout_vae
 from steadyedit.standalone.rehearsal.weights import filled
@@ -76,3 +80,17 @@ def vae(video):
     made = comfy.sd.VAE(sd=filled(layout, torch.float32), dtype=torch.float32)
     made.throw_exception_if_invalid()
     return made
+
+
+def qwen_control():
+    """A ControlNet of Qwen-Image (InstantX's kind) for the narrow network."""
+    control = QwenImageControlNetModel(
+        extra_condition_channels=0, in_channels=64, num_layers=1, attention_head_dim=24, num_attention_heads=2,
+        joint_attention_dim=TEXT, axes_dims_rope=(4, 10, 10), dtype=torch.float32, device="cpu",
+        operations=comfy.ops.disable_weight_init)  # fmt: skip
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in control.parameters():
+            parameter.copy_(0.12 * torch.randn(parameter.shape, generator=generator))
+    return comfy.controlnet.ControlNet(control, compression_ratio=1, latent_format=comfy.latent_formats.Wan21(),
+                                       load_device=torch.device("cpu"), extra_conds=[])

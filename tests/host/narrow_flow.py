@@ -76,3 +76,49 @@ def _qwen():
 def qwen():
     """Image editor; latents [frames, 16, 1, h, w]."""
     return _qwen().clone()
+
+
+@lru_cache
+def _flux2():
+    return patcher_of(comfy.supported_models.Flux2, {
+        "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": TEXT,
+        "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
+        "axes_dim": [8, 8, 8, 8], "theta": 2000, "patch_size": 1, "qkv_bias": False, "ops_bias": False,
+        "guidance_embed": False, "global_modulation": True, "mlp_silu_act": True, "default_ref_method": "index",
+        "ref_index_scale": 10.0, "txt_ids_dims": [3]})
+
+
+def flux2():
+    """FLUX.2 klein's kind; latents [frames, 128, h, w]."""
+    return _flux2().clone()
+
+
+@lru_cache
+def hunyuan():
+    """HunyuanVideo, text-to-video; latents [1, 16, T', h, w]."""
+    return patcher_of(comfy.supported_models.HunyuanVideo, {
+        "image_model": "hunyuan_video", "in_channels": 16, "patch_size": [1, 2, 2], "out_channels": 16,
+        "vec_in_dim": 16, "axes_dim": [4, 10, 10], "meanflow": False, "context_in_dim": TEXT, "hidden_size": 48,
+        "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "theta": 256, "qkv_bias": True,
+        "byt5": False, "guidance_embed": True, "use_cond_type_embedding": False, "vision_in_dim": None,
+        "meanflow_sum": False})
+
+
+@lru_cache
+def ltxv():
+    """LTX-Video; latents [1, 128, T', h, w]."""
+    return patcher_of(comfy.supported_models.LTXV, {
+        "image_model": "ltxv", "in_channels": 128, "cross_attention_dim": 48, "attention_head_dim": 24,
+        "num_attention_heads": 2, "caption_channels": TEXT, "num_layers": 2})
+
+
+@lru_cache
+def sd3():
+    """Stable Diffusion 3; latents [frames, 16, h, w]."""
+    made = patcher_of(comfy.supported_models.SD3, {
+        "in_channels": 16, "patch_size": 2, "depth": 1, "input_size": None, "adm_in_channels": 16,
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": TEXT, "out_features": 64}},
+        "num_patches": 64, "pos_embed_max_size": 8, "pos_embed_scaling_factor": None, "qk_norm": "rms"})
+    # Places that a file brings.
+    made.model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(9))
+    return made

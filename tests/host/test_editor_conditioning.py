@@ -5,8 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import comfy.samplers
+import comfy.sd
 import comfy_extras.nodes_edit_model as edit_model
 import comfy_extras.nodes_flux as flux
+import comfy_extras.nodes_model_advanced as model_advanced
 import comfy_extras.nodes_qwen as qwen
 import narrow_editors
 import narrow_flow
@@ -19,6 +21,7 @@ from steadyedit.nodes import node_list
 from steadyedit.nodes.editor_conditioning import SIZES, EditorConditioning
 from steadyedit.streaming.store import WindowStore
 from steadyedit.video.write import write_clip
+from test_adapt_flow import Averages as Picture
 from test_gather_swap_transformers import attached, sample
 from tolerances import NETWORK, RUN
 
@@ -38,6 +41,16 @@ def parts():
     """CLIP, VAE and MODEL of each editor."""
     return {"qwen": (narrow_editors.qwen_clip(), narrow_editors.vae(True), narrow_flow.qwen()),
             "flux": (FluxText(), narrow_editors.vae(False), narrow_flow.flux())}
+
+
+class Encoder(Picture):
+    """What a ControlNet asks of a VAE, too."""
+
+    def __init__(self):
+        super().__init__(True)
+
+    def spacial_compression_encode(self):
+        return 8
 
 
 def made(clip, vae, images, size=OWN, **more):
@@ -178,6 +191,64 @@ def test_a_streamed_edit_makes_them_for_each_window(parts, kind, tmp_path, monke
             streamed(swap, vae, video, [once[0], changed], seed=4)
     with pytest.raises(ValueError, match="holds reference latents for 5 frames"):
         streamed(swap, vae, video, every[:2], image_condition="as connected", seed=5)
+
+
+def test_nodes_of_these_families_chain(parts):
+    """A LoRA before and after, another shift and scheduler, core's ReferenceLatent and a ControlNet with a hint for
+    each frame: chunks change nothing, and with the swap left out it is the host's own result."""
+    clip, vae, model = parts["qwen"]
+    positive, negative, latent = made(clip, vae, clip_of())
+    shape = tuple(latent["samples"].shape)
+    one_for_all = {"samples": narrow_flow.latent(1, *shape[1:], seed=21)}
+    positive, negative = (edit_model.ReferenceLatent.execute(prompt, one_for_all).args[0]
+                          for prompt in (positive, negative))  # fmt: skip
+    hints = torch.rand(FRAMES, *clip_of().shape[1:], generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            positive, negative, narrow_editors.qwen_control(), hints, 0.8, 0.0, 1.0, Encoder())
+    names = [f"diffusion_model.transformer_blocks.{i}.attn.to_q" for i in range(2)]
+    lora = {}
+    for i, name in enumerate(names):
+        generator = torch.Generator().manual_seed(i)
+        lora[f"{name}.lora_up.weight"] = torch.randn(48, 2, generator=generator)
+        lora[f"{name}.lora_down.weight"] = torch.randn(2, 48, generator=generator) / 7
+
+    def with_lora(patcher):
+        return comfy.sd.load_lora_for_models(patcher, None, lora, 0.7, 0)[0]
+
+    def run(patcher):
+        patcher = model_advanced.ModelSamplingAuraFlow().patch_aura(patcher, 1.7)[0]
+        sigmas = custom.BasicScheduler.execute(patcher, "beta", 3, 1.0).args[0]
+        guider = comfy.samplers.CFGGuider(patcher)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(2.0)
+        noise = narrow_flow.latent(*shape, seed=8)
+        with torch.inference_mode():
+            return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("dpmpp_2m"), sigmas,
+                                 disable_pbar=True, seed=0)  # fmt: skip
+
+    swap = {"group": 2, "frames": (0, 2)}
+    before, after = run(attached(with_lora(model), **swap)), run(with_lora(attached(model, chunk=1, **swap)))
+    assert (before - after).abs().max() < NETWORK * before.abs().max()
+    left_out, plain = run(attached(with_lora(model), chunk=1, **{**swap, "end": 0.01})), run(with_lora(model))
+    assert (left_out - plain).abs().max() < NETWORK * plain.abs().max()
+    for other in (plain, run(attached(model, **swap))):
+        assert (before - other).abs().max() > 30 * NETWORK * before.abs().max()
+    model.unpatch_model()
+
+
+def test_flux_2_is_shown_its_frames():
+    class Patches:
+        latent_channels, latent_dim = 128, 2
+
+        def encode(self, pixels):
+            return torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 16).repeat(1, 43, 1, 1)[:, :128]
+
+    images = clip_of(48, 64)
+    positive, negative, latent = made(narrow_editors.Flux2Text(), Patches(), images)
+    assert torch.equal(positive[0][1]["reference_latents"][0], latent["samples"]) and len(positive[0][0]) == 1
+    whole = sample(attached(narrow_flow.flux2(), group=2, frames=(0, 2)), (FRAMES, 128, 3, 4), positive, negative)
+    assert torch.isfinite(whole).all()
 
 
 def test_bad_input_is_told(parts):

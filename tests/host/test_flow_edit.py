@@ -90,6 +90,38 @@ def flux_velocity(patcher, guidance=3.5):
     return predict
 
 
+def hosts_velocity(patcher, **held):
+    """(x - x_0) / sigma of the host's own denoiser, whatever the family reads beside the text."""
+    base = patcher.model
+
+    def predict(x, sigma, seed):
+        ((words, extra),) = text(seed, **held)
+        conds = base.extra_conds(cross_attn=words, noise=x, device=x.device, **extra)
+        given = {key: cond.process_cond(batch_size=len(x), area=None).cond for key, cond in conds.items()}
+        words = given.pop("c_crossattn", words)
+        with torch.inference_mode():
+            clean = base.apply_model(x.float(), torch.full((len(x),), sigma), c_crossattn=words,
+                                     transformer_options={}, **given)
+        return (x - clean.double()) / sigma
+
+    return predict
+
+
+@pytest.mark.parametrize("made_of, shape", [(narrow_flow.hunyuan, VIDEO), (narrow_flow.ltxv, (1, 128, 2, 3, 4)),
+                                            (narrow_flow.sd3, (2, 16, 4, 6)), (narrow_flow.flux2, (2, 128, 3, 4))])
+def test_other_families_give_the_papers_numbers(made_of, shape):
+    patcher, samples = made_of(), latent(*shape)
+    before, marks = weights(patcher), traces(patcher)
+    # LTX wants to know how long a text is.
+    held = {"attention_mask": torch.ones(1, 5, dtype=torch.long)} if made_of is narrow_flow.ltxv else {}
+    prompts = {name: text(i, **held) for i, name in enumerate(("source", "target", "negative"), 1)}
+    found, _ = sampled(patcher, samples, steps=4, n_max=3, **prompts)
+    expected = written_out(patcher, samples, hosts_velocity(patcher, **held), steps=4, n_max=3)
+    assert (found - expected).abs().max() < NETWORK * expected.abs().max()
+    assert (found - samples).abs().max() > 0.02
+    assert_untouched(patcher, before, marks)
+
+
 @pytest.mark.parametrize("settings", [{}, {"n_avg": 2}, {"n_min": 2}, {"n_max": STEPS}])
 def test_wan_gives_the_papers_numbers(settings):
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
