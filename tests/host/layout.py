@@ -1,13 +1,15 @@
 """Lay a graph out anew, in place, from the sizes that its nodes have in both of the editor's renderers:
 
-    python tests/host/layout.py FILE.json... [--url http://127.0.0.1:8188] [--picture FILE.png]
+    python tests/host/layout.py FILE.json... [--url http://127.0.0.1:8188] [--also COMFYUI] [--picture FILE.png]
 
-Without ``--url`` a ComfyUI of its own is started (COMFYUI_PATH, else ~/comfy/ComfyUI). Places and sizes of nodes and
-frames of groups change, and nothing else: what the editor queues is asserted to be the same before and after.
+Without ``--url`` a ComfyUI of its own is started (COMFYUI_PATH, else ~/comfy/ComfyUI). ``--also`` names the folder of
+another one, whose nodes are measured as well: older hosts show every setting, and their nodes are higher. Places and
+sizes of nodes and frames of groups change, and nothing else: what the editor queues is asserted to be the same before
+and after.
 Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
 
 Which group a node belongs to is where it lies; groups keep their order from left to right. A node's room is its larger
-size of both renderers, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made
+size of both renderers and all hosts, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made
 as high as their text.
 """
 
@@ -18,7 +20,9 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ CUT = """async (id) => {
     .map((e) => e.scrollHeight - e.clientHeight));
 }"""
 MEASURE = """() => app.canvas.graph.nodes.map((n) => ({
-  id: String(n.id), width: Math.max(n.size[0], n.computeSize()[0]), height: Math.max(n.size[1], n.computeSize()[1]),
+  id: n.id, type: n.type, width: Math.max(n.size[0], n.computeSize()[0]), height: Math.max(n.size[1], n.computeSize()[1]),
   inputs: (n.inputs ?? []).map((_, i) => n.getConnectionPos(true, i)[1] - n.pos[1]),
   outputs: (n.outputs ?? []).map((_, i) => n.getConnectionPos(false, i)[1] - n.pos[1]),
   text: (n.widgets ?? []).some((w) => ['customtext', 'MARKDOWN', 'markdown'].includes(w.type)),
@@ -95,28 +99,57 @@ def groups_of(part: dict[str, Any]) -> dict[str, int]:
     return found
 
 
+def drawn_nodes(opened: Any, part: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the editor shows of each node, by the node's number in the file.
+
+    The editor may give nodes inside of a blueprint other numbers, and keeps their order.
+    """
+    seen = opened.evaluate(MEASURE)
+    if [one["type"] for one in seen] != [node["type"] for node in part["nodes"]]:
+        raise RuntimeError("The editor does not show the graph's nodes in the order of the file.")
+    return {str(node["id"]): one for node, one in zip(part["nodes"], seen)}
+
+
 def measure(opened: Any, graph: dict[str, Any], nodes_2: bool) -> dict[str, dict[str, Any]]:
     """Each node as one renderer draws it; nodes that cut their text off are made higher first."""
     frontend.choose_renderer(opened, nodes_2)
     open_part(opened, graph)
-    part = inner(graph)
-    seen = {one["id"]: one for one in opened.evaluate(MEASURE)}
-    for node in part["nodes"]:
-        one = seen[str(node["id"])]
+    seen = drawn_nodes(opened, inner(graph))
+    for one in seen.values():
         if one["text"]:
             for _ in range(3):
-                if not (cut := opened.evaluate(CUT, node["id"])):
+                if not (cut := opened.evaluate(CUT, one["id"])):
                     break
                 one["height"] += cut + 4
                 opened.evaluate(
                     "([id, size]) => app.canvas.graph.getNodeById(id).setSize(size)",
-                    [node["id"], [one["width"], one["height"]]],
+                    [one["id"], [one["width"], one["height"]]],
                 )
     return seen
 
 
-def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
+Sizes = dict[str, dict[str, Any]]
+
+
+def measured(opened: Any, graph: dict[str, Any]) -> list[Sizes]:
+    """Each node on the canvas and in Nodes 2.0, at the least size that it needs; sizes in ``graph`` become these."""
+    part = inner(graph)
+    frontend.choose_renderer(opened, False)
+    open_part(opened, graph)
+    first = drawn_nodes(opened, part)
+    for node in part["nodes"]:
+        text = first[str(node["id"])]["text"]
+        wide = NOTE_WIDTH if node["type"] in NOTES else TEXT_WIDTH if text else NODE_WIDTH
+        # The size that it had before is no measure; what it needs is.
+        node["size"] = [wide, 90 if text else 40]
+    return [measure(opened, graph, nodes_2) for nodes_2 in (False, True)]
+
+
+def lay_out(opened: Any, graph: dict[str, Any], elsewhere: Sequence[Sizes] = ()) -> dict[str, Any]:
     """The same graph with other places and sizes; ``graph`` itself is changed.
+
+    Args:
+        elsewhere: sizes of its nodes in other hosts.
 
     Raises:
         RuntimeError: the editor would not queue the same as before.
@@ -126,24 +159,20 @@ def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
     frontend.choose_renderer(opened, False)
     frontend.load_ui(opened, graph)
     before = frontend.exported(opened)
-    open_part(opened, graph)
-    first = {one["id"]: one for one in opened.evaluate(MEASURE)}
-    for node in part["nodes"]:
-        one = first[str(node["id"])]
-        wide = NOTE_WIDTH if node["type"] in NOTES else TEXT_WIDTH if one["text"] else NODE_WIDTH
-        # The size that it had before is no measure; what it needs is.
-        node["size"] = [wide, 90 if one["text"] else 40]
-    canvas, vue = (measure(opened, graph, nodes_2) for nodes_2 in (False, True))
+    canvas, vue = measured(opened, graph)
+
+    def most(key: str, what: str) -> float:
+        return max(sizes[key][what] for sizes in (canvas, vue, *elsewhere))
+
     notes = [str(node["id"]) for node in part["nodes"] if node["type"] in NOTES]
     boxes, loose = {}, len(part["groups"])
     for node in part["nodes"]:
         key = str(node["id"])
-        here, there = canvas[key], vue[key]
-        text = max(here["height"], there["height"]) if here["text"] else here["height"]
-        node["size"] = [max(here["width"], there["width"]), text]
+        here = canvas[key]
+        node["size"] = [most(key, "width"), most(key, "height") if here["text"] else here["height"]]
         if key in notes:
             continue
-        drawn = max(node["size"][1], there["height"])
+        drawn = most(key, "height")
         room = drawn + growth(node["type"], here["saves"])
         group = member[key]
         if group < 0:
@@ -162,7 +191,7 @@ def lay_out(opened: Any, graph: dict[str, Any]) -> dict[str, Any]:
             node["pos"] = [round(value) for value in places[key]]
         else:
             node["pos"] = [0, round(y)]
-            y += max(node["size"][1], vue[key]["height"]) + 2 * TITLE
+            y += most(key, "height") + 2 * TITLE
         node["size"] = [round(value) for value in node["size"]]
     for number, frame in zip(used, frames):
         if number < len(part["groups"]):
@@ -186,7 +215,7 @@ def ends_beside(part: dict[str, Any], frames: list[tuple[float, float, float, fl
 
 
 @contextmanager
-def editor(url: str | None):
+def editor(url: str | None, comfy: Path | None = None):
     """An open page on a running ComfyUI, or on one that is started for it."""
     if url:
         with frontend.page(url) as opened:
@@ -194,7 +223,7 @@ def editor(url: str | None):
         return
     from steadyedit.standalone.comfy_process import find_comfy, running
 
-    comfy = find_comfy()
+    comfy = comfy or find_comfy()
     if comfy is None:
         raise RuntimeError("No ComfyUI was found: name its folder by COMFYUI_PATH, or a running one by --url.")
     with tempfile.TemporaryDirectory() as output, running(comfy, Path(output), editor=True) as host:
@@ -207,12 +236,22 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a graph as the editor saves it")
     parser.add_argument("--url", help="a running ComfyUI with this pack; else one is started")
     parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
+    parser.add_argument("--also", type=Path, action="append", default=[], metavar="COMFYUI",
+                        help="a folder of another ComfyUI, whose nodes are measured, too")  # fmt: skip
     args = parser.parse_args()
+    graphs = {file: json.loads(file.read_text(encoding="utf-8")) for file in args.files}
+    elsewhere: dict[Path, list[Sizes]] = {file: [] for file in graphs}
+    for comfy in args.also:
+        with editor(None, comfy) as opened:
+            opened.keyboard.press("Escape")
+            for file, graph in graphs.items():
+                elsewhere[file] += measured(opened, deepcopy(graph))
     with editor(args.url) as opened:
         opened.keyboard.press("Escape")
-        for file in args.files:
-            print(frontend.write(file, lay_out(opened, json.loads(file.read_text(encoding="utf-8")))), flush=True)
+        for file, graph in graphs.items():
+            print(frontend.write(file, lay_out(opened, graph, elsewhere[file])), flush=True)
         if args.picture:
+            open_part(opened, graph)
             frontend.picture(opened, args.picture)
     return 0
 

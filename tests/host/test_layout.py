@@ -15,7 +15,7 @@ from forms import editor_forms
 # Laid out for hosts that fold rare settings away. ComfyUI 0.8.0 shows them all, and in Nodes 2.0 nodes of six graphs
 # touch a neighbour or reach over their group's frame there.
 pytestmark = pytest.mark.once
-FILES = editor_forms()
+FILES = {**editor_forms(), **{path.stem: path for path in sorted(frontend.BLUEPRINTS.glob("*.json"))}}
 SEEN = """() => ({
   nodes: app.canvas.graph.nodes.map((n) => [n.title, n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]),
   groups: app.canvas.graph.groups.map((g) => [g.title, ...g.pos, ...g.size]),
