@@ -107,7 +107,8 @@ FOLD = """
 
 SHOW_ALL = """
 () => {
-  const boxes = [...app.canvas.graph.nodes, ...app.canvas.graph.groups].map((n) => n.getBounding?.() ?? [...n.pos, ...n.size]);
+  const { nodes, groups } = app.canvas.graph;
+  const boxes = [...nodes, ...groups].map((n) => n.getBounding?.() ?? [...n.pos, ...n.size]);
   const left = Math.min(...boxes.map((b) => b[0])), right = Math.max(...boxes.map((b) => b[0] + b[2]));
   const top = Math.min(...boxes.map((b) => b[1])), bottom = Math.max(...boxes.map((b) => b[1] + b[3]));
   const view = app.canvas.canvas.getBoundingClientRect();

@@ -9,8 +9,8 @@ and after.
 Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
 
 Which group a node belongs to is where it lies; groups keep their order from left to right. A node's room is its larger
-size of both renderers and all hosts, and below it what a preview takes after a run (``PREVIEW``); notes and fields of text are made
-as high as their text.
+size of both renderers and all hosts, and below it what a preview takes after a run (``PREVIEW``); notes and
+fields of text are made as high as their text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ CUT = """async (id) => {
     .map((e) => e.scrollHeight - e.clientHeight));
 }"""
 MEASURE = """() => app.canvas.graph.nodes.map((n) => ({
-  id: n.id, type: n.type, width: Math.max(n.size[0], n.computeSize()[0]), height: Math.max(n.size[1], n.computeSize()[1]),
+  id: n.id, type: n.type, width: Math.max(n.size[0], n.computeSize()[0]),
+  height: Math.max(n.size[1], n.computeSize()[1]),
   inputs: (n.inputs ?? []).map((_, i) => n.getConnectionPos(true, i)[1] - n.pos[1]),
   outputs: (n.outputs ?? []).map((_, i) => n.getConnectionPos(false, i)[1] - n.pos[1]),
   text: (n.widgets ?? []).some((w) => ['customtext', 'MARKDOWN', 'markdown'].includes(w.type)),
