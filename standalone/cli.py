@@ -13,6 +13,7 @@ from pathlib import Path
 from .curate import add_curate, curate
 from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
 from .study import add_study, study
+from .team import Ended, end_with_parent, processes
 from .train import add_train, train
 
 RECIPES = Path(__file__).parents[1] / "toyworld" / "training"
@@ -111,8 +112,10 @@ def run(options: argparse.Namespace) -> int:
         for name, path in names.items():
             print(f"{name:{max(map(len, names))}}  {one_line(path)}")
         return 0
-    if options.stream is None and (options.processes or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+    if options.stream is None and (options.processes or processes() > 1):
         raise GraphError("run: several processes share out the windows of a streamed edit; add --stream FRAMES.")
+    if processes() > 1:
+        end_with_parent()
     if options.processes is not None and "WORLD_SIZE" not in os.environ:
         from .processes import launch, without_option
 
@@ -295,5 +298,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"steadyedit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"steadyedit: {error if str(error) else 'cancelled.'}", file=sys.stderr)
+        if not isinstance(error, Ended) or str(error):
+            print(f"steadyedit: {error if str(error) else 'cancelled.'}", file=sys.stderr)
         return 130

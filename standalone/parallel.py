@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..backends.diffusers.video import DiffusersVideoBackend, DiffusersVideoModel
 from .graph import GraphError
-from .team import end_with_parent
 
 ENDED = ("train: another process of this run ended; the last checkpoint is kept, and the same command with --batch {} "
          "goes on from it, in fewer processes too.")  # fmt: skip
@@ -29,7 +28,6 @@ class Accelerated:
         except ImportError as error:
             raise GraphError("train: several processes need accelerate; pip install 'steadyedit[processes]'."
                              ) from error  # fmt: skip
-        end_with_parent()
         try:
             self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
         except RuntimeError as error:

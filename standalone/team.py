@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,7 +90,6 @@ def team() -> Iterator[Team]:
     import torch
     import torch.distributed as dist
 
-    end_with_parent()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     with _ended_is_told():
@@ -133,11 +133,13 @@ def _ended(*_: Any) -> None:
 
 def first_to_speak() -> bool:
     """Whether no other process of torchrun's has come here before."""
+    if "torch.distributed" not in sys.modules:  # in the midst of a start, where no library can be asked
+        return os.environ.get("RANK") == "0"
     import torch.distributed as dist
 
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
                               timeout=timedelta(seconds=2))  # fmt: skip
         return store.add("steadyedit/said", 1) == 1
-    except (RuntimeError, KeyError):
+    except (AttributeError, RuntimeError, KeyError):
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .graph import GraphError
+from .team import end_with_parent, processes
 
 if TYPE_CHECKING:
     from ..methods.lora_edit.samples import Sample
@@ -56,10 +57,11 @@ def train(options: argparse.Namespace) -> int:
         given = without_option(options.arguments, "--processes")
         # Said once, so that the run goes on by any number of processes.
         return launch(options.processes, given if options.batch else [*given, f"--batch={options.processes}"])
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if processes() == 1:
         if options.shard:
             raise GraphError("--shard: parts the weights among processes; add --processes N, or leave it out.")
         return _train(options, None)
+    end_with_parent()
     from .parallel import Accelerated
 
     together = Accelerated(options.batch)

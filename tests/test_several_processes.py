@@ -11,7 +11,7 @@ import threading
 import killed_processes
 import pytest
 import torch
-from steadyedit.standalone import processes, stream
+from steadyedit.standalone import processes, stream, team
 from steadyedit.standalone.cli import main
 from steadyedit.standalone.graph import GraphError, read_graph
 from steadyedit.streaming.run import edit_windows
@@ -147,6 +147,16 @@ def test_a_process_that_dies_is_told_of_once(tmp_path, monkeypatch, capfd, first
     for word in words:
         assert word.lower() in said[0].lower()
     assert (tmp_path / "alone").exists() == bool(again)
+
+
+def test_torchruns_end_is_one_sentence(monkeypatch):
+    """torchrun ends all processes where one dies; the first that is told speaks, for all."""
+    monkeypatch.setattr(team, "first_to_speak", lambda: True)
+    with pytest.raises(KeyboardInterrupt, match="another process of this run ended.*the same command goes on"):
+        team._ended()
+    monkeypatch.setattr(team, "first_to_speak", lambda: False)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        team._ended()
 
 
 def test_processes_are_for_streaming(tmp_path, capsys):
