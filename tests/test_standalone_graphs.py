@@ -120,3 +120,18 @@ def test_contact_sheet_is_a_picture_of_all_rows(tmp_path):
     contact_sheet(path, "title", [("a", "1", torch.rand(2, 8, 16, 3)), ("b", "", torch.rand(3, 8, 8, 3))], side=64)
     picture = Image.open(path)
     assert picture.width > 3 * 64 and picture.height > 2 * 64
+
+
+def test_words_are_edited_behind_null_text_inversion(tmp_path):
+    """The shipped graph of Prompt-to-Prompt, short, on the stand-ins for the host's own nodes."""
+    graph = read_graph(demo.GRAPH.parent / "toy_prompt_to_prompt.json")
+    changes = {CLIP: {"frames": 2, "size": SIZE},
+               "SteadyEditPromptToPrompt": {"weights": "a: 0.5", "blend_source": "a"},
+               "SteadyEditNullTextInversion": {"steps": 2, "inner_steps": 1, "reuse": False}}
+    for node in graph.values():
+        node["inputs"].update(changes.get(node["class_type"], {}))
+    run = run_standalone(graph, tmp_path)
+    inversion, edit = (of_class(graph, f"SteadyEdit{name}") for name in ("NullTextInversion", "PromptToPrompt"))
+    assert [text.shape[0] for text, _ in run.results[inversion][2]] == [2, 2]
+    assert run.results[edit][0].attachments[0].method == "prompt-to-prompt"
+    assert read_clip(run.saved[0]).frames.shape == (2, SIZE, SIZE, 3)
