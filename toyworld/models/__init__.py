@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shipped import WEIGHTS
-from . import wan
+from . import flow_editor, wan
 from .low_rank import file_names, multiply_out
 from .tokenizer import BOS, EOS, TOKENIZER, VOCAB_SIZE, load_tokenizer, tokenize  # noqa: F401
 
@@ -130,7 +130,7 @@ BUILDERS = {
     "vae": build_vae, "unet": build_unet, "text_encoder": build_text_encoder, "clip": build_clip,
     "classifier": build_classifier, "editor": lambda: build_unet(in_channels=8),
     "editor_text_encoder": build_text_encoder, "controlnet": build_controlnet, "grounder": build_grounder,
-    "wan_vae": wan.build_vae, "wan": wan.build,
+    "wan_vae": wan.build_vae, "wan": wan.build, "flow_editor": flow_editor.build,
 }
 #: name -> the model that it was trained from and whose weights it shares where its own file has none
 OVERLAYS = {"editor": "unet", "controlnet": "unet"}
@@ -172,6 +172,8 @@ def to_file_keys(name: str, state: dict) -> dict:
         return to_stock(state)
     if name == "wan":
         return file_names(wan.to_wan(state))
+    if name == "flow_editor":
+        return flow_editor.to_flux(state)
     if not name.endswith("text_encoder"):
         return state
     return {k if k.startswith(TEXT_PREFIX) else TEXT_PREFIX + k: v for k, v in state.items()}
@@ -181,6 +183,8 @@ def from_file_keys(name: str, state: dict, module) -> dict:
     """Names in the file -> keys of `module` in the installed diffusers or transformers."""
     if name.startswith("wan"):
         return wan.to_diffusers(state) if name == "wan" else wan.vae_to_diffusers(state)
+    if name == "flow_editor":
+        return flow_editor.to_diffusers(state)
     if not name.endswith("text_encoder") or any(k.startswith(TEXT_PREFIX) for k in module.state_dict()):
         return state
     return {k.removeprefix(TEXT_PREFIX): v for k, v in state.items()}

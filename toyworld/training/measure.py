@@ -37,6 +37,12 @@ def measure_editor() -> dict:
     return judge_edits()
 
 
+def measure_flow_editor() -> dict:
+    from .judging.flow import judge_flow_edits
+
+    return judge_flow_edits()
+
+
 def measure_wan_vae() -> dict:
     from .recipes.wan_vae import measure, own_vae
 
@@ -71,7 +77,7 @@ MEASURES = {
     "vae": measure_vae, "classifier": measure_classifier, "unet": measure_unet, "clip": measure_clip,
     "editor": measure_editor, "controlnet": measure_controlnet,
     "wan_vae": measure_wan_vae, "wan": measure_wan, "sam": measure_sam,
-    "grounder": measure_grounder,
+    "grounder": measure_grounder, "flow_editor": measure_flow_editor,
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet", "wan_vae", "wan", "sam", "grounder")
+NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet", "wan_vae", "wan", "sam", "grounder",
+         "flow_editor")
 #: recipes that follow one another, where there are several
 STAGES = {"wan_vae": ("wan_vae", "wan_vae_settle"), "wan": ("wan_calm",)}  # the calm one runs those before it itself
 
