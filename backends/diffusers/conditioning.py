@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ...diffusion.schedule import DiscreteSchedule
 
 
+ONE = "{name}: expected one condition, but got {count}; this host combines none."
+
+
 def text_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tensor:
     """Text tokens for every frame of a clip.
 
@@ -30,7 +33,7 @@ def text_of(conditioning: Any, frames: int, name: str = "conditioning") -> Tenso
         ValueError: several conditions, or a number of texts that fits no frame.
     """
     if len(conditioning) != 1:
-        raise ValueError(f"{name}: expected one condition, but got {len(conditioning)}; this host combines none.")
+        raise ValueError(ONE.format(name=name, count=len(conditioning)))
     text = conditioning[0][0]
     if text.shape[0] not in (1, frames):
         raise ValueError(f"{name}: holds {text.shape[0]} texts, but the clip has {frames} frames; "
@@ -46,6 +49,8 @@ def spans_of(conditioning: Any, schedule: DiscreteSchedule, name: str = "conditi
     Raises:
         ValueError: several entries are at work at once, or at some level none.
     """
+    if len(conditioning) > 1 and not any({"start_percent", "end_percent"} & set(extra) for _, extra in conditioning):
+        raise ValueError(ONE.format(name=name, count=len(conditioning)))
     ends = [(extra.get("start_percent", 0.0), extra.get("end_percent", 1.0)) for _, extra in conditioning]
     entries = sorted(zip(ends, ([entry] for entry in conditioning), strict=True), key=lambda entry: entry[0])
     borders = [end for (_, end), _ in entries]
