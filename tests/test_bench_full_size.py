@@ -9,8 +9,12 @@ import pytest
 import torch
 from steadyedit.benchmarks.common.live import LiveStorages, fake
 from steadyedit.benchmarks.common.memory import allocated_peak
-from steadyedit.benchmarks.full_size.run import fake_step, main
+from steadyedit.benchmarks.full_size import run, unet
+from steadyedit.benchmarks.full_size.run import adapter, fake_step, main, norms
+from steadyedit.benchmarks.full_size.unet import fake_sampling, fake_tuning
 from steadyedit.benchmarks.lora_edit_size.run import MODELS
+from steadyedit.methods.dape.recipes import ADAPTER_TUNING
+from steadyedit.methods.via.pipeline import ViaRecipe
 from steadyedit.standalone.cli import main as command_line
 
 VIDEO = (1, 16, 13, 60, 104)
@@ -61,6 +65,31 @@ def test_the_command_writes_its_numbers(tmp_path, capsys):
     rows = json.loads(path.read_text())["rows"]
     assert [row["dtype"] for row in rows] == ["bfloat16", "float32"] and all(row["fake_gib"] > 0 for row in rows)
     assert "tiny, 5x64x64, bfloat16: 32 tokens" in capsys.readouterr().out
+
+
+def test_a_step_of_via_grows_by_its_latents_alone():
+    """Calls of the U-Net have their size; work is that of the clip's frames and of the group's four."""
+    recipe = ViaRecipe(adaptation=None, blend=None)
+    few, more = (fake_sampling(unet.TINY_PIX2PIX, (frames, 4, 16, 16), torch.bfloat16, recipe) for frames in (32, 64))
+    latent = 32 * 4 * 16 * 16 * 4
+    # x, noise, the clip beside it, three branches' results and what is made of them.
+    assert 0 < more.peak - few.peak < 16 * latent
+    by_frame = (more.flops - few.flops) / 32
+    assert few.flops == pytest.approx(32 * by_frame + 4 * by_frame, rel=0.1)
+
+
+def test_a_frozen_stage_is_at_work_and_trains_nothing():
+    shape, latent, dtype = unet.TINY, (2, 4, 16, 16), torch.bfloat16
+    alone = fake_tuning(shape, adapter, latent, dtype, ADAPTER_TUNING)
+    over = fake_tuning(shape, adapter, latent, dtype, ADAPTER_TUNING, norms)
+    assert over.weights == alone.weights and over.flops >= alone.flops > 0
+    assert set(run.U_NETS) >= {"dape norms", "dape adapter", "sdxl tuning", "via 1440 frames"}
+
+
+def test_sdxl_has_its_size():
+    with fake():
+        network = unet.built_unet(unet.SDXL)
+    assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == 2567
 
 
 def test_an_unknown_model_is_named():

@@ -3,13 +3,15 @@
 A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against what is told before a training. A
 minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
 matrix library's workspace come on top, so these are predictions until a GPU has confirmed them. What ComfyUI's own
-networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 tuning", "ei2 sampling" and "via sampling"
-are Stable Diffusion's U-Net at 512x512: a step of tuning on 8 frames, and one evaluation under guidance.
+networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 ...", "dape ..." and "via ..." are
+Stable Diffusion's U-Net at 512x512, "sdxl tuning" SDXL's at 1024x1024: a step of tuning on 8 frames, one evaluation
+under guidance, or a step of gather-swap on a clip of so many frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,58 @@ import torch
 
 from ...backends.diffusers.denoiser import AT_ONCE
 from ...backends.diffusers.video import CHANNELS, DiffusersVideoBackend, DiffusersVideoModel
+from ...methods.attachment import Attachment
+from ...methods.dape.recipes import ADAPTER_TUNING, NORM_TUNING
 from ...methods.lora_edit.memory import GIB
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
+from ...methods.registry import build_on
+from ...methods.via.pipeline import ViaRecipe
 from ..common.live import fake
 from ..common.report import meta, write_json
 from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, _latent
 from .step import RANK, Step, training_step
 from .timed import ei2_parts
-from .unet import PIX2PIX, SD15, Predicted, fake_evaluation, fake_tuning
+from .unet import PIX2PIX, SD15, SDXL, Predicted, fake_evaluation, fake_sampling, fake_tuning
+
+EI2_LATENT, SDXL_LATENT = (8, 4, 64, 64), (8, 4, 128, 128)
+
+
+def none(backend: Any, model: Any) -> list[Attachment]:
+    """Nothing attached."""
+    return []
+
+
+def ei2(backend: Any, model: Any) -> list[Attachment]:
+    """EI2's two modules."""
+    return ei2_parts(backend.sites(model))
+
+
+def norms(backend: Any, model: Any) -> list[Attachment]:
+    """DAPE's first stage with the node's settings."""
+    return [build_on(backend, model, "norm-tune", {})]
+
+
+def adapter(backend: Any, model: Any) -> list[Attachment]:
+    """DAPE's second stage."""
+    return [build_on(backend, model, "visual-adapter", {})]
+
+
+def _via(frames: int, dtype: torch.dtype) -> Predicted:
+    return fake_sampling(PIX2PIX, (frames, 4, 64, 64), dtype, ViaRecipe(adaptation=None, blend=None))
+
 
 #: Of U-Nets: one piece of work each, of a latent and a dtype.
 U_NETS: dict[str, Callable[[torch.dtype], Predicted]] = {
-    "ei2 tuning": lambda dtype: fake_tuning(SD15, ei2_parts, EI2_LATENT, dtype),
-    "ei2 sampling": lambda dtype: fake_evaluation(SD15, ei2_parts, EI2_LATENT, dtype, branches=2),
-    "via sampling": lambda dtype: fake_evaluation(PIX2PIX, lambda sites: [], (AT_ONCE, 4, 64, 64), dtype, branches=3),
+    "ei2 tuning": lambda dtype: fake_tuning(SD15, ei2, EI2_LATENT, dtype),
+    "ei2 sampling": lambda dtype: fake_evaluation(SD15, ei2, EI2_LATENT, dtype, branches=2),
+    "dape norms": lambda dtype: fake_tuning(SD15, norms, EI2_LATENT, dtype, NORM_TUNING),
+    "dape adapter": lambda dtype: fake_tuning(SD15, adapter, EI2_LATENT, dtype, ADAPTER_TUNING, norms),
+    "sdxl tuning": lambda dtype: fake_tuning(SDXL, ei2, SDXL_LATENT, dtype),
+    "via sampling": lambda dtype: fake_evaluation(PIX2PIX, none, (AT_ONCE, 4, 64, 64), dtype, branches=3),
+    **{f"via {frames} frames": partial(_via, frames) for frames in (64, 256, 1440)},
 }
-EI2_LATENT = (8, 4, 64, 64)
+SIZES = {"sdxl tuning": "1024x1024"}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -54,7 +91,8 @@ def main(
         raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join([*MODELS, *U_NETS])}.")
     for name in [name for name in chosen if name in U_NETS]:
         for words, dtype in DTYPES.items():
-            rows.append({"method": name, "size": "512x512", "dtype": words, **U_NETS[name](dtype).numbers()})
+            size = SIZES.get(name, "512x512")
+            rows.append({"method": name, "size": size, "dtype": words, **U_NETS[name](dtype).numbers()})
             print("{method}, {size}, {dtype}: {fake_gib:.2f} GiB beside {weights_gib:.2f} of weights, {work_tflop:.1f} "
                   "TFLOP".format(**rows[-1]), flush=True)  # fmt: skip
     chosen = [name for name in chosen if name in MODELS]

@@ -11,8 +11,10 @@ from ..graph import Graph, is_link
 
 TUNE, LORA, INVERT = "SteadyEditOneShotTune", "SteadyEditMaskLoRATrain", "SteadyEditDDIMInversion"
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
+#: Trainings whose work does not hang on what else is attached.
+ALWAYS = {LORA: "14B", "SteadyEditNormTune": "dape norms", "SteadyEditVisualAdapterTrain": "dape adapter"}
 #: Frames, width and height for which there are predictions, by what they are of.
-SIZES = {"ei2": (8, 512, 512), "via": (16, 512, 512), "14B": (49, 832, 480)}
+SIZES = {"ei2": (8, 512, 512), "dape": (8, 512, 512), "14B": (49, 832, 480)}
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def predicted(graph: Graph, size: tuple[int, ...], device: Mapping[str, Any]) ->
 def _row(node: Mapping[str, Any], classes: set[str]) -> str:
     """The name of the fake run that is of this node's work; "" if there is none."""
     kind = node["class_type"]
-    if kind == LORA:
-        return "14B"
+    if kind in ALWAYS:
+        return ALWAYS[kind]
     if "SteadyEditSTAM" in classes and not classes & {"SteadyEditRAVE", "SteadyEditNormTune"}:
         return "ei2 tuning" if kind == TUNE else "ei2 sampling" if kind in (*SAMPLERS, INVERT) else ""
     return ""

@@ -251,8 +251,8 @@ def test_side_of_the_latent_may_be_anything_that_the_unet_takes():
         assert torch.isfinite(loss)
 
 
-def narrow_sd15(path):
-    """Stable Diffusion 1.5's U-Net by its file's names, a tenth as wide, its matrices in scaled fp8."""
+def narrow_sd15(path, scaled=True):
+    """Stable Diffusion 1.5's U-Net by its file's names, a tenth as wide, its matrices in scaled fp8 or all float32."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     from safetensors.torch import save_file
@@ -267,11 +267,12 @@ def narrow_sd15(path):
         fan = max(value.shape[1:].numel(), 1)
         state[key] = torch.randn(value.shape, generator=generator) * fan**-0.5 if value.ndim > 1 else torch.ones(
             value.shape) * key.endswith("weight")  # fmt: skip
-        if value.ndim == 2 and "attn" in key:
+        if scaled and value.ndim == 2 and "attn" in key:
             scale = state[key].abs().max() / 448
             state[key.removesuffix("weight") + "scale_weight"] = scale
             state[key] = (state[key] / scale).to(torch.float8_e4m3fn)
-    state["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+    if scaled:
+        state["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
     save_file(state, path)
 
 

@@ -1,0 +1,133 @@
+"""``--fp16-unet``, ``--bf16-unet``, ``--fp8_e4m3fn-unet`` in the host: attachments sample, invert and train.
+
+What such a flag changes is the weights, rounded, and on a card the type that is computed in. A CPU computes in float32
+whatever is stored, so that both are looked at apart: stored narrow against the same weights rounded, and computed in
+half (as where the card can) against float32.
+"""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sd
+import comfy.supported_models
+import pytest
+import torch
+from comfy.cli_args import args
+from safetensors.torch import load_file
+from steadyedit.backends.comfy_native import training
+from steadyedit.diffusion.trajectory import Trajectory
+from steadyedit.methods.registry import build, build_on
+from steadyedit.methods.tokenflow import Source
+from steadyedit.methods.tuning import TuneRecipe, tune
+from test_training import narrow_sd15
+from tolerances import HALF_RUN, NETWORK
+from toys import BACKEND, METHODS, SAMPLING, Quiet, clip, moved, sample
+
+pytestmark = pytest.mark.once
+FLAGS = {"fp16_unet": torch.float16, "bf16_unet": torch.bfloat16, "fp8_e4m3fn_unet": torch.float8_e4m3fn}
+HALVES = {name: FLAGS[name] for name in ("fp16_unet", "bf16_unet")}
+ALL = {**METHODS, **SAMPLING, "plain": {}, "norm-tune": {}, "visual-adapter": {"positions": (3,)}, "joint-norms": {},
+       "tokenflow": {"spacing": 2}}  # fmt: skip
+WORDS = [[[torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(seed)), {}]] for seed in (1, 2)]
+FRAMES, STEPS = 4, 1
+#: Storage, and float16, are one matter for all methods: these stand for them. In bfloat16 all are looked at.
+SOME = ("plain", "stam", "norm-tune", "tokenflow")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(comfy.supported_models.SD15.unet_config, "model_channels", 32)
+        path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+        narrow_sd15(path, scaled=False)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def whole(file):
+    return loaded(file)
+
+
+def loaded(file, flag="fp32_unet", rounded=torch.float32, computes=False):
+    """A MODEL by the host's own loader under one of its flags; ``computes``: in what it is stored in, as on a card."""
+    state = {key: value.to(rounded).float() for key, value in load_file(file).items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*FLAGS, "fp32_unet"):
+            patch.setattr(args, name, name == flag)
+        if computes:
+            patch.setattr(comfy.model_management, "unet_manual_cast", lambda *given, **more: None)
+        # As in a node run.
+        with torch.inference_mode():
+            return comfy.sd.load_diffusion_model_state_dict(state)
+
+
+def attached(patcher, name, samples):
+    """The MODEL with a method that does something."""
+    if name == "plain":
+        return patcher
+    settings = dict(ALL[name])
+    if name == "tokenflow":
+        levels = BACKEND.schedule(patcher).ddim_sigmas(STEPS).flip(0)
+        settings["source"] = Source(Trajectory(inverted(patcher, samples), levels), WORDS[0])
+    return BACKEND.attach(patcher, moved(build_on(BACKEND, patcher, name, settings)))
+
+
+def inverted(patcher, samples):
+    sigmas = BACKEND.schedule(patcher).ddim_sigmas(STEPS).flip(0)
+    return BACKEND.invert(patcher, WORDS[0], samples, sigmas, 0, Quiet())
+
+
+def edited(patcher, name):
+    """The end of an inversion, and of sampling from it."""
+    samples = clip(FRAMES)
+    with torch.inference_mode():
+        model = attached(patcher, name, samples)
+        # What only samples has its start from the plain model's inversion.
+        path = inverted(patcher if name in SAMPLING or name == "tokenflow" else model, samples)
+        words = {"positive": WORDS[1], "negative": WORDS[0]}
+        return path[-1], sample(model, samples=path[-1], guidance=3.0, steps=STEPS, **words)
+
+
+def off(found, expected):
+    assert found.isfinite().all() and found.dtype == torch.float32
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_stored_narrow_is_as_the_same_weights_rounded(file, flag):
+    """To rounding of float32, norms and biases included: nothing is rounded a second time or read in another type.
+
+    Beside the unrounded weights the same runs are 0.002 (fp16), 0.02 (bf16) and 0.2 (fp8) off, relative.
+    """
+    stored, rounded = loaded(file, flag), loaded(file, rounded=FLAGS[flag])
+    assert {p.dtype for p in stored.model.diffusion_model.parameters()} == {FLAGS[flag]}
+    for name in SOME:
+        for found, expected in zip(edited(stored, name), edited(rounded, name), strict=True):
+            assert off(found, expected) < NETWORK, name
+
+
+@pytest.mark.parametrize("flag", HALVES)
+def test_computed_in_half_is_beside_float32(file, whole, flag):
+    """As near as the model by itself is: one step, since a network of random weights grows a difference with each."""
+    half = loaded(file, flag, computes=True)
+    assert half.model.manual_cast_dtype is None and half.model.get_dtype() == HALVES[flag]
+    for name in ALL if flag == "bf16_unet" else SOME:
+        for found, expected in zip(edited(half, name), edited(whole, name), strict=True):
+            assert off(found, expected) < HALF_RUN[HALVES[flag]], name
+
+
+@pytest.mark.parametrize("flag", HALVES)
+def test_training_is_beside_float32(file, whole, flag, monkeypatch):
+    """Stored narrow; computed in bfloat16 where that is stored, as on a card. What trains stays in float32."""
+    if flag == "bf16_unet":
+        monkeypatch.setattr(training, "training_dtype", lambda device: torch.bfloat16)
+    recipe, stored = TuneRecipe(steps=2, learning_rate=1e-3), loaded(file, flag)
+    losses = []
+    for patcher in (whole, stored):
+        with torch.inference_mode():
+            for name in ("stam", "ffam") if flag == "bf16_unet" else ("temporal-attention",):
+                patcher = BACKEND.attach(patcher, moved(build(name, BACKEND.sites(patcher), METHODS[name])))
+            tuned = tune(BACKEND, patcher, clip(2), WORDS[0], recipe, progress=Quiet(), preview_every=0)
+        assert all(w.dtype == torch.float32 and w.isfinite().all() for w in tuned.weights.tensors.values())
+        losses.append(tuned.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=HALF_RUN[HALVES[flag]])
