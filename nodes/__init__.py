@@ -25,6 +25,7 @@ def node_list() -> list[type]:
         lora_edit,
         lora_edit_samples,
         lora_edit_train,
+        lora_edit_windows,
         metrics,
         null_text,
         plate,
@@ -53,8 +54,8 @@ def node_list() -> list[type]:
     modules = (toy, toy_clip, video, fit_frames, sequence, vision_models, text_mask, point_mask, track_mask, captions,
                attach, gather_swap, rave, tokenflow, approximate_windows, prompt_to_prompt, root, adaptation,
                editor_conditioning, tuning, dape, dape_apply, weights, save_lora, inversion, null_text, flow_edit,
-               source_path, blend, lora_edit, lora_edit_samples, lora_edit_train, plate, colour_match, compare, metrics,
-               quality, streamed_edit)
+               source_path, blend, lora_edit, lora_edit_samples, lora_edit_train, lora_edit_windows, plate,
+               colour_match, compare, metrics, quality, streamed_edit)
     return [checked(with_words(node)) for module in modules for node in module.NODES]
 
 

@@ -27,7 +27,7 @@ IDS = {
     "SteadyEditVisualAdapterTrain", "SteadyEditApplyNormTune", "SteadyEditApplyVisualAdapter",
     "SteadyEditGroundingModel", "SteadyEditSAMModel", "SteadyEditTextMask", "SteadyEditPointMask",
     "SteadyEditBoxMask", "SteadyEditMaskCondition", "SteadyEditMaskSample", "SteadyEditFrameSample",
-    "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
+    "SteadyEditMaskWindows", "SteadyEditMaskLoRATrain", "SteadyEditToyWan",
     "SteadyEditTrackMask", "SteadyEditMaskRefine", "SteadyEditCaption", "SteadyEditDescribeRegion",
     "SteadyEditClipMetrics", "SteadyEditQualityScore",
     "SteadyEditCropToMask", "SteadyEditStitch", "SteadyEditCompare", "SteadyEditColorMatch",
