@@ -165,13 +165,13 @@ def numbers_of_a_device_tensor(patch):
 
 
 def target_left_behind(patch):
-    step = NoiseTraining.step
+    step = NoiseTraining.step_of
 
-    def forgetful(self, predict, clean):
+    def forgetful(self, samples, together=None):
         self.residual = lambda found, target: torch.nn.functional.mse_loss(on_device(found), target.cpu())
-        return step(self, predict, clean)
+        return step(self, samples, together)
 
-    patch.setattr(NoiseTraining, "step", forgetful)
+    patch.setattr(NoiseTraining, "step_of", forgetful)
     return lambda: tuned(model("stam"))
 
 

@@ -206,15 +206,16 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, monkeypa
     """One rule for all trainings: what led to it is not kept."""
     from steadyedit.diffusion.training import NoiseTraining
 
-    kept, step = [], NoiseTraining.step
+    kept, step = [], NoiseTraining.step_of
 
-    def breaks(self, predict, clean):
+    def breaks(self, samples, together=None):
         if len(self.losses) == 3:
             kept.extend(path.read_bytes() for path in tmp_path.glob("*.checkpoint"))
-            return step(self, lambda *a: predict(*a) * float("nan"), clean)
-        return step(self, predict, clean)
+            ((predict, clean),) = samples
+            samples = [(lambda *a: predict(*a) * float("nan"), clean)]
+        return step(self, samples, together)
 
-    monkeypatch.setattr(NoiseTraining, "step", breaks)
+    monkeypatch.setattr(NoiseTraining, "step_of", breaks)
     with pytest.raises(FloatingPointError, match="training: the loss is nan at step 4"):
         trained(tmp_path)
     (path,) = tmp_path.iterdir()

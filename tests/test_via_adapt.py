@@ -155,7 +155,7 @@ def test_cancelled_and_resumed_equals_uninterrupted(tmp_path, cancel_at=3):
 def test_memory_that_runs_out_once(monkeypatch, caplog):
     import steadyedit.diffusion.training as training
 
-    whole, step, calls = once(), training.NoiseTraining.step, []
+    whole, step, calls = once(), training.NoiseTraining.step_of, []
 
     def short(self, *args):
         calls.append(1)
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_once(monkeypatch, caplog):
             raise MemoryError
         return step(self, *args)
 
-    monkeypatch.setattr(training.NoiseTraining, "step", short)
+    monkeypatch.setattr(training.NoiseTraining, "step_of", short)
     with caplog.at_level(logging.WARNING):
         again = adapted()
     assert "adaptation: memory ran out; trying again with gradient checkpointing" in caplog.text
