@@ -50,7 +50,7 @@ def test_our_own_clip_brings_its_words_and_its_edited_frame(tmp_path, monkeypatc
     prepare.put_own_clip(graph, tmp_path)
     small = prepare.resolved(graph)
     assert Path(small["1"]["inputs"]["file"]).is_file() and Path(small["31"]["inputs"]["image"]).is_file()
-    assert small["33"]["inputs"]["image"] == ["31", 0] and small["8"]["inputs"]["text"] == "fish"
+    assert small["33"]["inputs"]["images"] == ["31", 0] and small["8"]["inputs"]["text"] == "fish"
     assert not [one for one in wanted(small) if "qwen" in one.name.lower() or "Florence" in one.name]
 
 
