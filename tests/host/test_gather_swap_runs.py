@@ -261,7 +261,7 @@ def test_an_automatic_chunk_follows_free_memory(monkeypatch):
     found = []
     for free in (1e9, 49, 48, 13, 0):
         patcher = types.SimpleNamespace(get_free_memory=lambda device, free=free: free)
-        base = types.SimpleNamespace(current_patcher=patcher, memory_required=lambda shape: shape[0])
+        base = types.SimpleNamespace(current_patcher=patcher, memory_required=lambda shape, cond_shapes: shape[0])
         run, x = HostRun("gather-swap", None, 100, (0, 50, 99)), torch.zeros(103, 4, 8, 8)
         calls = HostCalls(run, None, base, [[{}], [{}]], x, torch.ones(103), {})
         found.append(calls.rows_at_once(x, 1, 0))

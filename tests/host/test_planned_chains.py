@@ -302,7 +302,8 @@ def test_a_call_holds_the_rows_that_the_host_has_room_for(free, fits):
     """The host's own estimate of all branches' rows, by half again, halved until it fits: 48 bytes a row here."""
     from steadyedit.backends.comfy_native.planned_run import rows_that_fit
 
-    model = SimpleNamespace(memory_required=math.prod, current_patcher=SimpleNamespace(get_free_memory=lambda _: free))
+    model = SimpleNamespace(memory_required=lambda shape, cond_shapes: math.prod(shape),
+                            current_patcher=SimpleNamespace(get_free_memory=lambda _: free))
     assert rows_that_fit(model, [[{}], [{}], None], torch.zeros(16, 4, 2, 2), 16) == fits
 
 
