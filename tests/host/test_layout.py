@@ -65,7 +65,8 @@ def test_no_two_nodes_overlap_and_links_rarely_cross(drawn):
         assert overlapping(seen["nodes"]) == [], name
         assert overlapping(seen["groups"]) == [], name
         assert outside(seen["nodes"], seen["groups"]) == [], name
-        assert layers.crossings(np.array(seen["links"], float)) <= CROWDED.get(name, MOST_CROSSINGS) * len(seen["links"]), name
+        most = CROWDED.get(name, MOST_CROSSINGS) * len(seen["links"])
+        assert layers.crossings(np.array(seen["links"], float)) <= most, name
         assert all(drawn.evaluate(layout.CUT, note) < CUT for note in seen["notes"]), name
 
 
