@@ -104,8 +104,9 @@ class Arrangement:
     def places(self) -> tuple[dict[str, tuple[float, float]], list[tuple[float, float, float, float]]]:
         """Each node's place, and the frame of each group: x, y, width, height."""
         found: dict[str, tuple[float, float]] = {}
-        frames, right, below = [], self.left, {}
-        for columns, lower, rank in zip(self.groups, self.lower, self.ranks):
+        frames, right, below = {}, self.left, {}
+        for group in sorted(range(len(self.groups)), key=self.ranks.__getitem__):
+            columns, lower, rank = self.groups[group], self.lower[group], self.ranks[group]
             if rank not in below:
                 # Groups of one rank stand below each other.
                 below[rank] = (right, 0.0)
@@ -120,10 +121,10 @@ class Arrangement:
                 bottom = max(bottom, y - GAP)
                 x += max(self.boxes[key].width for key in column) + BETWEEN
             x += PAD - BETWEEN
-            frames.append((begin, above, x - begin, bottom + PAD - above))
+            frames[group] = (begin, above, x - begin, bottom + PAD - above)
             right = max(right, x + APART)
             below[rank] = (begin, bottom + PAD + APART)
-        return found, frames
+        return found, [frames[group] for group in range(len(self.groups))]
 
     def ends(self, at: np.ndarray) -> np.ndarray:
         """Where each link begins and ends, [links, 4], with the nodes at these places."""
@@ -151,8 +152,34 @@ class Arrangement:
         return (crossings(ends) + self.behind(at, ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 4000 + height / 200
                 + sum(map(sum, self.lower)) / 2000)  # fmt: skip
 
-    def improve(self, steps: int = 6000, seed: int = 0) -> None:
-        """Reorder and lower columns as long as that helps: annealed, and the same for the same graph."""
+    def improve(self) -> None:
+        """Reorder and lower columns as long as that helps, and choose where loaders stand; the same for the same graph.
+
+        A group that follows on no other stands at the left, or beside the first group that takes something from it,
+        where that is better: far links cross much.
+        """
+        first, ranks, found = self._state(), self.ranks, []
+        for late in (False, True):
+            self.ranks = self._beside_their_readers(ranks) if late else ranks
+            if late and self.ranks == ranks:
+                break
+            self.groups, self.lower = first
+            first = self._state()
+            self._anneal()
+            found.append((self.cost(), self._state(), self.ranks))
+        _, (self.groups, self.lower), self.ranks = min(found, key=lambda one: one[0])
+
+    def _beside_their_readers(self, ranks: list[int]) -> list[int]:
+        """Ranks with each group that follows on none, but the first group, in the rank of its first reader."""
+        between = {(self.boxes[one.origin].group, self.boxes[one.target].group) for one in self.links}
+        between = {(origin, target) for origin, target in between if origin != target}
+        following = {target for _, target in between}
+        return [rank if group == 0 or group in following
+                else min((ranks[target] for origin, target in between if origin == group), default=rank)
+                for group, rank in enumerate(ranks)]  # fmt: skip
+
+    def _anneal(self, steps: int = 6000, seed: int = 0) -> None:
+        """Change one column at a time; what harms is kept the less, the later it comes."""
         draw = random.Random(seed)
         columns = [(group, at) for group, found in enumerate(self.groups) for at in range(len(found))]
         if not self.links:
