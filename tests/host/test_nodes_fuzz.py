@@ -29,3 +29,6 @@ def test_every_node_answers_with_a_result_or_a_sentence(tmp_path, monkeypatch):
         raw, counts = fuzz(values, CASES or 3)
     assert not raw, "\n".join(raw)
     assert counts.keys() == nodes.keys() and all(map(sum, counts.values()))
+    good, refused = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
+    tried = good + refused
+    assert tried >= 150 and refused > tried // 4 and good > 20
