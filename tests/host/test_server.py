@@ -67,6 +67,7 @@ def short_graph(name):
                "SteadyEditVisualAdapterTrain": {"steps": 1, "reuse": False},
                "SteadyEditMaskLoRATrain": {"steps": 2, "reuse": False}, "KSampler": {"steps": 4},
                "SteadyEditGatherSwap": {"group": 3}, "SteadyEditFlowEdit": {"n_max": 4},
+               "SteadyEditNullTextInversion": {"steps": 2, "inner_steps": 1, "reuse": False},
                "BasicScheduler": {"steps": 5}}  # fmt: skip
     if any(node["class_type"] == "SteadyEditToyWan" for node in graph.values()):
         changes["SteadyEditToyClip"] = {"frames": 5}
@@ -115,7 +116,7 @@ for name in sys.argv[1:]:
 @pytest.mark.parametrize(("name", "most"), [
     ("toy_ei2", 16), ("toy_dape", 16), ("toy_rave", 2), ("toy_via_global", 2), ("toy_via_local", 2),
     ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2),
-    ("toy_flow_edit", 2)])  # fmt: skip
+    ("toy_flow_edit", 2), ("toy_prompt_to_prompt", 2)])  # fmt: skip
 def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, standalone, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
     history = run(server, short_graph(name))
