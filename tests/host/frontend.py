@@ -208,8 +208,17 @@ def missing(opened: Any) -> list[str]:
     )
 
 
+OUTSIDE = "() => { const all = app.rootGraph ?? app.graph; if (app.canvas.graph !== all) app.canvas.setGraph(all) }"
+
+
 def load_ui(opened: Any, graph: dict[str, Any]) -> None:
-    """Put a UI form on the canvas, as Open does."""
+    """Put a UI form on the canvas, as Open does.
+
+    First out of whatever blueprint the canvas shows: the address that names its inside would bring back an older
+    workflow that holds it.
+    """
+    opened.evaluate(OUTSIDE)
+    settle(opened)
     opened.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
     settle(opened)
 

@@ -55,7 +55,7 @@ MEASURE = """() => app.canvas.graph.nodes.map((n) => ({
   text: (n.widgets ?? []).some((w) => ['customtext', 'MARKDOWN', 'markdown'].includes(w.type)),
   saves: !!n.constructor.nodeData?.output_node,
 }))"""
-INSIDE = "() => { const [one] = app.graph.subgraphs.values(); if (one) app.canvas.setGraph(one) }"
+INSIDE = "(id) => app.canvas.setGraph((app.rootGraph ?? app.graph).subgraphs.get(id))"
 
 
 def inner(graph: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def open_part(opened: Any, graph: dict[str, Any]) -> None:
     """Put the graph on the canvas and, for a blueprint, go into its node."""
     frontend.load_ui(opened, graph)
     if inner(graph) is not graph:
-        opened.evaluate(INSIDE)
+        opened.evaluate(INSIDE, inner(graph)["id"])
         frontend.settle(opened)
 
 
