@@ -272,6 +272,8 @@ def test_a_damaged_row_is_set_aside_and_measured_again(damage, tmp_path, caplog)
         path.write_text("[1]" if damage == "a list" else path.read_text()[:40])
     found = journal.find(0, "rave")
     if damage is None:
-        assert found["row"] == {"psnr": 31.5} and found["settings"] == {"steps": 3}
+        assert found["row"] == journal.row(0, "rave") == {"psnr": 31.5} and found["settings"] == {"steps": 3}
     else:
         assert found is None and str(path) in caplog.text and (tmp_path / "00-rave.json.damaged").exists()
+        with pytest.raises(ValueError, match="rave on clip 0 was not measured"):
+            journal.row(0, "rave")

@@ -129,7 +129,7 @@ def test_measures_know_the_truth(world, found):
     from steadyedit.benchmarks.common.edited import Edited
 
     measured = [
-        lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)), QUICK)
+        lora_edit_report.measured(world, found, Edited(frames, None, 1.0, 1.0, None, [], torch.empty(0)))
         for frames in (found.case.truth.frames, found.case.source.frames)
     ]
     true, unedited = measured

@@ -62,10 +62,11 @@ class World:
         from ...toyworld import models
 
         backend = quiet_backend()
-        parts = backend.load_toy_video() if video else backend.load_toy_editor() if editor else backend.load_toy()
+        load = backend.load_toy_video if video else backend.load_toy_editor if editor else backend.load_toy
+        model, text, vae = load()
         if video:
             backend = quiet_backend(DiffusersVideoBackend)
-        return cls(backend, *parts, models.load_classifier(), models.load_clip())
+        return cls(backend, model, text, vae, models.load_classifier(), models.load_clip())
 
     def conditioning(self, text: str) -> Any:
         """CONDITIONING of a prompt."""
@@ -112,7 +113,9 @@ def quiet_backend(kind: type | None = None) -> Any:
             if value >= self.bar.total:
                 self.bar.close()
 
-    class QuietBackend(kind or DiffusersBackend):
+    base: Any = kind or DiffusersBackend
+
+    class QuietBackend(base):
         def progress(self, total: int, label: str) -> Bar:
             return Bar(total, label)
 

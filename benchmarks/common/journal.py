@@ -81,7 +81,17 @@ class Journal:
     @staticmethod
     def _digest(kept: dict[str, Any], path: Path) -> str:
         """Of a row and its picture."""
-        return content_hash(json.dumps(kept, sort_keys=True), digest_of(path.with_suffix(".png")))
+        digest = content_hash(json.dumps(kept, sort_keys=True), digest_of(path.with_suffix(".png")))
+        assert digest is not None  # texts
+        return digest
+
+    def row(self, clip: int, method: str) -> dict[str, Any]:
+        """A finished row.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        return self.report([clip], [method])[0][0]
 
     def frames(self, clip: int, method: str, count: int) -> Tensor:
         """The frames of a finished row, [count, H, W, 3] in 0..1, rounded to 8 bits."""
@@ -102,14 +112,15 @@ class Journal:
         missing = [f"{method} on clip {clip}" for (clip, method), kept in found.items() if kept is None]
         if missing:
             raise ValueError(f"json: {missing[0]} was not measured ({len(missing)} rows are missing); run it again.")
-        loads = [kept["load"] for kept in found.values() if kept["load"] is not None]
-        commits = sorted({kept["commit"] or "unknown" for kept in found.values()})
+        finished = [kept for kept in found.values() if kept is not None]
+        loads = [kept["load"] for kept in finished if kept["load"] is not None]
+        commits = sorted({kept["commit"] or "unknown" for kept in finished})
         how = {
             "commit": ", ".join(commits),
             "mean_load": round(sum(loads) / len(loads), 1) if loads else None,
             "cores": os.cpu_count(),
         }
-        return [kept["row"] for kept in found.values()], how
+        return [kept["row"] for kept in finished], how
 
 
 def _write_strip(path: Path, frames: Tensor) -> None:

@@ -50,7 +50,8 @@ class LiveStorages(TorchDispatchMode):
         super().__init__()
         self._outside = {tensor.untyped_storage()._cdata for tensor in outside}
         self._known: dict[int, tuple[StorageWeakRef, int, tuple]] = {}
-        self._noted, self._written, self._moment = noted, 0, Counter()
+        self._noted, self._written = noted, 0
+        self._moment: Counter[tuple[int, tuple]] = Counter()
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -31,8 +31,8 @@ def rows(clips: Sequence[Clip], keys: Keys) -> list[dict[str, Any]]:
             method has the same clips in the same order.
     """
     by_method: dict[str, list[Clip]] = {}
-    for row in clips:
-        by_method.setdefault(row["method"], []).append(row)
+    for clip in clips:
+        by_method.setdefault(clip["method"], []).append(clip)
     first = next(iter(by_method))
     result = []
     for method, own in by_method.items():

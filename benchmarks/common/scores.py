@@ -38,15 +38,19 @@ MARGIN = 6
 _MOMENTS = (0.25, 0.5, 0.75)
 
 
-def score(world: World, case: Case, edited: Edited, settings: Settings) -> dict[str, float | None]:
-    """Every key of ``KEYS`` for one clip; None where it has no meaning."""
+def score(world: World, case: Case, edited: Edited, settings: Settings | None = None) -> dict[str, float | None]:
+    """Every key of ``KEYS`` for one clip; None where it has no meaning.
+
+    Args:
+        settings: of the edit's sampling; None leaves out the shifts, the measures inside the model.
+    """
     frames, truth = edited.frames, case.truth
     # A new shape covers other pixels: the object's place is where it is before or after.
     mask = torch.maximum(case.source.masks[0], truth.masks[0])
     far = _grown(mask) < 0.01
     moving = truth.masks.amax(0)[:-1]
     embeddings, prompt = world.embed(frames, truth.caption)
-    mean_shift, variance_shift = _shifts(world, case, edited, settings)
+    mean_shift, variance_shift = _shifts(world, case, edited, settings) if settings else (None, None)
     return {
         "edit_accuracy": metrics.edit_accuracy(judged_names(world, case, frames), case.edit.target),
         "psnr_truth": metrics.psnr(frames, truth.frames),
@@ -88,7 +92,8 @@ def _shifts(world: World, case: Case, edited: Edited, settings: Settings) -> tup
     modules = [m for a in attachments for m in (a.modules or {}).values()]
     if not modules:
         return None, None
-    count, found = len(edited.frames), {"mean": [], "variance": []}
+    count = len(edited.frames)
+    found: dict[str, list[float]] = {"mean": [], "variance": []}
 
     def look(module: Any, inputs: tuple, output: Tensor) -> None:
         found["mean"].append(metrics.mean_shift(inputs[0], output, count))

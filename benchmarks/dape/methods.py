@@ -90,13 +90,13 @@ def _rave(world: World, case: Case, settings: Settings, seed: int) -> Base:
 
     backend = world.backend
     control = backend.load_toy_controlnet().applied(edges(case.source.frames), CONTROL)
-    conditions = ([[text, {**extra, "control": control}] for text, extra in condition]
-                  for condition in (case.target_text, case.empty))  # fmt: skip
+    positive, negative = ([[text, {**extra, "control": control}] for text, extra in condition]
+                          for condition in (case.target_text, case.empty))  # fmt: skip
 
     def sampled(model: Any) -> Any:
         return backend.attach(model, build_on(backend, model, "rave", {"grid": GRID, "seed": seed}))
 
-    return Base(world.model, *conditions, sampled=sampled)
+    return Base(world.model, positive, negative, sampled=sampled)
 
 
 BASES: dict[str, Callable[..., Base]] = {

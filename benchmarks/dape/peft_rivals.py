@@ -190,7 +190,7 @@ class RivalTask:
                 for weight in self.weights.values():
                     weight.requires_grad_(False)
 
-    def open(self, attempt: int) -> AbstractContextManager[TrainingView]:
+    def open(self, attempt: int) -> AbstractContextManager[RivalView]:
         return self._opened(attempt > 0)
 
     def batch(self, step: int) -> tuple[Tensor, Any]:
@@ -232,5 +232,6 @@ def tune_rival(
     TrainingRun(task, recipe, backend.out_of_memory(), TrainingStore(None, None), progress, 0).run()
     trained = weights or module_parameters(own)
     for attachment in own:
+        assert attachment.outputs is not None  # see ``_beside``
         attachment.outputs.requires_grad_(False).eval()
     return model, sum(weight.numel() for weight in trained.values())

@@ -10,7 +10,7 @@ and several processes (``--workers``, torchrun) share the clips.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -122,7 +122,7 @@ def main(
     return report
 
 
-def _check(name: str, given: Sequence[str], known: Sequence[str]) -> None:
+def _check(name: str, given: Sequence[str], known: Collection[str]) -> None:
     if unknown := [slug for slug in given if slug not in known]:
         raise ValueError(f"{name}: there is no {', '.join(unknown)}; there are {', '.join(known)}.")
 
@@ -194,7 +194,7 @@ def _draw_sheet(path: Path, count: int, methods: Sequence[str], journals: dict[s
     clips = range(min(count, MOST_CLIPS))
     for clip, case in zip(clips, world.cases(count, FRAMES, SIZE, clips), strict=True):
         strips += clip_strips(case, (
-            (base if method == "base" else f"{method} on {base}", journal.find(clip, method)["row"],
+            (base if method == "base" else f"{method} on {base}", journal.row(clip, method),
              journal.frames(clip, method, FRAMES))
             for base, journal in journals.items() for method in shown), STRIDE)  # fmt: skip
     contact_sheet(path, "DAPE: source, edits, true answer", strips, side=80)

@@ -95,7 +95,7 @@ def main(
         measured, how = journal.report(range(count), chosen)
         strips = _strips(world, count, chosen, journal, measured)
     summary = rows(measured, KEYS)
-    report = {
+    report: dict[str, Any] = {
         "meta": meta(SEED, count, settings=used, notes=NOTES, processes=processes) | how,
         "rows": summary,
         "claims": claims(measured),

@@ -86,7 +86,8 @@ def main(
     Raises:
         ValueError: an unknown model, or a size that is none.
     """
-    chosen, rows = list(methods or ["1.3B", "14B"]), []
+    chosen = list(methods or ["1.3B", "14B"])
+    rows: list[dict[str, Any]] = []
     if unknown := [name for name in chosen if name not in {*MODELS, *U_NETS}]:
         raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join([*MODELS, *U_NETS])}.")
     for name in [name for name in chosen if name in U_NETS]:
@@ -120,7 +121,7 @@ def fake_step(
     """A training step of diffusers' Wan of this shape on one latent [1, 16, T', h, w]."""
     from diffusers import WanTransformer3DModel
 
-    recipe = MaskLoRARecipe(rank=RANK, **({"targets": targets} if targets else {}))
+    recipe = MaskLoRARecipe(rank=RANK, targets=targets) if targets else MaskLoRARecipe(rank=RANK)
     default = torch.get_default_dtype()
     with fake():
         # Made in this dtype: a fake network cannot be moved.

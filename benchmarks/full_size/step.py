@@ -69,9 +69,10 @@ def training_step(
     size = backend.video_size(model, samples[0], settings.precision)
     told = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()))
     live = LiveStorages([*weights, *lora.values(), clean], noted)
-    elsewhere = {"to_main_memory": lambda x: live.elsewhere(x.clone()), "from_main_memory": lambda x, device: x.clone()}
+    elsewhere = patch.multiple(offload, to_main_memory=lambda x: live.elsewhere(x.clone()),
+                               from_main_memory=lambda x, device: x.clone())  # fmt: skip
     opened = backend.video_training(model, samples, lora, told, settings.precision)
-    with patch.multiple(offload, **elsewhere), live, torch.enable_grad(), opened as view:
+    with elsewhere, live, torch.enable_grad(), opened as view:
         training = NoiseTraining(
             view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
             weight_decay=base.weight_decay, max_grad_norm=base.max_grad_norm, seed=0,

@@ -79,6 +79,7 @@ def timed_via(shape: UNetShape, latent: tuple[int, ...], dtype: torch.dtype, rec
     def run(used: ViaRecipe, clip: Tensor) -> Tensor:
         return sample_edit(backend, model, clip, positive, negative, used)
 
+    assert recipe.swap is not None  # it is what is timed
     run(replace(recipe, steps=2), samples[: max(8, recipe.swap.group)])
     with peak_memory() as memory, timed() as swapped:
         edited = run(recipe, samples)

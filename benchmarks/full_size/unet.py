@@ -133,15 +133,15 @@ def fake_tuning(shape: UNetShape, building: Building, latent: tuple[int, ...], d
         # What a step computes is counted in one of its own: the counter keeps tensors alive.
         for counting in (False, True):
             live = LiveStorages([*weights, clean])
-            counter = work_counter() if counting else nullcontext()
+            counter = work_counter() if counting else None
             with live, torch.enable_grad(), task.open(0) as view:
                 training = NoiseTraining(view.parameters, model.schedule, learning_rate=recipe.learning_rate,
                                          betas=recipe.betas, weight_decay=recipe.weight_decay,
                                          max_grad_norm=recipe.max_grad_norm, seed=0)  # fmt: skip
-                with counter:
+                with counter or nullcontext():
                     for _ in range(1 if counting else 2):
                         training.step(lambda noisy, t: task.predict(view, noisy, t, None), clean)
-            if counting:
+            if counter is not None:
                 flops = counter.get_total_flops()
             else:
                 peak = live.peak
@@ -163,10 +163,10 @@ def fake_evaluation(shape: UNetShape, building: Building, latent: tuple[int, ...
         x, peak, flops = torch.randn(latent), 0, 0
         for counting in (False, True):
             live = LiveStorages([*weights, x])
-            counter = work_counter() if counting else nullcontext()
-            with live, counter:
+            counter = work_counter() if counting else None
+            with live, counter or nullcontext():
                 denoise(x, torch.ones(latent[0]))
-            if counting:
+            if counter is not None:
                 flops = counter.get_total_flops()
             else:
                 peak = live.peak
@@ -184,12 +184,13 @@ def fake_sampling(shape: UNetShape, latent: tuple[int, ...], dtype: torch.dtype,
         positive, negative, samples = text_of(shape), text_of(shape), torch.randn(latent)
         for counting in (False, True):
             live = LiveStorages([*weights])
-            counter = work_counter() if counting else nullcontext()
+            counter = work_counter() if counting else None
             # A level of noise has no number here: the step is one of those in which the group gathers.
             gathers = patch.object(GatherSwapRun, "phase", lambda run, sigma: "active")
-            with live, counter, gathers, patch.object(backend, "progress", lambda total, label: _NoBar()):
+            quiet = patch.object(backend, "progress", lambda total, label: _NoBar())
+            with live, counter or nullcontext(), gathers, quiet:
                 sample_edit(backend, model, samples, positive, negative, replace(recipe, steps=1))
-            if counting:
+            if counter is not None:
                 flops = counter.get_total_flops()
             else:
                 peak = live.peak + samples.nbytes

@@ -179,12 +179,15 @@ def _group_contests(size: Size, tokens: Run) -> Iterator[Contest]:
     def repeated(x: Tensor) -> Tensor:
         return x.flatten(0, 1)[None].repeat(size.frames, 1, 1)
 
+    def previous(x: Tensor) -> Tensor:
+        return x[[max(i - 1, 0) for i in range(len(x))]]
+
     q, own_k, own_v = (tokens(size.frames, length) for _ in range(3))
     k, v = tokens(GROUP, length), tokens(GROUP, length)
     yield contest(
         "gather", length, (q, own_k, own_v),
         lambda q, k, v: group.gather_attention(q, k, v, heads, 1),
-        lambda q, k, v: attend(q, *(x[[max(i - 1, 0) for i in range(len(x))]] for x in (k, v)), heads),
+        lambda q, k, v: attend(q, previous(k), previous(v), heads),
         lambda q, k, v: group.gather_attention_reference(q, k, v, heads, 1),
     )  # fmt: skip
     yield contest(
@@ -211,17 +214,17 @@ def _temporal_contest(size: Size, tokens: Run) -> Contest:
     z = tokens(frames, size.tokens, heads)
     weights = tuple(tokens(1, channels, heads)[0].detach().mul_(channels**-0.5).requires_grad_() for _ in range(3))
 
-    def place_major(z: Tensor, *weights: Tensor) -> Tensor:
-        return attend(*(linear(z, w) for w in weights), heads)
+    def place_major(z: Tensor, wq: Tensor, wk: Tensor, wv: Tensor) -> Tensor:
+        return attend(linear(z, wq), linear(z, wk), linear(z, wv), heads)
 
     return Contest(
         "temporal", 4.0 * size.tokens * frames * frames * channels + 6.0 * size.tokens * frames * channels**2,
         (z, *weights),
         {
             "sdpa": place_major,
-            "ours": lambda z, *w: temporal_attention(z, *w, heads, frames),
+            "ours": lambda z, wq, wk, wv: temporal_attention(z, wq, wk, wv, heads, frames),
             "literal": lambda z, *w: place_major(z.transpose(0, 1).contiguous(), *w).transpose(0, 1).contiguous(),
         },
         (z.detach().transpose(0, 1).contiguous().requires_grad_(), *weights),
-        lambda z, *w: temporal_attention_reference(z, *w, heads, frames),
+        lambda z, wq, wk, wv: temporal_attention_reference(z, wq, wk, wv, heads, frames),
     )  # fmt: skip

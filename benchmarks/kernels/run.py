@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from ..common.report import meta, table, write_json
 from .contests import Contest, Size, contests
 from .norm_contests import norm_contests
 from .propagation_contest import propagation_contest
+
+#: What rivals are told apart by.
+Rival = TypeVar("Rival")
 
 SIZES = tuple(f"{frames}x{tokens}" for tokens in (1024, 4096) for frames in (8, 16, 32))
 OPERATIONS = ("ffam-2", "ffam-4", "sparse-causal", "full-attention", "gather", "swap", "cross-frame", "temporal",
@@ -87,7 +91,7 @@ def main(
                     error = _checked(contest, size, device, used)
                     measured += _measured(contest, size, error)
                     bar.update()
-    report = {
+    report: dict[str, Any] = {
         "meta": meta(
             0, len(shapes), sizes=asked, heads=shapes[0].heads, head_dim=shapes[0].dim,
             dtype=str(used).removeprefix("torch."), clock=clock()[1], memory=_memory_fits(measured),
@@ -166,9 +170,9 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
     if not on_cpu or contest.flops <= FORWARD_LIMIT:
         peaks = _peaks(contest, inputs)
         with torch.no_grad():
-            forward = _turns({name: lambda n=name: contest.runs[n](*inputs[n]) for name in contest.runs})
+            forward = _turns({name: partial(run, *inputs[name]) for name, run in contest.runs.items()})
     if contest.trained and (not on_cpu or contest.flops <= TRAIN_LIMIT):
-        train = _turns({name: lambda n=name: contest.runs[n](*inputs[n]).sum().backward() for name in contest.runs})
+        train = _turns({name: partial(_backward, run, inputs[name]) for name, run in contest.runs.items()})
     rows = []
     for name in contest.runs:
         row = dict.fromkeys([f"{key}{end}" for key in KEYS for end in ("", "_ci")])
@@ -184,6 +188,10 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
     return rows
 
 
+def _backward(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    run(*inputs).sum().backward()
+
+
 def by_backend(backend: SDPBackend, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``run`` with SDPA's choice made for it."""
 
@@ -197,14 +205,14 @@ def by_backend(backend: SDPBackend, run: Callable[..., Tensor]) -> Callable[...,
 @torch.no_grad()
 def fastest_backend(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> SDPBackend:
     """The one of SDPA's that is quickest here: on a GPU "sdpa" is the best of them, not the first that fits."""
-    runs = {}
+    runs: dict[SDPBackend, Callable[[], Any]] = {}
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
         one = by_backend(backend, run)
         try:
             one(*inputs)
         except RuntimeError:  # it is not for this device, type or shape
             continue
-        runs[backend] = lambda one=one: one(*inputs)
+        runs[backend] = partial(one, *inputs)
     turns = _turns(runs)
     return min(turns, key=lambda backend: min(turns[backend]), default=SDPBackend.MATH)
 
@@ -218,18 +226,18 @@ def _peaks(contest: Contest, inputs: dict[str, tuple[Tensor, ...]]) -> dict[str,
     """
     results, peaks = {}, {}
     for name, run in contest.runs.items():
-        results[name], peaks[name] = allocated_peak(lambda r=run, n=name: r(*inputs[n]))
+        results[name], peaks[name] = allocated_peak(partial(run, *inputs[name]))
     error = _difference(results["ours"], results["literal"])
     if not error <= TOLERANCE[results["ours"].dtype]:
         raise RuntimeError(f"kernels: {contest.name} differs from its literal form by {error:.1e} at full size.")
     return peaks
 
 
-def _turns(runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+def _turns(runs: dict[Rival, Callable[[], Any]]) -> dict[Rival, list[float]]:
     """Milliseconds of every round for every rival, in turns."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     now, _ = clock()
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[Rival, list[float]] = {name: [] for name in runs}
     begun = time.perf_counter()
     for done in range(MOST_ROUNDS):
         if done >= LEAST_ROUNDS and time.perf_counter() - begun > SECONDS:

@@ -142,7 +142,9 @@ def _timed(world: World, samples: tuple, recipe: MaskLoRARecipe, kept: Path, sta
 
 def _first_seconds(tuned: Tuned, seconds: Seconds, kept: Path) -> float:
     """Of the run that trained it; a LoRA is told by its losses."""
-    note = kept / f"{content_hash(tuned.losses)[:16]}.json"
+    name = content_hash(tuned.losses)
+    assert name is not None  # numbers
+    note = kept / f"{name[:16]}.json"
     if tuned.from_cache and note.is_file():
         return json.loads(note.read_text(encoding="utf-8"))["seconds"]
     write_json(note, {"seconds": seconds.wall})

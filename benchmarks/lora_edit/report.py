@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ..common.cases import World
     from ..common.edited import Edited
-    from .methods import Settings
 
 #: Methods, clips and one in so many frames on the contact sheet.
 SHOWN = ("untuned", "naive-lora", "untuned-mask", "mask-lora", "mask-lora-reference")
@@ -55,10 +54,10 @@ NOTES = (
 )
 
 
-def measured(world: World, found: VideoCase, edited: Edited, settings: Settings) -> dict[str, Any]:
+def measured(world: World, found: VideoCase, edited: Edited) -> dict[str, Any]:
     """Every key of ``KEYS`` for one clip, and ``edit_kept``: by frame, 1 where the judge sees the edit."""
     case, frames = found.case, edited.frames
-    values = score(world, case, edited, settings)
+    values = score(world, case, edited)
     kept = [float(seen == wanted) for seen, wanted in zip(judged_names(world, case, frames), found.wanted, strict=True)]
     own, first, before = (world.embed(part, "")[0] for part in (frames, case.truth.frames[:1], case.source.frames))
     thing = case.source.masks[0].maximum(case.truth.masks[0])
@@ -139,7 +138,7 @@ def draw_sheet(
         shown = [method for method in SHOWN if method in methods[part]]
         own = numbers[part][: MOST_CLIPS if part == PLAIN else 1] if shown else ()
         for number, found in zip(own, cases(world, part, own, frames, size) if own else (), strict=True):
-            edits = ((method, journal.find(number, method)["row"], journal.frames(number, method, frames))
+            edits = ((method, journal.row(number, method), journal.frames(number, method, frames))
                      for method in shown)  # fmt: skip
             strips += clip_strips(found.case, edits, STRIDE, _kept_and_inside,
                                   ", and its other side" if part == TURNING else "")  # fmt: skip

@@ -104,7 +104,7 @@ def _measure(
             kept = journal.folder / "trained"
             edited, seconds = run(world, found, method, settings, SEED + number, kept)
             named = {"method": method, "clip": found.case.name, "number": number, "part": part}
-            row = {**named, "kind": found.case.edit.kind, **measured(world, found, edited, settings)}
+            row = {**named, "kind": found.case.edit.kind, **measured(world, found, edited)}
             journal.keep(number, method, {**row, "seconds": seconds}, edited.frames)
             print(f"{found.case.name}: {method}: edit kept {row['edit_accuracy']:.0%}, inside "
                   f"{row['psnr_inside']:.1f} dB, {seconds:.0f} s", flush=True)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,7 @@ def _computed(side: int) -> tuple[list[int], float]:
     model, clip, vae = backend.load_toy_editor()
     latents = vae.encode(torch.rand(GROUP, side, side, 3))
     texts = [clip.encode_from_tokens_scheduled(clip.tokenize(words)) for words in ("make it red", "")]
-    conditions = [with_picture(text, latents) for text in texts]
+    positive, negative = (with_picture(text, latents) for text in texts)
     swapped = backend.attach(model, build_gather_swap(backend.sites(model), group=GROUP))
     sizes: list[int] = []
     put = KeyValueCache.put
@@ -55,18 +56,15 @@ def _computed(side: int) -> tuple[list[int], float]:
 
     sigmas = backend.schedule(model).ddim_sigmas(4)[:2].float()
     times: dict[str, float] = {}
-    KeyValueCache.put = counted
-    try:
+    with patch.object(KeyValueCache, "put", counted):
         # The clip is the group itself: what gather-swap adds to plain denoising is the call of the group.
         for name, given in (("both", swapped), ("alone", model)):
             for _ in range(TURNS):
                 if name == "both":
                     sizes.clear()
                 began = time.process_time()
-                backend.sample(given, *conditions, 2.5, latents, sigmas, _Quiet())
+                backend.sample(given, positive, negative, 2.5, latents, sigmas, _Quiet())
                 times[name] = min(times.get(name, float("inf")), time.process_time() - began)
-    finally:
-        KeyValueCache.put = put
     return sizes, times["both"] - times["alone"]
 
 

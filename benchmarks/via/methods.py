@@ -35,15 +35,20 @@ TUNING_STEPS, LEARNING_RATE = 150, 1e-4
 #: Weight of what a local edit leaves alone, in the choice of the root.
 PRESERVATION = 0.5
 
+
+def _swap(via: ViaRecipe, **changes: Any) -> ViaRecipe:
+    assert via.swap is not None  # see ``Settings``
+    return replace(via, swap=replace(via.swap, **changes))
+
+
 #: slug -> the recipe without what it leaves out.
 METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
     "per-frame": lambda via: replace(via, adaptation=None, swap=None, blend=None),
     # Fairy's way: the group's frames keep their own keys, and so does every other.
-    "cross-frame": lambda via: replace(via, adaptation=None, swap=replace(via.swap, own_keys=True, gather=False),
-                                       blend=None),
+    "cross-frame": lambda via: replace(_swap(via, own_keys=True, gather=False), adaptation=None, blend=None),
     "via": lambda via: via,
     "via-no-adaptation": lambda via: replace(via, adaptation=None),
-    "via-no-gather": lambda via: replace(via, swap=replace(via.swap, gather=False)),
+    "via-no-gather": lambda via: _swap(via, gather=False),
     "via-no-swap": lambda via: replace(via, swap=None),
     "via-no-blend": lambda via: replace(via, blend=None),
     "via-no-ramp": lambda via: replace(via, blend="no ramp"),
@@ -122,10 +127,10 @@ def prepare(
     words = [world.embed(case.source.frames[:1], clip.caption)[1] for clip in (case.source, case.truth)]
 
     def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
-        looks = [world.embed(images, "")[0] for images in (source, candidates)]
+        own, looks = (world.embed(images, "")[0] for images in (source, candidates))
         # As in the graphs: an edit of everything has nothing to preserve.
         weight = 0.0 if where is None else PRESERVATION
-        return score_candidates(source, candidates, *looks, words[1] - words[0], where, weight).best
+        return score_candidates(source, candidates, own, looks, words[1] - words[0], where, weight).best
 
     parts, via = (world.backend, world.model, world.vae), settings.via
     # Where the lengths differ, the adaptation does not.

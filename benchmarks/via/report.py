@@ -90,9 +90,9 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
              for name, local in (("local", True), ("global", False))}  # fmt: skip
     lengths = {}
     for frames in sorted({job.frames for job in jobs}):
-        own = [r for r in measured if r["frames"] == frames and r["number"] in SERIES and r["method"] in AT_LENGTH]
-        if own:
-            lengths[str(frames)] = rows(own, KEYS)
+        series = [r for r in measured if r["frames"] == frames and r["number"] in SERIES and r["method"] in AT_LENGTH]
+        if series:
+            lengths[str(frames)] = rows(series, KEYS)
     return {
         "meta": meta(
             used["seed"], len(jobs[0].clips), settings=used, frames=FRAMES, notes=NOTES, processes=processes,
@@ -146,7 +146,7 @@ def draw_sheet(path: Path, job: Job, world: World, size: int) -> None:
     clips = job.clips[:MOST_CLIPS]
     strips: list[tuple[str, str, Tensor]] = []
     for clip, case in zip(clips, world.cases(max(clips) + 1, job.frames, size, clips), strict=True):
-        edits = ((method, job.journal.find(clip, method)["row"], job.journal.frames(clip, method, job.frames))
+        edits = ((method, job.journal.row(clip, method), job.journal.frames(clip, method, job.frames))
                  for method in shown)  # fmt: skip
         strips += clip_strips(case, edits, STRIDE)
     contact_sheet(path, "VIA: source, edits, true answer", strips, side=80)

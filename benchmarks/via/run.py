@@ -111,7 +111,9 @@ def _lengths(sizes: Sequence[str] | None) -> list[int]:
         lengths = sorted({int(text) for text in sizes})
     except ValueError:
         raise ValueError(f"sizes: expected numbers of frames, such as 8,72, but got {','.join(sizes)}.") from None
-    least = Settings().via.swap.group
+    swap = Settings().via.swap
+    assert swap is not None  # the default has one
+    least = swap.group
     if lengths[0] < least:
         raise ValueError(f"sizes: a clip of {lengths[0]} frames has no group of {least}; name longer ones.")
     return lengths
@@ -146,7 +148,7 @@ def _measure(job: Job, world: World, settings: Settings, rank: int, processes: i
         for method in tqdm(todo[clip], desc=f"bench via, {job.frames} frames, edit {clip}", disable=None):
             edited, seconds = run(world, case, method, settings, prepared, SEED + clip)
             row = {"method": method, "clip": case.name, "number": clip, "kind": case.edit.kind, "frames": job.frames}
-            row |= {**score(world, case, edited, settings), "seconds_per_frame": seconds}
+            row |= {**score(world, case, edited), "seconds_per_frame": seconds}
             row["boundary_error"] = metrics.boundary_error(edited.frames, case.truth.frames, object_mask(case))
             job.journal.keep(clip, method, row, edited.frames[:: -(-job.frames // KEPT)])
             print(f"{case.name}: {method}, {job.frames} frames: {row['psnr_truth']:.1f} dB to the truth", flush=True)

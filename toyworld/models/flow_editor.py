@@ -67,7 +67,7 @@ def names(state: dict) -> list[tuple[str, tuple[str, ...]]]:
         found = [re.match(rf"(?:{'|'.join(prefixes)})\.(\d+)\.", key) for key in state]
         return max((int(match[1]) + 1 for match in found if match), default=0)
 
-    pairs = [*ENDS]
+    pairs: list[tuple[str, tuple[str, ...]]] = [*ENDS]
     for patterns, blocks in ((DOUBLE, depth("double_blocks", "transformer_blocks")),
                              (SINGLE, depth("single_blocks", "single_transformer_blocks"))):
         pairs += [(flux.format(i), tuple(part.format(i) for part in parts))
@@ -87,7 +87,7 @@ def flux_key(name: str, kind: str) -> str:
 
 def to_flux(state: dict) -> dict:
     """A transformer's tensors by diffusers' names -> by FLUX's, norms under the name that hosts read ("scale")."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for flux, parts in names(state):
         for kind in ("weight", "bias"):
             if f"{parts[0]}.{kind}" in state:
@@ -98,7 +98,8 @@ def to_flux(state: dict) -> dict:
 
 def to_diffusers(state: dict) -> dict:
     """The way back from `to_flux`."""
-    width, found = state["img_in.weight"].shape[0], {}
+    width = state["img_in.weight"].shape[0]
+    found: dict[str, torch.Tensor] = {}
     for flux, parts in names(state):
         for kind in ("weight", "bias"):
             key = flux_key(flux, kind)

@@ -89,7 +89,7 @@ class Down(nn.Module):
         super().__init__()
         self.resample = nn.Sequential(nn.Identity(), nn.Conv2d(channels, channels, 3, stride=2))
         self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if time else None
-        if time:  # start by keeping the later frame of each pair
+        if self.time_conv is not None:  # start by keeping the later frame of each pair
             nn.init.zeros_(self.time_conv.weight)
             nn.init.eye_(self.time_conv.weight.data[:, :, 2, 0, 0])
 
@@ -107,7 +107,7 @@ class Up(nn.Module):
         super().__init__()
         self.resample = nn.Sequential(nn.Identity(), nn.Conv2d(channels, channels // 2, 3, padding=1))
         self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if time else None
-        if time:  # start by showing each frame twice
+        if self.time_conv is not None:  # start by showing each frame twice
             nn.init.zeros_(self.time_conv.weight)
             for half in self.time_conv.weight.data.chunk(2):
                 nn.init.eye_(half[:, :, 2, 0, 0])

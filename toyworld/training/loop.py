@@ -93,9 +93,11 @@ class Run:
         self.optimiser = Muon(self.parameters, lr=peak, weight_decay=weight_decay, plain=apart)
         self.ema = Ema(trained, ema)
         self.generator = torch.Generator().manual_seed(seed)
-        self.step, self.minutes, self.curve = 0, 0.0, []
+        self.step, self.minutes = 0, 0.0
+        self.curve: list[tuple[int, float]] = []
         self.path, self.save_seconds, self._saved = CACHE / f"{name}.pt", save_minutes * 60, time.time()
-        self._since, self._window = time.time(), []
+        self._since = time.time()
+        self._window: list[float] = []
         if self.path.exists():
             self.resume()
 

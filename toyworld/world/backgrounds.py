@@ -81,7 +81,7 @@ def brick(rng, x, y):
     shift = rng.uniform(0, 1)
     u = np.abs(((x / 0.28 + 0.5 * (row % 2) + shift) % 1) - 0.5) * 0.28  # 0.14 at a joint
     v = np.abs((y / 0.14) % 1 - 0.5) * 0.14  # 0.07 at a joint
-    mortar = 1 - step(np.maximum(u - 0.127, v - 0.057), 0.016)
+    mortar: Array = 1 - step(np.maximum(u - 0.127, v - 0.057), 0.016)
     tone = 0.5 + 0.4 * ripples(rng, x, y, 0.4, 1.4)
     return mix(mix((0.62, 0.38, 0.31), (0.72, 0.47, 0.38), tone), (0.80, 0.70, 0.64), 0.7 * mortar)
 
@@ -97,7 +97,7 @@ def photograph(name: str):
     from PIL import Image
 
     spec = find_spec("skimage")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError("Photo backgrounds of the toy world need scikit-image: pip install scikit-image.")
     path = Path(spec.origin).parent / "data" / PHOTO_FILES[name]
     with Image.open(path) as image:
@@ -134,7 +134,8 @@ def photo(name: str, key: int, held_out: bool, x: Array, y: Array) -> Array:
         return np.minimum(np.where(position > side - 1, 2 * side - 1 - position, position).clip(0), side - 1 - 1e-3)
 
     u, v = fold(x * scale), fold(y * scale)
-    i, j = u.astype(np.int64), v.astype(np.int64)
+    i: Array = u.astype(np.int64)
+    j: Array = v.astype(np.int64)
     a, b = (u - i)[..., None].astype(np.float32), (v - j)[..., None].astype(np.float32)
     top = window[j, i] * (1 - a) + window[j, i + 1] * a
     bottom = window[j + 1, i] * (1 - a) + window[j + 1, i + 1] * a

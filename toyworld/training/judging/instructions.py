@@ -96,7 +96,8 @@ def right_edits(stills: Stills, pictures: torch.Tensor) -> tuple[dict[str, list[
     for colour, shape and texture, in the whole frame for background and style); and for those in a box, whether it
     names the object's other two attributes as before."""
     boxed, whole = classify(pictures, boxes_of(stills.answer_mask)), classify(pictures)
-    right, kept = {kind: [] for kind in KINDS}, []
+    right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    kept: list[bool] = []
     for i, (scene, edit) in enumerate(stills.pairs):
         right[edit.kind].append((boxed if edit.kind in LOCAL else whole)[edit.kind][i] == edit.target)
         if edit.kind in LOCAL:

@@ -54,7 +54,8 @@ def generate(captions: list[str], steps: int = 30, guidance: float = 4.5, seed: 
 
 def prompts(count: int, offset: int = 200_000, draw: Callable[[int, str], Scene] = sample_scene) -> list[Scene]:
     """Held-out scenes whose captions are prompts; not in black and white, where no colour can be judged."""
-    scenes, seed = [], offset
+    scenes: list[Scene] = []
+    seed = offset
     while len(scenes) < count:
         scene = draw(seed, "test")
         seed += 1

@@ -59,7 +59,8 @@ def judge_tracking(segmenter, clips: int = 8, split: str = "test", offset: int =
             last = int(hidden.nonzero().max())
             after += both[last + 1:][judged[last + 1:]].tolist()
             told += (sure[hidden] < sure[whole].min()).tolist()
-        sure_seen, sure_hidden = sure_seen + sure[whole].tolist(), sure_hidden + sure[hidden].tolist()
+        sure_seen += sure[whole].tolist()
+        sure_hidden += sure[hidden].tolist()
     values = {"iou_tracked_crossed": overlap, "found_again": after, "confidence_seen": sure_seen,
               "confidence_hidden": sure_hidden, "told_hidden": told}
     return {"clips_crossed": clips, **{

@@ -20,7 +20,7 @@ from ..loop import Run, add_bars, publish
 SEED = 23
 
 
-def labels_of(index: int, split: str = "train") -> list[int]:
+def labels_of(index: int, split: str = "train") -> list[float]:
     """Class index per head for still `index`, then the main object's box as (left, top, right, bottom) fractions."""
     scene = sample_scene(index, split, frames=32)
     main = scene.main
@@ -74,7 +74,7 @@ def loss_of(model, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def measure(model, count: int = 1000, boxes: bool = False) -> dict:
     """Accuracy per head on held-out renders, whole frames (or boxes around the main object)."""
     scenes = [sample_scene(50_000 + i, "test", frames=32) for i in range(count)]
-    right = {name: [] for name in HEADS}
+    right: dict[str, list[bool]] = {name: [] for name in HEADS}
     for start in range(0, count, 100):
         part = scenes[start:start + 100]
         frames = torch.stack([torch.from_numpy(render_frame(s, (start + i) % 32)[0]) for i, s in enumerate(part)])

@@ -71,7 +71,9 @@ class Pairs:
         self.words += [self.numbers[word] for word in chunk["words"]]
         self.chunks += 1
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def draw(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Source, answer, text, pooled of `count` random pairs, one in twelve without its instruction."""
         picked = torch.randint(0, len(self.rows), (count,), generator=generator)
         silent = torch.rand((count,), generator=generator) < DROP

@@ -7,6 +7,7 @@ the answer to an edit of the first is a sample, so that four pictures, rendered 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ STYLED = 7
 def family(index: int) -> tuple[list[Scene], list[tuple[int, int, str]]]:
     """Scenes, and (source, answer, instruction) for every pair of them that an edit leads through; both empty where
     scene `index` is not clear or has no edit of its kind."""
-    scene = sample_scene(index, "train", frames=32, **({} if index % STYLED == 0 else {"style": "none"}))
+    style: dict[str, Any] = {} if index % STYLED == 0 else {"style": "none"}
+    scene = sample_scene(index, "train", frames=32, **style)
     options = [edit for edit in edits_of(scene) if edit.kind == TURNS[index % len(TURNS)]]
     if not options or not is_clear(scene):
         return [], []
@@ -54,7 +56,8 @@ def pairs_chunk(vae, number: int) -> dict:
     the instructions; cached on disk under the encoder's digest, so that no other encoder meets them."""
     path = CACHE / f"flow_pairs_{encoder_digest(vae)}_{number:03d}.pt"
     if not path.exists():
-        pages, rows, words = [], [], []
+        pages: list[np.ndarray] = []
+        rows, words = [], []
         for index in range(number * SCENES, (number + 1) * SCENES):
             scenes, pairs = family(index)
             rows += [(source + len(pages), answer + len(pages)) for source, answer, _ in pairs]

@@ -42,7 +42,7 @@ def sample(chunk: tuple, first: int, row: int, generator: torch.Generator) -> tu
 
     (images, seen), (scene, _) = chunk, still(first + row, "train")
     visible = [i for i in range(len(scene.things)) if (seen[row] == i).sum() >= SMALLEST]
-    words = None
+    words: tuple[str, ...] | None = None
     if not visible or torch.rand((), generator=generator) < 0.2:
         options = [(colour, shape) for colour in COLOURS for shape in SHAPES
                    if not any(fits(thing, (shape,) if scene.style == "bw" else (colour, shape))
@@ -119,7 +119,8 @@ def measure(detector, count: int = 200) -> dict:
     from ....vision.boxes import around, corners
     from ...world.rendering import render_frame
 
-    values, index = [], 0
+    values: list[float] = []
+    index = 0
     while len(values) < count:
         scene, frame = still(index, "test")
         index += 1

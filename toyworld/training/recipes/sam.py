@@ -49,7 +49,8 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
 def batch_of(chunks: list, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Stills, turned and mirrored, and one object's mask of each: uint8 [B,128,128,3], float [B,128,128]."""
     pick = lambda n: int(torch.randint(n, (1,), generator=generator))  # noqa: E731
-    images, masks = [], []
+    images: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
     while len(images) < size:
         pictures, seen = chunks[pick(len(chunks))]
         row = pick(len(pictures))
@@ -106,7 +107,7 @@ def loss_of(network: nn.Module, images: torch.Tensor, masks: torch.Tensor, gener
     """The three requests of one batch, averaged."""
     embedding = network.vision_encoder(normalised(images))[0]
 
-    def ask(multimask, **prompt):
+    def ask(multimask: bool, **prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         done = network(image_embeddings=embedding, multimask_output=multimask, **prompt)
         return done.pred_masks[:, 0], done.iou_scores[:, 0]
 
@@ -190,7 +191,8 @@ def measure(segmenter, count: int = 100, clips: int = 6) -> dict:
     from ...world.scene import sample_scene
     from ..judging.tracking import judge_tracking
 
-    by_box, by_point = [], []
+    by_box: list[float] = []
+    by_point: list[float] = []
     for image, masks in (render_frame(*still(i, "test")) for i in range(count)):
         (features,) = segmenter.encode(torch.from_numpy(image)[None])
         for mask in torch.from_numpy(masks > 0.5).float():
@@ -199,8 +201,8 @@ def measure(segmenter, count: int = 100, clips: int = 6) -> dict:
             depth = distance_transform_edt(mask.numpy())
             y, x = np.unravel_index(depth.argmax(), depth.shape)
             point = Prompt(points=torch.tensor([[[float(x), float(y)]]]), labels=torch.ones(1, 1))
-            for found, prompt in ((by_box, Prompt(boxes=boxes_of(mask[None]))), (by_point, point)):
-                found.append(iou(segment_frame(segmenter, features, prompt).masks[0, 0] > 0, mask))
+            for overlaps, prompt in ((by_box, Prompt(boxes=boxes_of(mask[None]))), (by_point, point)):
+                overlaps.append(iou(segment_frame(segmenter, features, prompt).masks[0, 0] > 0, mask))
     tracked = []
     for seed in range(clips):
         clip = render(sample_scene(seed, "test", frames=32, size=128))

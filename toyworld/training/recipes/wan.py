@@ -56,7 +56,9 @@ def windows(frames: int) -> list[range]:
 
 
 @torch.no_grad()
-def encode(encoder: Callable, vae: wan_vae.WanVAE, pages: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    encoder: tuple[Callable, Callable], vae: wan_vae.WanVAE, pages: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised mean latents [W,16,4,H/8,W/8] of the W windows of a long clip uint8 [T,H,W,3], and of their
     conditioning clips. `encoder`: the two parts of `vae.encoder` or what stands in for them, (within, across)."""
     within, across = encoder
@@ -91,14 +93,14 @@ def latent_chunk(number: int, stamp: str, slower: int, compiled: bool = False) -
     path = CACHE / f"window_latents_{stamp}_{slower}_{number:03d}.pt"
     if not path.exists():
         vae, text_encoder = own_vae(), models.load_text_encoder()
-        encoder = (vae.encoder.within, vae.encoder.across)
+        within, across = vae.encoder.within, vae.encoder.across
         if compiled:
-            encoder = tuple(torch.compile(part, dynamic=False) for part in encoder)
-        parts = {"latents": [], "conditions": [], "text": [], "near": []}
+            within, across = (torch.compile(part, dynamic=False) for part in (within, across))
+        parts: dict[str, list[torch.Tensor]] = {"latents": [], "conditions": [], "text": [], "near": []}
         for index in range(number * SCENES, (number + 1) * SCENES):
             scene = slow_scene(index, frames=LONG, slower=slower)
             pages = np.stack([render_still(scene, frame) for frame in range(LONG)])
-            latents, conditions = encode(encoder, vae, pages)
+            latents, conditions = encode((within, across), vae, pages)
             text = text_encoder(models.tokenize([scene.caption])).last_hidden_state
             for key, value in (("latents", latents), ("conditions", conditions),
                                ("text", text.expand(len(latents), -1, -1))):
@@ -177,7 +179,8 @@ def advance(run: Run, slower: int, batch: int, chunks: int, ready: int, compiled
     if compiled:
         for block in network.blocks:
             block.compile()
-    stamp, empty, data = encoder_stamp(), silence(), []
+    stamp, empty = encoder_stamp(), silence()
+    data: list[dict[str, torch.Tensor]] = []
     for _ in tqdm(range(run.step, run.steps), initial=run.step, total=run.steps, mininterval=30):
         while len(data) < min(chunks, ready + run.step // GROW):
             data.append(latent_chunk(len(data), stamp, slower))

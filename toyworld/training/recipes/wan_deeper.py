@@ -42,7 +42,7 @@ def deepen(network) -> None:
         if index in COPIED:
             block = copy.deepcopy(block)
             for layer in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
-                getattr(layer, "up", getattr(layer, "weight", None)).zero_()
+                (layer.up if isinstance(layer, LowRank) else layer.weight).zero_()
                 layer.bias.zero_()
             blocks.append(block)
     network.blocks = nn.ModuleList(blocks)

@@ -137,7 +137,7 @@ def measure(vae: wan_vae.WanVAE, count: int = 32) -> dict:
     """Held-out PSNR: clips, with and without photo backgrounds, all frames and the first."""
     from ...world.rendering import render_still
 
-    result = {}
+    result: dict[str, float] = {}
     for word, photo in (("plain", False), ("photo", True)):
         clips = []
         for index in range(count):
