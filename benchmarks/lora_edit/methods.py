@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...backends.diffusers import anyv2v
 from ...diffusion.schedule import named_sigmas
 from ...methods.content_hash import content_hash
 from ...methods.lora_edit.choices import TARGETS
@@ -42,6 +43,7 @@ class Method:
         targets: of the LoRA.
         short: the clip is cut into the low-cost clips.
         reference: a second stage learns an edited later frame.
+        injects: sampling starts from the source's inversion and takes over what AnyV2V does.
     """
 
     keep: str
@@ -49,6 +51,7 @@ class Method:
     targets: str = TARGETS[0]
     short: bool = False
     reference: bool = False
+    injects: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -59,9 +62,11 @@ METHODS: dict[str, Method] = {
     "mask-lora-reference": Method(MASKED, reference=True),
     "mask-lora-clips": Method(MASKED, short=True),
     "mask-lora-attention-only": Method(MASKED, targets=TARGETS[1]),
+    # Inspired by it: this network has no convolutions, and guidance and steps are the table's.
+    "anyv2v": Method(FIRST, trains=False, injects=True),
 }
 #: Those that are asked of things with two faces.
-ON_TURNING = ("naive-lora", "mask-lora", "mask-lora-reference")
+ON_TURNING = ("naive-lora", "mask-lora", "mask-lora-reference", "anyv2v")
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,26 @@ def sampled(world: World, model: Any, found: VideoCase, method: Method, settings
     given = condition(world.vae.encode, video, generate, first=case.truth.frames[:1])
     noise = torch.randn(given.concat_latent_image.shape, generator=torch.Generator().manual_seed(seed))
     sigmas = named_sigmas(world.backend.schedule(model), "simple", settings.sampling)
+    if method.injects:
+        return continued(world, model, video, case.truth.frames[:1], case.target_text, case.empty, sigmas,
+                         settings.guidance)  # fmt: skip
     start = world.backend.from_model_space(model, noise)
     progress = world.backend.progress(settings.sampling, "sampling")
     return world.backend.sample(model, given.onto(case.target_text), given.onto(case.empty), settings.guidance, start,
                                 sigmas, progress, seed=seed)  # fmt: skip
+
+
+def continued(world: World, model: Any, video: Tensor, first: Tensor, text: Any, empty: Any, sigmas: Tensor,
+              guidance: float) -> Tensor:
+    """LATENT samples of a clip whose first frame is replaced, by AnyV2V.
+
+    Args:
+        video: the source, IMAGE of 4N + 1 frames.
+        first: its first frame, edited.
+        text, empty: CONDITIONING of the edit's prompt and of "".
+    """
+    generate = generated(video, None, FIRST)
+    before, after = (condition(world.vae.encode, video, generate, first=frame) for frame in (video[:1], first))
+    progress = world.backend.progress((anyv2v.FINER + 1) * (len(sigmas) - 1), "AnyV2V")
+    return anyv2v.edited(world.backend, model, world.vae.encode(video), sigmas, before.onto(empty), after.onto(text),
+                         after.onto(empty), guidance, progress=progress)  # fmt: skip

@@ -49,6 +49,8 @@ NOTES = (
     "edit_kept: the share of clips in which the judge sees the edit, by frame; edit_accuracy is its mean.",
     "clip_score_first_frame: mean cosine of a frame's CLIP embedding and the edited first frame's; input_similarity: "
     "and that of the same frame of the input.",
+    "anyv2v is inspired by that method: shares of the steps as published, on a video transformer (methods/anyv2v says "
+    "what differs), at this table's steps and guidance.",
     "Frames 0 to 12 are true to a sixth of the toy world's speed. train_seconds are wall-clock, of all stages; "
     "infer_seconds too. Where several methods share a training, peak_mb is of what was left to do.",
 )

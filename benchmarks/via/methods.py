@@ -20,6 +20,7 @@ from ...toyworld.world.edits import LOCAL
 from ..common.clock import Seconds, timed
 from ..common.edited import Edited
 from ..common.memory import peak_memory
+from .first_frame import followed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,8 @@ TUNING_STEPS, LEARNING_RATE = 150, 1e-4
 #: Weight of what a local edit leaves alone, in the choice of the root.
 PRESERVATION = 0.5
 
+#: Slug of the rival that follows VIA's first frame.
+FOLLOWS = "anyv2v"
 
 def _swap(via: ViaRecipe, **changes: Any) -> ViaRecipe:
     assert via.swap is not None  # see ``Settings``
@@ -56,6 +59,8 @@ METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
     # On the editor's own inversion, under the empty prompt and the picture that it was shown.
     "tokenflow": lambda via: replace(via, adaptation=None, swap=None, blend=None, rival=lambda sites, path, shown:
                                      build_tokenflow(sites, source=Source(path, shown), spacing=4)),
+    # The paper gives it VIA's first frame; the video model does the rest.
+    FOLLOWS: lambda via: via,
 }  # fmt: skip
 #: Those that differ from VIA where something is kept, which is so in local edits only.
 LOCAL_ONLY = ("via-no-blend", "via-no-ramp", "via-last-step-blend")
@@ -169,6 +174,8 @@ def edit(
             trajectory=prepared.trajectory, seed=seed,
         )  # fmt: skip
         frames = world.vae.decode(samples)
+        if method == FOLLOWS:
+            frames = followed(case, frames[:1])
     before = Seconds() if recipe.blend is None else prepared.inversion
     edited = Edited(
         frames=frames,

@@ -44,6 +44,8 @@ NOTES = (
     "lengths: the edits of the series, by number of frames; all with the adaptation of the table's clip.",
     "All frames start from one noise. Seconds a frame: inversion where a blend needs it, sampling, decoding; by the "
     "clock that meta names. infer_seconds are wall-clock.",
+    "anyv2v is inspired by that method (methods/anyv2v says what differs); its seconds hold those of its first frame, "
+    "VIA's.",
     "Masks and captions for the choice of the root pair are the renderer's own.",
 )
 
