@@ -97,7 +97,7 @@ def test_clips_are_held_out_and_of_the_kinds_that_a_mask_serves():
 def test_the_rows_are_the_papers():
     assert list(METHODS) == [
         "untuned", "naive-lora", "untuned-mask", "mask-lora", "mask-lora-reference", "mask-lora-clips",
-        "mask-lora-attention-only",
+        "mask-lora-attention-only", "anyv2v",
     ]  # fmt: skip
     assert set(ON_TURNING) < set(METHODS) and {method.keep for method in METHODS.values()} < set(KEEPS)
 

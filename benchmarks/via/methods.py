@@ -39,6 +39,7 @@ PRESERVATION = 0.5
 #: Slug of the rival that follows VIA's first frame.
 FOLLOWS = "anyv2v"
 
+
 def _swap(via: ViaRecipe, **changes: Any) -> ViaRecipe:
     assert via.swap is not None  # see ``Settings``
     return replace(via, swap=replace(via.swap, **changes))
