@@ -86,12 +86,21 @@ def card(name: str) -> Image.Image:
     for i, (title, nodes) in enumerate(steps):
         top, bottom = 12 + i * pitch, 12 + (i + 1) * pitch - 14
         draw.rounded_rectangle((left, top, right, bottom), 8, fill=BOX, outline=EDGE, width=2)
-        middle = (top + bottom) / 2
-        big, small = font(24 if len(steps) < 7 else 20), font(17 if len(steps) < 7 else 14)
-        lines = [(title, big, TEXT)] + ([(" · ".join(nodes), small, QUIET)] if nodes and pitch > 52 else [])
-        for place, (text, letters, colour) in enumerate(lines):
-            y = middle if len(lines) == 1 else middle + (-13 if place == 0 else 15)
-            draw.text((left + 14, y), shortened(draw, text, letters, right - left - 28), colour, letters, "lm")
+        middle, size = (top + bottom) / 2, 24 if len(steps) < 7 else 20 if len(steps) > 7 else 19
+        while draw.textlength(title, font(size)) > right - left - 28:
+            size -= 1
+        # Names of nodes stand below the title, or where there are many steps beside it.
+        under = bool(nodes) and len(steps) < 8
+        draw.text((left + 14, middle - (13 if len(steps) < 7 else 10) * under), title, TEXT, font(size), "lm")
+        if under:
+            small = font(17 if len(steps) < 7 else 14)
+            said = shortened(draw, " · ".join(nodes), small, right - left - 28)
+            draw.text((left + 14, middle + (15 if len(steps) < 7 else 12)), said, QUIET, small, "lm")
+        else:
+            room = right - left - 52 - draw.textlength(title, font(size))
+            while nodes and draw.textlength(" · ".join(nodes), font(15)) > room:
+                nodes = nodes[:-1]
+            draw.text((right - 14, middle), " · ".join(nodes), QUIET, font(15), "rm")
         if i + 1 < len(steps):
             x = (left + right) / 2
             draw.polygon([(x - 9, bottom + 3), (x + 9, bottom + 3), (x, bottom + 12)], fill=QUIET)
