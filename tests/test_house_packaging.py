@@ -122,6 +122,18 @@ def test_every_node_has_a_help_page_and_a_row_in_the_table():
     assert sorted(rows) == list(node_ids())
 
 
+def test_every_help_page_has_a_small_picture_of_its_node():
+    """Drawn by ``python tests/host/help_pictures.py NODE_ID``; the editor looks for it beside the page."""
+    folder = ROOT / "web" / "docs"
+    for name in node_ids():
+        assert f"](pictures/{name}.webp)" in (folder / f"{name}.md").read_text(encoding="utf-8"), name
+        picture = (folder / "pictures" / f"{name}.webp").read_bytes()
+        assert picture[8:12] == b"WEBP" and len(picture) <= 15_000, name
+    pictures = list((folder / "pictures").iterdir())
+    assert sorted(path.stem for path in pictures) == list(node_ids())
+    assert sum(path.stat().st_size for path in pictures) <= 1_000_000
+
+
 def test_the_readme_is_short_and_names_every_graph():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.split()) <= 1500
