@@ -169,6 +169,26 @@ def settle(opened: Any) -> None:
     opened.evaluate(STILL)
 
 
+RUN = """async () => {
+  const ended = new Promise((done) => {
+    for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+      app.api.addEventListener(name, () => done(name), { once: true });
+  });
+  await app.queuePrompt(0, 1);
+  return await ended;
+}"""
+
+
+def run(opened: Any) -> None:
+    """Queue the graph on the canvas and wait for its end.
+
+    Raises:
+        RuntimeError: it ended with an error.
+    """
+    if (end := opened.evaluate(RUN)) != "execution_success":
+        raise RuntimeError(f"The graph on the canvas did not run: {end}.")
+
+
 def choose_renderer(opened: Any, nodes_2: bool) -> None:
     """Draw nodes on the canvas, or as Nodes 2.0 does."""
     opened.evaluate("async (on) => { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on) }", nodes_2)

@@ -58,6 +58,7 @@ PLACE = """
   }
   app.canvas.deselectAll();
   app.canvas.setDirty(true, true);
+  return JSON.stringify(app.graph.nodes.map((one) => [...one.pos, ...one.size]));
 }
 """
 # The place of the picture on the screen: the node, and what of its neighbours is near.
@@ -129,15 +130,21 @@ def use_of(node_id: str) -> tuple[dict[str, Any], list[str], str, list[str], boo
 
 
 def small(shot: bytes, words: list[str]) -> bytes:
-    """A screenshot as a WebP of at most ``LARGEST`` bytes, with the words that it shows."""
+    """A screenshot as a WebP of at most ``LARGEST`` bytes, with the words that it shows.
+
+    Raises:
+        RuntimeError: it would be larger.
+    """
     picture = Image.open(BytesIO(shot)).convert("RGB")
     exif = Image.Exif()
     exif[DESCRIPTION] = json.dumps(words)
-    for quality in (80, 70, 60, 50, 40, 30, 20):
-        sink = BytesIO()
-        picture.save(sink, "WEBP", quality=quality, method=6, exif=exif)
-        if sink.tell() <= LARGEST:
-            return sink.getvalue()
+    for width in (picture.width, 720):
+        shown = picture if width >= picture.width else picture.resize((width, picture.height * width // picture.width))
+        for quality in (80, 70, 60, 50, 40, 30, 20):
+            sink = BytesIO()
+            shown.save(sink, "WEBP", quality=quality, method=6, exif=exif)
+            if sink.tell() <= LARGEST:
+                return sink.getvalue()
     raise RuntimeError(f"A picture of {picture.size} does not fit into {LARGEST} bytes.")
 
 
@@ -157,14 +164,14 @@ def draw(opened: Any, node_id: str) -> Path:
     place = {"id": int(key), "left": [*map(int, left)], "right": [*map(int, right)], "gap": GAP,
              "wide": WIDTH}
     if run:
-        opened.evaluate("async () => { await app.queuePrompt(0, 1) }")
-        opened.wait_for_function("() => app.ui.lastQueueSize === 0", timeout=240_000)
-        opened.wait_for_timeout(4000)
-    # More than once: Nodes 2.0 gives nodes that were moved into sight the sizes that they have there.
-    for _ in range(3):
+        frontend.run(opened)
+        opened.wait_for_timeout(3000)
+    # Until nothing moves any more: Nodes 2.0 gives nodes that come into sight the sizes that they have there.
+    seen = [""]
+    while len(seen) < 3 or seen[-1] != seen[-2]:
         frontend.settle(opened)
-        opened.evaluate(PLACE, place)
-    frontend.settle(opened)
+        opened.wait_for_timeout(300)
+        seen.append(opened.evaluate(PLACE, place))
     clip = opened.evaluate(VIEW, {"id": int(key), "gap": GAP, "margin": MARGIN})
     opened.wait_for_timeout(600)
     PICTURES.mkdir(exist_ok=True)

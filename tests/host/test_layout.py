@@ -26,6 +26,25 @@ SEEN = """() => ({
   }),
   notes: app.canvas.graph.nodes.filter((n) => n.type === 'MarkdownNote').map((n) => n.id),
 })"""
+#: Toy graphs with pictures, videos, curves and lines of progress, and values of widgets with which they run in seconds.
+QUICK = {
+    "toy_via_local_text": {
+        "SteadyEditToyClip": {"frames": 4}, "SteadyEditRootCandidates": {"count": 2, "steps": 2},
+        "SteadyEditTestTimeAdapt": {"steps": 2, "variants": 4}, "SteadyEditDDIMInversion": {"steps": 2},
+        "SteadyEditTextMask": {"every": 4},
+    },
+    "toy_lora_edit": {
+        "SteadyEditToyClip": {"frames": 5}, "SteadyEditMaskLoRATrain": {"steps": 2}, "KSampler": {"steps": 2},
+    },
+}  # fmt: skip
+# As large as Nodes 2.0 draws them, where it does; and whether a picture, a video or a player is on them.
+DRAWN = """() => app.canvas.graph.nodes.map((n) => {
+  const box = document.querySelector(`[data-node-id="${n.id}"]`), scale = app.canvas.ds.scale;
+  const [width, height] = box ? [box.offsetWidth, box.offsetHeight] : [0, 0];
+  const shows = n.imgs?.length || n.widgets?.some((w) => w.element?.querySelector('video, canvas'))
+    || box?.querySelector('img, video, canvas');
+  return [n.title, n.pos[0], n.pos[1] - 30, Math.max(n.size[0], width), Math.max(n.size[1] + 30, height), !!shows];
+})"""
 #: Crossings per link. One is the aim; a third of the graphs reach it, those of LoRA-Edit do not.
 MOST_CROSSINGS = 3
 #: Of a note's text, in pixels: less than a line.
@@ -65,6 +84,25 @@ def test_no_two_nodes_overlap_and_links_rarely_cross(drawn):
         assert outside(seen["nodes"], seen["groups"]) == [], name
         assert layers.crossings(np.array(seen["links"], float)) <= MOST_CROSSINGS * len(seen["links"]), name
         assert all(drawn.evaluate(layout.CUT, note) < CUT for note in seen["notes"]), name
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_no_node_covers_another_after_a_run(drawn, name):
+    """With what a run shows; the second renderer has it from the host's cache."""
+    graph = json.loads(FILES[name].read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
+        node["widgets_values"] = list((node.get("widgets_values_named", {})
+                                       | QUICK[name].get(node["type"], {})).values())  # fmt: skip
+    frontend.load_ui(drawn, graph)
+    drawn.evaluate(frontend.SHOW_ALL)
+    before = drawn.evaluate(DRAWN)
+    frontend.run(drawn)
+    drawn.wait_for_timeout(1500)
+    frontend.settle(drawn)
+    seen = drawn.evaluate(DRAWN)
+    # Result and frames at the least.
+    assert sum(shows for *_, shows in seen) >= sum(shows for *_, shows in before) + 2
+    assert overlapping([node[:5] for node in seen]) == [], name
 
 
 def test_crossings_are_counted():
