@@ -150,8 +150,16 @@ def test_every_workflow_has_both_forms_and_a_title():
     """What the template browser shows is the file's name: words of a user, and the name that README uses."""
     assert WORKFLOWS and WORKFLOWS == API_FORMS
     for name, path in editor_forms().items():
-        # Whatever a web address or Windows has a use for would not open.
-        assert re.fullmatch(rf"[\w ',.-]{{10,}} \({name}\)", path.stem), f"{path.name}: TITLE ({name}).json"
+        # Whatever a web address or Windows has a use for would not open; a card shows some thirty letters.
+        assert re.fullmatch(rf"[\w ',.-]{{10,30}} \({name}\)", path.stem), f"{path.name}: TITLE ({name}).json"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_note_of_a_graph_is_the_editors(name):
+    note = (ROOT / "workflows" / "api" / f"{name}.md").read_text(encoding="utf-8")
+    (shown,) = [node for node in editor(name)["nodes"] if node["type"] == "MarkdownNote"]
+    assert shown["widgets_values"][0].strip() == note.strip()
+    assert "`" not in note, "Nodes 2.0 draws it in blue on blue: *slanted* is readable."
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
