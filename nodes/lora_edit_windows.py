@@ -59,7 +59,7 @@ class EditInWindows(io.ComfyNode):
         from ..methods.lora_edit.clips import clip_ranges
         from ..methods.lora_edit.condition import check_family, check_video, condition, generated
         from ..methods.lora_edit.packing import latent_frames
-        from ..methods.lora_edit.window_chain import edit_in_windows
+        from ..methods.lora_edit.window_chain import edit_in_windows, latents_of
         from ..vision.colour import matched
 
         check_family(family)
@@ -75,7 +75,7 @@ class EditInWindows(io.ComfyNode):
             if not noise:
                 shape = (1, channels, latent_frames(len(video)), *cells)
                 noise.append(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
-            here = noise[0][:, :, span.start // 4 :][:, :, : latent_frames(len(given))]
+            here = noise[0][:, :, latents_of(span)]
             before = spans.index(span) * steps
             there = host.changed_guider(guider, model, lambda values: found.onto([[None, dict(values)]])[0][1])
             done = host.guided(there, here, torch.zeros_like(here), sampler, sigmas, seed,

@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 
 from .masks import hard
+from .packing import STRIDE, latent_frames
+
+
+def latents_of(span: range) -> slice:
+    """Latent frames of a window, among those of the whole clip: its noise is that of the clip there."""
+    first = span.start // STRIDE
+    return slice(first, first + latent_frames(len(span)))
 
 
 def edit_in_windows(video: Tensor, generate: Tensor, first: Tensor | None, spans: Sequence[range],
