@@ -62,7 +62,8 @@ class Settings(Common):
         overlap: frames that a window takes over from the one before.
     """
 
-    steps: int = 200
+    steps: int = 100
+    sampling: int = 10
     length: int = 13
     overlap: int = 1
 
