@@ -80,8 +80,8 @@ class StreamedEdit(io.ComfyNode):
                                 "source's inversion instead of noise. Connect its sigmas, too."),
             ],
             outputs=[
-                io.Video.Output(display_name="video", tooltip="The edited video, in a file, with the source's rate and "
-                                "sound: for the core Save Video."),
+                io.Video.Output(display_name="video", tooltip="The edited video, in a file, with the source's rate, "
+                                "sound and timecode: for the core Save Video."),
                 io.String.Output(display_name="info", tooltip="What was done, in words."),
             ],
         )
@@ -120,7 +120,8 @@ class StreamedEdit(io.ComfyNode):
                                       host.progress(clip.total, "edited frames"))
         found = f", {clip.total - made} of them found finished" if made < clip.total else ""
         sound = "with sound" if clip.has_sound else "no sound"
-        info = f"{clip.total} frames at {float(clip.fps):.5g} a second, {sound}{found}"
+        code = f", timecode {clip.timecode}" if clip.timecode else ""
+        info = f"{clip.total} frames at {float(clip.fps):.5g} a second, {sound}{code}{found}"
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), "\n".join([info, *clip.notes]))
 
 

@@ -74,6 +74,8 @@ class LoadFrames(io.ComfyNode):
         frames, height, width, _ = clip.frames.shape
         sound = "with sound" if clip.audio else "no sound"
         info = f"{frames} frames of {width}x{height} at {float(clip.fps):.5g} a second, {sound}"
+        if clip.timecode:
+            info += f"\ntimecode {clip.timecode}, which Create Video does not write; Streamed Edit does"
         info = "\n".join([info, *clip.notes])
         # A host that writes 30000/1001 as 29.97 is set right again.
         return io.NodeOutput(clip.frames, clip.audio, float(as_rate(clip.fps)), info)

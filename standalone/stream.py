@@ -102,7 +102,8 @@ def stream(graph: Graph, output: Path, window: int) -> Path | None:
         rate = graph[sink]["inputs"]["fps"]
         sound = sources[0].clip.sound() if is_link(graph[sink]["inputs"].get("audio")) else None
         saved = place.free_path(prefix, ".mp4")
-        write_clip(saved, store.frames(), sources[0].clip.fps if is_link(rate) else rate, sound, count=total)
+        write_clip(saved, store.frames(), sources[0].clip.fps if is_link(rate) else rate, sound,
+                   timecode=sources[0].clip.timecode if is_link(rate) else None, count=total)
     # Under another name first: a process that waits must not take half of a folder for windows that are missing.
     shutil.rmtree(store.folder.rename(store.folder.with_suffix(".done")))
     return saved

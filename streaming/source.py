@@ -23,6 +23,7 @@ from ..video.geometry import for_a_model
 from ..video.probe import VideoInfo, probe
 from ..video.read import check_range, count_pictures, iter_pictures
 from ..video.source import Source, name_of
+from ..video.timecode import moved
 
 
 @dataclass
@@ -107,6 +108,12 @@ class FileFrames:
         return self.info.audio
 
     @property
+    def timecode(self) -> str | None:
+        """HH:MM:SS:FF of the first frame, where the file has one."""
+        return moved(self.info.timecode, self.info.fps, self._origin - self.info.begin + self.start / self.info.fps,
+                     self.stride)  # fmt: skip
+
+    @property
     def _origin(self) -> Fraction:
         return self.info.begin + Fraction(self.window[0]).limit_denominator(10**6)
 
@@ -165,6 +172,8 @@ class HeldFrames:
                 sorted(self.geometry.items()), float(self.parts.frame_rate)]  # fmt: skip
 
     name = "the video"
+    #: The host's tensors have none.
+    timecode = None
 
     @property
     def has_sound(self) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..files.cache import limit_bytes, trim
@@ -29,7 +28,7 @@ VIDEO, DIGEST, ABOUT = "edited.mp4", "edited.json", "about.json"
 
 def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, size: int,
                  report: Report) -> tuple[Path, int]:  # fmt: skip
-    """The edited clip as a file, with the source's rate and sound.
+    """The edited clip as a file, with the source's rate, sound and timecode.
 
     A finished one is found again; windows of an interrupted one are used. Both are checked by their digests first.
 
@@ -57,7 +56,7 @@ def edited_video(edit: Edit, clip: Frames, identity: str | None, cache: Path, si
         tell_of_another(folder, clip)
         store = WindowStore(folder, identity or folder.name, clip.total)
         made = edit_windows(store, size, edit, report)
-        return written(folder, store, clip.fps, clip.sound()), made
+        return written(folder, store, clip), made
 
 
 def tell_of_another(folder: Path, clip: Frames) -> None:
@@ -86,9 +85,9 @@ def finished(folder: Path) -> Path | None:
     return None
 
 
-def written(folder: Path, store: WindowStore, fps: Fraction, sound: Any) -> Path:
-    """The video of all finished windows, which go then."""
-    path = write_clip(folder / VIDEO, store.frames(), fps, sound, count=store.total)
+def written(folder: Path, store: WindowStore, clip: Frames) -> Path:
+    """The video of all finished windows, which go then, with the sound and the timecode of what was edited."""
+    path = write_clip(folder / VIDEO, store.frames(), clip.fps, clip.sound(), timecode=clip.timecode, count=store.total)
     write_bytes(folder / DIGEST, json.dumps(digest_of(path)).encode())
     store.remove()
     return path

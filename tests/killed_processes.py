@@ -22,6 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FRAMES, SIDE, WINDOW = 8, 64, 2
+#: Of the whole trial.
+LONG = 24
 DONE, PIDS = "frames.txt", "pid."
 WHO = ("all", "the first", "the second", "the command")
 
@@ -60,7 +62,7 @@ def child(arguments: list[str]) -> int:
     return cli.main(arguments)
 
 
-def graph_of(folder: Path, steps: int = 3) -> Path:
+def graph_of(folder: Path, steps: int = 3, frames: int = FRAMES) -> Path:
     """Gather-swap over the clip in a folder, without the training of its root; the clip is rendered beside it."""
     from fractions import Fraction
 
@@ -71,7 +73,7 @@ def graph_of(folder: Path, steps: int = 3) -> Path:
     clip, path = folder / "clip.mp4", folder / "graph.json"
     if path.exists():
         return path
-    write_clip(clip, render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames, Fraction(8))
+    write_clip(clip, render(sample_scene(3, "demo", frames=frames, size=SIDE)).frames, Fraction(8))
     graph = read_graph("toy_via_global")
     kinds = {node["class_type"]: key for key, node in graph.items()}
     for node in graph.values():
@@ -85,20 +87,14 @@ def graph_of(folder: Path, steps: int = 3) -> Path:
     return path
 
 
-def tried(graph: Path, output: Path, processes: int, kill: tuple[float, str, bool] | None = None
+def tried(graph: Path, output: Path, processes: int, kill: tuple[int, float, str] | None = None
           ) -> tuple[str | None, str]:  # fmt: skip
     """Run the command; the hash of its frames if it came so far, and what it said.
 
     Args:
-        kill: seconds after its last process has begun, whom, and whether to wait for the first window of this run.
+        kill: so many windows are on the disk and all processes have begun, then seconds later, and whom.
     """
     output.mkdir(exist_ok=True)
-    for old in output.glob(".*.windows/*.lock"):
-        old.unlink()
-
-    def at_work() -> bool:
-        return kill is None or not kill[2] or any(output.glob(".*.windows/*.lock"))
-
     for old in (*output.glob(PIDS + "*"), *output.glob(DONE)):
         old.unlink()
     wanted = [PIDS + str(rank) for rank in range(processes)] if processes > 1 else [PIDS + "command"]
@@ -110,13 +106,19 @@ def tried(graph: Path, output: Path, processes: int, kill: tuple[float, str, boo
                                env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
                                start_new_session=True)  # fmt: skip
     if kill:
-        while process.poll() is None and not (all((output / name).is_file() for name in wanted) and at_work()):
-            time.sleep(0.02)
-        time.sleep(kill[0])
-        end(process, output, kill[1])
+        while process.poll() is None and not (all((output / name).is_file() for name in wanted)
+                                              and windows(output) >= kill[0]):  # fmt: skip
+            time.sleep(0.005)
+        time.sleep(kill[1])
+        end(process, output, kill[2])
     said = process.communicate()[1]
     found = (output / DONE).read_text() if (output / DONE).is_file() else None
     return found, "\n".join(line for line in said.splitlines() if line.startswith("steadyedit: "))
+
+
+def windows(output: Path) -> int:
+    """Finished windows on the disk."""
+    return len(list(output.glob(".*.windows/*.window")))
 
 
 def end(process: subprocess.Popen, output: Path, who: str) -> None:
@@ -132,26 +134,25 @@ def end(process: subprocess.Popen, output: Path, who: str) -> None:
 
 
 def main(moments: int = 10, seed: int = 0) -> int:
-    """Kill as many times as asked, each at a moment of its own in the time that a whole edit takes."""
+    """Kill as many times as asked, spread over the windows, each at a random moment of a window's work."""
     set_up()
-    draw = random.Random(seed)
+    draw, number = random.Random(seed), -(-LONG // WINDOW)
     with tempfile.TemporaryDirectory() as place:
-        graph = graph_of(Path(place), steps=10)
+        graph = graph_of(Path(place), steps=10, frames=LONG)
         began = time.monotonic()
         expected, _ = tried(graph, Path(place) / "whole", 1)
         took = time.monotonic() - began
         print(f"one process: {took:.1f} s with its start")
         cut, good = Path(place) / "cut", True
         for moment in range(moments):
-            # Two of three in the midst of the windows, however long the start takes.
-            deep = moment % 3 > 0
-            who, after = WHO[moment % len(WHO)], draw.uniform(0, took / 8) if deep else draw.uniform(0, took)
-            found, said = tried(graph, cut, 2, (after, who, deep))
-            kept = len(list(cut.glob(".*.windows/*.window")))
+            # Never before there is a window to go on with; where a kill leaves others that finish, it begins anew.
+            least = 1 + moment * (number - 1) // moments
+            who, after, before = WHO[moment % len(WHO)], draw.uniform(0, took / number), windows(cut)
+            found, said = tried(graph, cut, 2, (least, after, who))
             good &= found in (None, expected)
-            since = "the first window began" if deep else "it began"
-            print(f"{who} killed {after:.1f} s after {since}: {kept} windows kept; "
-                  f"video {'written' if found else 'not yet'}; {said or 'nothing said'}", flush=True)
+            print(f"{who} killed {after:.2f} s after window {least} of {number} was kept, {before} were there at its "
+                  f"start and {windows(cut)} at its end; video {'written' if found else 'not yet'}; "
+                  f"{said or 'nothing said'}", flush=True)  # fmt: skip
         found, said = tried(graph, cut, 2)
         good &= found == expected and found is not None
         print(f"at last: frames {'equal' if good else 'DIFFER'} {said}")

@@ -13,6 +13,8 @@ from steadyedit.benchmarks.lora_edit import run as lora_edit
 from steadyedit.benchmarks.lora_edit.cases import PLAIN, TURNING, cases, numbers_of
 from steadyedit.benchmarks.lora_edit.methods import METHODS, ON_TURNING, Settings, edit
 from steadyedit.benchmarks.lora_edit.report import KEYS, summed
+from steadyedit.benchmarks.lora_edit_windows import methods as windows_methods
+from steadyedit.benchmarks.lora_edit_windows import run as windows
 from steadyedit.methods.lora_edit.choices import KEEPS, TARGETS
 from steadyedit.toyworld import heldout_edits
 
@@ -147,3 +149,32 @@ def test_measures_know_the_truth(world, found):
 def test_a_wrong_request_is_refused_at_once(asked, sentence):
     with pytest.raises(ValueError, match=sentence):
         lora_edit.main(**asked)
+
+
+def test_long_clips_in_windows_give_rows_and_a_second_run_finds_them(world, tmp_path, capsys):
+    quick = windows_methods.Settings(steps=1, rank=2, sampling=1, length=5)
+    run = {"json_path": tmp_path / "w.json", "settings": quick, "world": world, "frames": 9, "size": 32}
+    names = ["windows", "windows-unmatched", "native-piece"]
+    report = windows.main(1, names, **run)
+    assert [row["method"] for row in report["rows"]] == names and set(windows.KEYS) < set(report["rows"][0])
+    by_name = {row["method"]: row for row in report["clips"]}
+    assert [len(by_name[name]["by_frame"]) for name in names] == [9, 9, 5]
+    assert by_name["windows"]["flicker_joins"] is not None and by_name["native-piece"]["flicker_joins"] is None
+    assert by_name["windows"]["psnr_background"] > by_name["windows-unmatched"]["psnr_background"]
+    capsys.readouterr()
+    assert windows.main(1, names, **run)["clips"] == report["clips"]
+    assert "edit kept 1" not in capsys.readouterr().out.split("|")[0]
+    with pytest.raises(ValueError, match="methods: there is no last"):
+        windows.main(1, ["last"], **run)
+
+
+def test_a_drift_is_the_slope_of_the_mean_colour():
+    truth = torch.rand(6, 4, 4, 3, generator=torch.Generator().manual_seed(1)) / 2
+    where = torch.zeros(6, 4, 4)
+    where[:5, :2] = 1
+    slope = torch.tensor([0.02, -0.01, 0.0])
+    moved = truth + 0.1 + torch.arange(6).view(-1, 1, 1, 1) * slope
+    moved[:, 2:] = 0  # what is not looked at
+    assert windows.drift(moved, truth, where) == pytest.approx(255 * float(slope.norm()), abs=0.01)
+    assert windows.drift(truth + 0.1, truth, where) == pytest.approx(0, abs=0.01)
+    assert windows.drift(truth, truth, where * 0) is None

@@ -30,9 +30,12 @@ def make_video(
     times: list[int] | None = None,
     sound: bool = False,
     keyframes: int = 250,
+    timecode: str | None = None,
 ) -> Path:
     """Write uint8 images [H, W, 3 or 4]; ``times`` in milliseconds make a variable rate."""
     with av.open(str(path), "w") as output:
+        if timecode is not None:
+            output.metadata["timecode"] = timecode
         stream = output.add_stream(codec, rate=fps)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels

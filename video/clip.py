@@ -22,12 +22,14 @@ class VideoClip:
         fps: frames per second, exact.
         audio: the sound from the first frame's start to the last frame's end, or None.
         notes: what was done to the pictures beside decoding them, in words.
+        timecode: of the first frame, where the file has one.
     """
 
     frames: Tensor
     fps: Fraction
     audio: Audio | None = None
     notes: tuple[str, ...] = ()
+    timecode: str | None = None
 
     @property
     def seconds(self) -> float:

@@ -10,6 +10,7 @@ import av
 from .colour import Colour, colour_of
 from .geometry import shown_size
 from .source import Source, audio_stream, decoded, name_of, open_source, video_stream
+from .timecode import timecode_in
 
 #: Of PyAV, that reads colours exactly: 14.2 to 16.1 lose where chroma lies, and take yuvj for another range.
 OLDEST = 17
@@ -34,6 +35,7 @@ class VideoInfo:
         seekable: timestamps exist, so that a jump can be checked.
         audio: there is sound that can be decoded.
         interlaced: frames are deinterlaced as they are read.
+        timecode: of the first frame, where the file has one; see ``timecode``.
         notes: what a user should know of the file, in words.
     """
 
@@ -49,6 +51,7 @@ class VideoInfo:
     seekable: bool
     audio: bool
     interlaced: bool = False
+    timecode: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,6 +94,7 @@ def probe(source: Source, finest: bool = False) -> VideoInfo:
             height=stream.codec_context.height,
             seekable=stream.start_time is not None,
             audio=audio_stream(container) is not None,
+            timecode=timecode_in(container, stream),
         )
     if finest or not stated:
         with open_source(source) as container:

@@ -26,6 +26,7 @@ from .geometry import Size, pixels, plan
 from .memory import check_memory
 from .probe import VideoInfo, probe
 from .source import Source, decoded, open_source, video_stream
+from .timecode import moved
 
 # Further back than the keyframe distance of nearly every encoder; see _frames_from.
 _STEPS_BACK = (0, 2, 12)
@@ -142,8 +143,11 @@ def read_clip(
     notes = report.notes(info, timing)
     for note in notes:
         logging.warning("%s: %s", info.name, note)
+    # On another grid, or none, frames are not the ones that a timecode counts.
+    known = info.timecode if timing == MEAN and begin is not None else None
+    timecode = moved(known, info.fps, begin - info.begin if begin is not None else Fraction(0), stride)
     # A view would keep what was not filled.
-    return VideoClip(frames if read == len(frames) else frames[:read].clone(), fps, audio, notes)
+    return VideoClip(frames if read == len(frames) else frames[:read].clone(), fps, audio, notes, timecode)
 
 
 def count_pictures(source: Source, info: VideoInfo, origin: Fraction, start: int, places: int) -> Report:

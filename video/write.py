@@ -16,6 +16,7 @@ from ..files.writing import whole
 from .audio import AudioTrack
 from .clip import Audio, as_rate
 from .colour import yuv420
+from .timecode import TAG
 
 _BT709 = 1  # primaries, transfer and matrix have the same number in the standard
 
@@ -40,6 +41,7 @@ def write_clip(
     fps: float | Fraction,
     audio: Audio | None = None,
     *,
+    timecode: str | None = None,
     count: int | None = None,
     crf: float = 16.0,
 ) -> Path:
@@ -55,6 +57,8 @@ def write_clip(
         frames: [F, H, W, 3] in 0..1, or an iterable of [H, W, 3] for long clips.
         fps: frames per second.
         audio: sound, cut to the length of the picture.
+        timecode: HH:MM:SS:FF of the first frame, in a track of its own and among the file's tags: hosts that write a
+            file's packets anew keep its tags.
         count: number of frames of an iterable; only sound needs it.
         crf: x264's constant rate factor, 0 (lossless in 4:2:0) to 51; 16 shows no loss.
 
@@ -65,12 +69,12 @@ def write_clip(
     path = Path(path)
     rate = as_rate(fps)
     with whole(path) as temporary:
-        _encode(temporary, frames, rate, audio, count, crf)
+        _encode(temporary, frames, rate, audio, count, crf, timecode)
     return path
 
 
 def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio: Audio | None, count: int | None,
-            crf: float) -> None:  # fmt: skip
+            crf: float, timecode: str | None) -> None:  # fmt: skip
     count = len(frames) if isinstance(frames, Tensor) else count
     if audio is not None and count is None:
         raise ValueError("audio: sound needs a tensor of frames, or their count.")
@@ -79,7 +83,10 @@ def _encode(path: Path, frames: Tensor | Iterable[Tensor], rate: Fraction, audio
     if first is None:
         raise ValueError("frames: a clip of zero frames cannot be written.")
     _check(first, first.shape)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+    flags = "+faststart" if timecode is None else "+faststart+use_metadata_tags"
+    with av.open(str(path), "w", format="mp4", options={"movflags": flags}) as output:
+        if timecode is not None:
+            output.metadata[TAG] = timecode
         stream = output.add_stream("libx264", rate=rate, options=x264_options(crf))
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
         stream.pix_fmt = "yuv420p"

@@ -9,7 +9,6 @@ on the disk, which are what the video is encoded from.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import runpy
 import subprocess
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FRAMES, SIDE, WINDOW = 12, 64, 2
+FRAMES, SIDE, WINDOW = 24, 64, 2
 BEGUN, DONE = "begun", "frames"
 
 
@@ -71,17 +70,22 @@ def edit_of(folder: Path) -> tuple:
         sigmas=ComfyBackend().schedule(unet).ddim_sigmas(10).float()[-4:].clone())
 
 
-def tried(folder: Path, kill_after: float | None = None) -> tuple[str | None, str]:
-    """Run a child, killed so many seconds after it has begun; the hash of its frames if it came so far, and what it
-    said last."""
+def tried(folder: Path, kill: tuple[int, float] | None = None) -> tuple[str | None, str]:
+    """Run a child; the hash of its frames if it came so far, and what it said last.
+
+    Args:
+        kill: so many windows are on the disk, and then seconds later.
+    """
     process = subprocess.Popen([sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     found, said = None, ""
     assert process.stdout is not None
     for line in process.stdout:
         said = line.strip()
-        if said == BEGUN and kill_after is not None:
-            time.sleep(kill_after)
+        if said == BEGUN and kill is not None:
+            while process.poll() is None and windows(folder) < kill[0]:
+                time.sleep(0.005)
+            time.sleep(kill[1])
             process.kill()
         if said.startswith(DONE):
             found = said.split()[1]
@@ -89,14 +93,14 @@ def tried(folder: Path, kill_after: float | None = None) -> tuple[str | None, st
     return found, said
 
 
-def prepared(folder: Path) -> Path:
+def prepared(folder: Path, frames: int = FRAMES) -> Path:
     """A folder with a clip in it."""
     from fractions import Fraction
 
     from steadyedit.toyworld import render, sample_scene
     from steadyedit.video.write import write_clip
 
-    write_clip(folder / "clip.mp4", render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames, Fraction(8))
+    write_clip(folder / "clip.mp4", render(sample_scene(3, "demo", frames=frames, size=SIDE)).frames, Fraction(8))
     return folder
 
 
@@ -106,9 +110,9 @@ def windows(folder: Path) -> int:
 
 
 def main(moments: int = 10, seed: int = 0) -> int:
-    """Kill as many times as asked, each at a moment of its own in the time that a whole edit takes."""
+    """Kill as many times as asked, spread over the windows, each at a random moment of a window's work."""
     set_up()
-    draw = random.Random(seed)
+    draw, number = random.Random(seed), -(-FRAMES // WINDOW)
     with tempfile.TemporaryDirectory() as place:
         whole, cut = (Path(place) / name for name in ("whole", "cut"))
         for folder in (whole, cut):
@@ -119,15 +123,16 @@ def main(moments: int = 10, seed: int = 0) -> int:
         took = time.monotonic() - began
         print(f"in one go: {said}, {took:.1f} s with the start of the host")
         for moment in range(moments):
-            # Later ones go deeper into the clip, for windows of earlier tries are there.
-            after = draw.uniform(0.05, max(0.5, took / 4))
-            found, said = tried(cut, after)
-            print(f"killed {moment + 1}: {after:.2f} s after it began, {windows(cut)} windows on the disk", flush=True)
+            # The last window is left for the end; never before there is a window to go on with.
+            least = 1 + moment * (number - 1) // moments
+            after = draw.uniform(0, took / number)
+            before = windows(cut)
+            found, said = tried(cut, (least, after))
+            print(f"killed {moment + 1}: {after:.2f} s after window {least} of {number} was kept, {before} were there "
+                  f"at its start and {windows(cut)} at its end", flush=True)  # fmt: skip
             if found not in (None, expected):
                 print("frames DIFFER")
                 return 1
-            if found is not None and windows(cut) == 0:
-                os.rename(cut / "steadyedit", cut / f"through{moment}")
         found, said = tried(cut)
         print(f"at last: {said}; frames {'equal' if found == expected else 'DIFFER'}")
     return int(found != expected or found is None)

@@ -29,14 +29,28 @@ def pair():
     return host, DiffusersVideoModel(network, wan_vae.MEAN, wan_vae.STD, shift=wan.SHIFT)
 
 
-def conditioning(seed, given=None):
+def conditioning(seed, given=None, width=wan.CONFIG["text_dim"]):
     generator = torch.Generator().manual_seed(seed)
-    text = torch.randn(1, 9, wan.CONFIG["text_dim"], generator=generator)
+    text = torch.randn(1, 9, width, generator=generator)
     extra = given or {
         "concat_latent_image": torch.randn(1, 16, 2, 4, 6, generator=generator),
         "concat_mask": (torch.randn(1, 4, 2, 4, 6, generator=generator) > 0).float(),
     }
     return [[text, extra]]
+
+
+def sampled_in_both(here, there, positive, negative, seed=7, steps=4):
+    """LATENT samples of one noise by the host and by diffusers."""
+    latent = torch.zeros(1, 16, 2, 4, 6)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        found = comfy.sample.sample(here, noise, steps, 2.5, "euler", "simple", positive, negative, latent,
+                                    disable_pbar=True, seed=seed)  # fmt: skip
+    schedule = THERE.schedule(there)
+    times = torch.tensor([999 - int(i * 1000 / steps) for i in range(steps)])
+    sigmas = torch.cat([schedule.sigma(times), torch.zeros(1)])
+    start = THERE.from_model_space(there, schedule.starting_noise(noise, float(sigmas[0])))
+    return found, THERE.sample(there, positive, negative, 2.5, start, sigmas, Quiet())
 
 
 def test_training_and_sampling_are_the_same_in_both(monkeypatch):
@@ -54,16 +68,7 @@ def test_training_and_sampling_are_the_same_in_both(monkeypatch):
 
     # The same LoRA in both: AdamW makes much of the sign of a gradient near zero.
     with_lora = BACKEND.add_video_lora(here, b.weights.tensors)
-    latent = torch.zeros(1, 16, 2, 4, 6)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(7))
-    with torch.inference_mode():
-        found = comfy.sample.sample(with_lora, noise, 4, 2.5, "euler", "simple", positive, negative, latent,
-                                    disable_pbar=True, seed=7)  # fmt: skip
-    schedule = THERE.schedule(b.model)
-    times = torch.tensor([999 - int(i * 1000 / 4) for i in range(4)])
-    sigmas = torch.cat([schedule.sigma(times), torch.zeros(1)])
-    start = THERE.from_model_space(b.model, schedule.starting_noise(noise, float(sigmas[0])))
-    other = THERE.sample(b.model, positive, negative, 2.5, start, sigmas, Quiet())
+    found, other = sampled_in_both(with_lora, b.model, positive, negative)
     assert_close(found, other)
-    plain = THERE.sample(there, positive, negative, 2.5, start, sigmas, Quiet())
+    _, plain = sampled_in_both(here, there, positive, negative)
     assert (plain - other).abs().max() > 1e-3, "the LoRA does something"

@@ -41,7 +41,8 @@ def parts():
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
     tone = {"waveform": torch.sin(torch.arange(8000) / 9)[None, None] / 2, "sample_rate": 8000}
-    return write_clip(path, render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames, Fraction(8), tone)
+    frames = render(sample_scene(3, "demo", frames=FRAMES, size=SIDE)).frames
+    return write_clip(path, frames, Fraction(8), tone, timecode="01:02:03:06")
 
 
 @pytest.fixture
@@ -102,7 +103,17 @@ def test_windows_give_the_frames_of_one_piece(parts, video, kept, noise, window)
     assert_untouched(parts[0], before, marks)
     clip = read_clip(result.get_stream_source())
     assert len(clip.frames) == FRAMES and clip.fps == 8 and clip.audio["sample_rate"] == 8000
-    assert info.startswith("7 frames at 8 a second, with sound")
+    assert info.startswith("7 frames at 8 a second, with sound, timecode 01:02:03:06")
+
+
+def test_the_timecode_outlives_the_hosts_saving(parts, video, tmp_path):
+    """The host copies the file's tags, and no more."""
+    result, info = streamed(**settings(*parts, video, start=3))
+    assert "timecode 01:02:04:01" in info
+    result.save_to(str(tmp_path / "saved.mp4"))
+    assert read_clip(tmp_path / "saved.mp4").timecode == "01:02:04:01"
+    told = NODES["SteadyEditLoadFrames"].execute(InputImpl.VideoFromFile(str(video)), 3, 0, 1, SIDE).args[3]
+    assert "timecode 01:02:04:01, which Create Video does not write" in told
 
 
 def test_the_groups_frames_span_the_whole_video(parts, video, kept):
@@ -161,6 +172,34 @@ def test_a_cancelled_edit_goes_on_after_its_last_window(parts, video, kept):
     torch.testing.assert_close(in_order(kept), in_one_piece(**inputs), atol=RUN, rtol=0)
     _, info = streamed(**inputs)
     assert "7 of them found finished" in info
+
+
+@pytest.mark.parametrize("error, seen, words", [
+    (RuntimeError("a kernel failed"), RuntimeError, "a kernel failed"),
+    (torch.OutOfMemoryError("out of memory"), MemoryError, "window: .*a smaller window"),
+    (comfy.model_management.InterruptProcessingException(), comfy.model_management.InterruptProcessingException, ""),
+], ids=["an error", "no memory", "a cancel"])  # fmt: skip
+def test_an_end_inside_of_the_second_window_leaves_the_model_as_it_was(parts, video, kept, error, seen, words):
+    """It comes out of the network, under the sampler; the MODEL and the one that the guider holds are whole again."""
+    patcher, network = attached(parts[0], "gather-swap"), parts[0].model.diffusion_model
+    before, marks, whole, own = weights(parts[0]), traces(parts[0]), weights(patcher), traces(patcher)
+    inputs, calls = settings(patcher, parts[1], video, seed=SEED + 1), []
+
+    def break_off(module, given):
+        calls.extend(kept)
+        if len(calls) > 3:  # the second call after the first window of three frames
+            raise error
+
+    hook = network.register_forward_pre_hook(break_off)
+    with pytest.raises(seen, match=words):
+        streamed(**inputs)
+    hook.remove()
+    assert sorted(kept) == [0, 1, 2], "the first window is kept"
+    assert_untouched(parts[0], before, marks)
+    assert_untouched(patcher, whole, own)
+    _, info = streamed(**inputs)
+    assert "3 of them found finished" in info
+    torch.testing.assert_close(in_order(kept), in_one_piece(**inputs), atol=RUN, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +313,7 @@ def test_what_would_not_be_exact_is_refused_in_a_sentence(parts, video, changed,
 
 def test_an_edit_whose_process_was_killed_goes_on(tmp_path, weights_folder, monkeypatch):
     """SIGKILL after the first window; the rest is made by this process. ``killed_edit.py`` does it at ten moments."""
-    folder = killed_edit.prepared(tmp_path)
+    folder = killed_edit.prepared(tmp_path, 12)
     command = [sys.executable, killed_edit.__file__, "--child", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not killed_edit.windows(folder):
