@@ -177,7 +177,7 @@ def test_a_cancelled_edit_goes_on_after_its_last_window(parts, video, kept):
 @pytest.mark.parametrize("error, seen, words", [
     (RuntimeError("a kernel failed"), RuntimeError, "a kernel failed"),
     (torch.OutOfMemoryError("out of memory"), MemoryError, "window: .*a smaller window"),
-    (comfy.model_management.InterruptProcessingException(), comfy.model_management.InterruptProcessingException, ""),
+    (comfy.model_management.InterruptProcessingException(), comfy.model_management.InterruptProcessingException, None),
 ], ids=["an error", "no memory", "a cancel"])  # fmt: skip
 def test_an_end_inside_of_the_second_window_leaves_the_model_as_it_was(parts, video, kept, error, seen, words):
     """It comes out of the network, under the sampler; the MODEL and the one that the guider holds are whole again."""
