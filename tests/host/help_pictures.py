@@ -34,7 +34,7 @@ LARGEST = 15_000
 #: The EXIF field that holds a picture's words.
 DESCRIPTION = 270
 #: Pixels to a neighbour, how much of it is shown, the node's least width; how many neighbours at each side.
-GAP, MARGIN, WIDTH, MOST = 70, 200, 400, 5
+GAP, MARGIN, WIDTH, MOST = 50, 240, 380, 5
 
 # The node in the middle, those that it takes from at its left, those that it gives to at its right; closed where they
 # would be far higher than the node together.
@@ -43,7 +43,7 @@ PLACE = """
   const get = (key) => app.graph.getNodeById(key), node = get(id);
   for (const group of [...app.graph._groups]) app.graph.remove(group);
   for (const one of app.graph.nodes)
-    one.setSize([Math.max(one.computeSize()[0], one === node ? wide : 0), one.size[1]]);
+    one.setSize([Math.max(one.computeSize()[0], one === node ? wide : 240), one.size[1]]);
   node.pos = [0, 0];
   for (const [keys, side] of [[left, -1], [right, 1]]) {
     const nodes = keys.map(get);

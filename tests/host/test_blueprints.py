@@ -138,7 +138,7 @@ def test_three_nodes_mask_a_toy_clip(editor, started, scene):
 @trained
 def test_three_nodes_edit_a_toy_clip(editor, started, scene):
     """From the search to an edited video with the source's sound, and no wire but the video's."""
-    between(editor, "Edit a video by an instruction (toy model)", SteadyEditRootCandidates={"count": 1, "steps": 5},
+    between(editor, "Toy - edit a video by an instruction", SteadyEditRootCandidates={"count": 1, "steps": 5},
             SteadyEditTestTimeAdapt={"variants": 4}, BasicScheduler={"steps": 5}, SteadyEditPickRoot={"index": 1})
     edited = run(editor, started, **{"instruction": "turn the green fish blue", "frames (0: all)": 4,
                                      "adaptation steps": 2})

@@ -15,6 +15,11 @@ BLUEPRINTS = {path.stem for path in (Path(__file__).parents[2] / "subgraphs").gl
 #: What is typed, and the nodes of which one must be among the first ``FIRST`` of everything that the host has.
 PHRASES = {
     "video edit": {*BLUEPRINTS, "STAM", "RAVE", "GatherSwap"},
+    "video editing": {"GatherSwap", "RAVE"},
+    "edit my video": {"GatherSwap", "RAVE"},
+    "change a video": {"GatherSwap", "RAVE"},
+    "edit a video toy": {"Toy - edit a video by an instruction"},
+    "mask object in video": {"Mask an object in a video"},
     "edit video": {*BLUEPRINTS, "STAM", "RAVE", "GatherSwap"},
     "consistent": {"GatherSwap", "RAVE", "STAM"},
     "inpaint video": {"BoundaryBlend", "MaskCondition"},
