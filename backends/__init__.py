@@ -38,6 +38,10 @@ def of(model: Any) -> Any:
 
     if isinstance(model, DiffusersVideoModel):
         return DiffusersVideoBackend()
+    from .diffusers.flow_editor import FlowEditorBackend, FlowEditorModel
+
+    if isinstance(model, FlowEditorModel):
+        return FlowEditorBackend()
     raise TypeError(f"model: expected a MODEL from a model loader, but got {type(model).__name__}.")
 
 

@@ -198,6 +198,9 @@ class ToyLoader(Protocol):
     def load_toy_editor(self) -> tuple[Any, Any, Any]:
         """MODEL and CLIP of the toy world's instruction editor (8 input channels), and its VAE."""
 
+    def load_toy_flow_editor(self) -> tuple[Any, Any, Any]:
+        """MODEL and CLIP of the toy world's flow-matching editor, FLUX.1 Kontext's in small, and its VAE."""
+
     def load_toy_controlnet(self) -> Any:
         """CONTROL_NET of the toy world: edges (``toyworld.models.control.edges``)."""
 
@@ -238,6 +241,10 @@ class PictureEditor(Protocol):
     @property
     def reads_pictures(self) -> bool:
         """Whether the text encoder is shown pictures, too."""
+
+    @property
+    def one_picture(self) -> str:
+        """Its name, where it knows one picture only, the one that it edits; empty: it takes a second one."""
 
     def prompt(self, text: str, pictures: Sequence[Tensor]) -> Any:
         """CONDITIONING of a text with pictures, IMAGE [1, height, width, 3] each, as the family's own node gives it,

@@ -52,8 +52,11 @@ class EditorConditioning(io.ComfyNode):
         if beside is not None and len(beside) > 1:
             raise ValueError(f"picture: holds {len(beside)} pictures, but one is shown beside every frame; choose one "
                              "of them, by ImageFromBatch.")
-        editor = EditorClip(backends.current().picture_editor(clip, vae), (instruction, negative),
-                            reference_size == SIZES[0], beside)
+        shown = backends.current().picture_editor(clip, vae)
+        if beside is not None and shown.one_picture:
+            raise ValueError(f"picture: {shown.one_picture} knows one picture only, the frame that it edits; leave "
+                             "this unconnected.")
+        editor = EditorClip(shown, (instruction, negative), reference_size == SIZES[0], beside)
         done, show = 0, progress(editor.steps * len(frames), "frames for the editor")
 
         def step() -> None:

@@ -57,6 +57,32 @@ class ToyEditor(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy_editor())
 
 
+class ToyFlowEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditToyFlowEditor",
+            display_name="Toy Flow Editor",
+            category=CATEGORY,
+            description="A small editor of FLUX Kontext's kind: it reads the picture as reference latents and edits it "
+            "as an instruction says, such as \"make the ball blue\". Trained by this pack and shipped with it; nothing "
+            "is downloaded. It works with all core nodes for FLUX Kontext.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="FLUX transformer, narrow; made for 128x128 pixels."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder of the instructions, for Editor Conditioning "
+                               "of a Clip. It reads 14 words or so; what follows is not seen."),
+                io.Vae.Output(display_name="vae", tooltip="Autoencoder, 8 pixels a latent cell: the Toy Model's."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .. import backends
+
+        return io.NodeOutput(*backends.current().load_toy_flow_editor())
+
+
 class ToyControlNet(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -130,4 +156,4 @@ class ToyWan(io.ComfyNode):
         return io.NodeOutput(*backends.current().load_toy_video())
 
 
-NODES = [ToyModel, ToyEditor, ToyControlNet, ToyCLIPVision, ToyWan]
+NODES = [ToyModel, ToyEditor, ToyFlowEditor, ToyControlNet, ToyCLIPVision, ToyWan]

@@ -50,6 +50,7 @@ BY_NODE = {
     # Toy world.
     "SteadyEditToyModel": words("toy model", "example model", "test model", "no download", "demo checkpoint"),
     "SteadyEditToyEditor": words("toy editor", "example instruct pix2pix", "test editor"),
+    "SteadyEditToyFlowEditor": words("toy flow editor", "example flux kontext", "test editor"),
     "SteadyEditToyControlNet": words("toy controlnet", "example controlnet"),
     "SteadyEditToyCLIPVision": words("toy clip vision", "example clip score"),
     "SteadyEditToyWan": words("toy wan", "example image to video model", "test video model"),

@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
                        "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")
 
+    bench.add_argument("--editor", metavar="NAME", help="via: instruct (InstructPix2Pix, the default) or flow (of FLUX "
+                       "Kontext's kind)")
+
     gpu = commands.add_parser("gpu", help="measure on a first GPU all that was predicted for it, in pieces of minutes")
     gpu.add_argument("--minutes", type=float, default=25.0, help="for this call; the next one goes on (default: 25)")
     gpu.add_argument("--tiny", action="store_true", help="rehearse all of it on the CPU, in a few minutes")
@@ -216,6 +219,7 @@ def bench(options: argparse.Namespace) -> int:
         "json_path": options.json,
         "bases": options.bases.split(",") if options.bases else None,
         "steps": options.steps,
+        "editor": options.editor,
         "sizes": options.sizes.split(",") if options.sizes else None,
     }
     given = {name: value for name, value in given.items() if value is not None}

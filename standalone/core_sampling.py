@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .. import backends
+from ..diffusion.flow import FlowSchedule
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import SCHEDULERS, named_sigmas
 from .host_api import ComfyNode, NodeOutput, schema
@@ -64,8 +65,12 @@ class Guider:
             raise ValueError("latent_image: it holds a noise mask, which only ComfyUI samples with; use --host comfy.")
         if len(sigmas) < 2:
             return latent
-        spread = backend.schedule(self.model).starting_noise(noise.for_latent(latent), float(sigmas[0]))
-        samples = samples + backend.from_model_space(self.model, spread)
+        # Source Path's noise is drawn by itself.
+        drawn = noise.for_latent(latent) if isinstance(noise, Noise) else noise.generate_noise(latent)
+        schedule = backend.schedule(self.model)
+        spread = backend.from_model_space(self.model, schedule.starting_noise(drawn, float(sigmas[0])))
+        # A flow's sigma of 1 leaves nothing of a latent.
+        samples = spread if isinstance(schedule, FlowSchedule) else samples + spread
         progress = backend.progress(len(sigmas) - 1, "sampling")
         done = backend.sample(
             self.model, self.positive, self.negative, self.cfg, samples, sigmas, progress, sampler=sampler,

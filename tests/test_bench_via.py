@@ -11,6 +11,7 @@ import torch
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.clock import timed
 from steadyedit.benchmarks.common.plots import Panel, draw_panels
+from steadyedit.benchmarks.via import flow
 from steadyedit.benchmarks.via import report as via_report
 from steadyedit.benchmarks.via import run as via
 from steadyedit.benchmarks.via.methods import AT_LENGTH, LOCAL_ONLY, METHODS, Settings, edit, object_mask, prepare
@@ -162,7 +163,7 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     assert path.with_suffix(".jpg").stat().st_size > 1000
     assert path.with_name("via_length.png").stat().st_size > 1000
     # The same command again measures nothing, and says the same.
-    monkeypatch.setattr(via, "run", None)
+    monkeypatch.setattr(via, "KINDS", {"instruct": replace(via.INSTRUCT, edit=None)})
     again = via.main(2, chosen, path, ["5"], settings=QUICK, world=world)
     assert again["rows"] == report["rows"]
 
@@ -172,6 +173,7 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     [
         ({"methods": ["via", "fairy"]}, "^methods: there is no fairy; there are per-frame, cross-frame, via"),
         ({"clips": 0}, "^clips: at least 1"),
+        ({"editor": "flux"}, "^editor: there is no flux; there are instruct, flow"),
         ({"sizes": ["8x1024"]}, "^sizes: expected numbers of frames"),
         ({"sizes": ["2"]}, "^sizes: a clip of 2 frames has no group of 4"),
     ],
@@ -179,6 +181,31 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
 def test_a_wrong_request_is_refused_at_once(asked, sentence):
     with pytest.raises(ValueError, match=sentence):
         via.main(**asked)
+
+
+def test_the_flow_editor_has_the_same_bench(world, tmp_path, monkeypatch):
+    """On untrained weights: every part of VIA shows, and what is kept is the clip's own."""
+    from steadyedit.backends.diffusers.flow_editor import FlowEditorBackend, FlowEditorModel, FlowTextEncoder
+    from steadyedit.toyworld import models
+    from steadyedit.toyworld.models import flow_editor
+
+    torch.manual_seed(0)
+    network = flow_editor.build(num_single_layers=1).eval().requires_grad_(False)
+    text = FlowTextEncoder(models.BUILDERS["editor_text_encoder"]().eval().requires_grad_(False), models.tokenize)
+    flows = World(quiet_backend(FlowEditorBackend), FlowEditorModel(network), text, world.vae, world.judge, world.clip)
+    settings = flow.Settings(AdaptRecipe(TuneRecipe(steps=2, learning_rate=1e-2, queries=False), 2, 1, 2),
+                             GatherSwap(group=2), (0, 1), steps=3)  # fmt: skip
+    for module, name, value in ((via_report, "FRAMES", 3), (via, "FRAMES", 3), (via, "SIZE", 64)):
+        monkeypatch.setattr(module, name, value)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    report = via.main(2, None, tmp_path / "flow.json", ["4"], editor="flow", settings=settings, world=flows)
+    assert [row["method"] for row in report["local"]] == list(flow.METHODS)
+    assert [row["method"] for row in report["global"]] == list(flow.METHODS)[:4]
+    assert len({row["psnr_truth"] for row in report["local"]}) == len(flow.METHODS), "each is its own"
+    assert set(report["lengths"]) == {"3", "4"}
+    kept = {row["method"]: row["psnr_background"] for row in report["local"]}
+    assert min(kept["with-blend"], kept["with-blend-inverted"]) > kept["with-adaptation"]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_each_ablation_leaves_one_thing_out():

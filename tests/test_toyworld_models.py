@@ -12,7 +12,7 @@ from steadyedit.toyworld.models.judge import classify
 from steadyedit.toyworld.training.data import held_out
 from tolerances import FLOAT32
 
-BUDGET = 25e6
+BUDGET = 34e6
 
 
 def needs(*names: str):

@@ -184,6 +184,12 @@ class ComfyBackend:
 
         return toy.load_editor()
 
+    def load_toy_flow_editor(self) -> tuple[ModelPatcher, Any, Any]:
+        """MODEL and CLIP of the toy world's flow-matching editor, and its VAE."""
+        from . import toy
+
+        return toy.load_flow_editor()
+
     def load_toy_controlnet(self) -> Any:
         """CONTROL_NET of the toy world's edges."""
         from . import toy

@@ -19,7 +19,7 @@ from .. import fingerprint
 from . import identity
 from .joint_blocks import joint_network_of
 from .patcher import state_of
-from .planned_checks import cells_of, check_sampler
+from .planned_checks import cells_of, check_references, check_sampler
 from .row_noise import IN_PLACE, LIKE, SIZED
 from .state import KEY
 
@@ -67,6 +67,7 @@ def check(guider: Any, sampler: Any) -> None:
     if cache is not None:
         raise ValueError(f"guider: {cache} on its model leaves out steps by a measure of the whole batch, which "
                          "differs by window; remove that node.")
+    check_references(guider, model)
     check_sampler(sampler, WHAT)
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.utils
 
+from ...methods.via.editor_clip import sides_for
+from .toy import FLOW_EDITOR
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-QWEN, KONTEXT, FLUX2 = "Qwen-Image-Edit", "FLUX Kontext", "FLUX.2"
+QWEN, KONTEXT, FLUX2, TOY = "Qwen-Image-Edit", "FLUX Kontext", "FLUX.2", "the Toy Flow Editor"
 #: Families by the encoders that their tokenizer writes for.
 ENCODERS = {frozenset({"qwen25_7b"}): QWEN, frozenset({"l", "t5xxl"}): KONTEXT, frozenset({"qwen3_4b"}): FLUX2,
-            frozenset({"qwen3_8b"}): FLUX2, frozenset({"mistral3_24b"}): FLUX2}  # fmt: skip
+            frozenset({"qwen3_8b"}): FLUX2, frozenset({"mistral3_24b"}): FLUX2,
+            frozenset({FLOW_EDITOR}): TOY}  # fmt: skip
 #: What each family's VAE makes: channels, and whether it is one of videos.
-VAES = {QWEN: (16, True), KONTEXT: (16, False), FLUX2: (128, False)}
-#: Pixels of a reference as the editor was trained.
-MEGAPIXEL = 1024 * 1024
+VAES = {QWEN: (16, True), KONTEXT: (16, False), FLUX2: (128, False), TOY: (4, False)}
+#: Pixels of a reference as the editors were trained.
+MEGAPIXEL, TOY_PIXELS = 1024 * 1024, 128 * 128
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class HostPictureEditor:
     def reads_pictures(self) -> bool:
         return self.family == QWEN
 
+    @property
+    def one_picture(self) -> str:
+        return self.family if self.family == TOY else ""
+
     def prompt(self, text: str, pictures: Sequence[Tensor]) -> list[list[Any]]:
         if self.reads_pictures:
             from comfy_extras.nodes_qwen import TextEncodeQwenImageEditPlus
@@ -47,9 +54,8 @@ class HostPictureEditor:
 
             return FluxKontextImageScale.execute(picture).args[0]
         # TextEncodeQwenImageEditPlus does this where it is given a VAE, and gives nobody the picture.
-        height, width = picture.shape[1:3]
-        scale, unit = math.sqrt(MEGAPIXEL / (width * height)), 8 if self.family == QWEN else 16
-        sides = (round(side * scale / unit) * unit for side in (width, height))
+        pixels, unit = TOY_PIXELS if self.family == TOY else MEGAPIXEL, 8 if self.family == QWEN else 16
+        sides = sides_for(picture, pixels, unit)
         return comfy.utils.common_upscale(picture.movedim(-1, 1), *sides, "area", "disabled").movedim(1, -1)
 
     def latent(self, picture: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.samplers
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
+from ...methods.via.editor_clip import NOT_READ, REFERENCES
 from .blocks import refuse_second_owner
 from .guidance import CFG, POST, PRE
 from .state import KEY
@@ -50,11 +52,21 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
     if riding or plan.source is not None:
         check_sigmas(sigmas, plan.name)
     check_images(guider, frames)
+    check_references(guider, guider.model_patcher)
     if plan.grid > 1:
         check_patches(inner, frames, plan.name)
         for name, conditions in getattr(guider, "conds", {}).items():
             for condition in conditions:
                 check_picture(name, condition, plan.name)
+
+
+def check_references(guider: Any, model: Any) -> None:
+    """Raise ValueError where a condition shows pictures to a U-Net, which reads no reference latents."""
+    if not isinstance(model.model.diffusion_model, UNetModel):
+        return
+    for name, conditions in getattr(guider, "conds", {}).items():
+        if any(condition.get(REFERENCES) for condition in conditions):
+            raise ValueError(NOT_READ.format(name))
 
 
 def check_prompt(positive: Sequence[Mapping[str, Any]], method: str) -> None:

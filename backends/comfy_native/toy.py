@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import comfy.controlnet
+import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -16,9 +17,11 @@ import comfy.utils
 import torch
 
 from ...toyworld import models as toyworld
-from ...toyworld.models import control_file
+from ...toyworld.models import control_file, flow_editor
 from ...toyworld.models.colours import MAPS
 
+#: The flow editor's text encoder among those of editors (``picture_editors``).
+FLOW_EDITOR = "toy_flow_editor"
 #: Layer norms of transformers' CLIP; the rest of the text encoder's settings come from the toy world.
 TEXT_DEFAULTS = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "torch_dtype": "float32"}
 
@@ -136,10 +139,12 @@ class ToyTextEncoder(comfy.sd1_clip.SD1ClipModel):
         torch.nn.init.eye_(self.clip_l.transformer.text_projection.weight)
 
 
-def clip_from(state: dict[str, torch.Tensor], config: dict[str, Any] = toyworld.TEXT_CONFIG) -> comfy.sd.CLIP:
-    """CLIP from a transformers state dict of a toy text encoder."""
+def clip_from(state: dict[str, torch.Tensor], config: dict[str, Any] = toyworld.TEXT_CONFIG,
+              kinds: tuple[type, type] = (ToyTokenizer, ToyTextEncoder)) -> comfy.sd.CLIP:
+    """CLIP from a transformers state dict of a toy text encoder; ``kinds`` of tokenizer and encoder."""
+    tokenizer, encoder = kinds
     target = comfy.supported_models_base.ClipTarget(
-        partial(ToyTokenizer, width=config["hidden_size"]), partial(ToyTextEncoder, config=config))
+        partial(tokenizer, width=config["hidden_size"]), partial(encoder, config=config))
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     prefix = "" if any(key.startswith(toyworld.TEXT_PREFIX) for key in state) else toyworld.TEXT_PREFIX
     weights = {prefix + key: weight.float() for key, weight in state.items() if not key.endswith("position_ids")}
@@ -168,6 +173,67 @@ def load_editor() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comf
     """
     encoder = clip_from(toyworld.state_of("editor_text_encoder"))
     return load_unet(name="editor"), encoder, vae_from(toyworld.state_of("vae"))
+
+
+def flow_editor_from(state: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """MODEL of the host's own FLUX class, from FLUX's keys.
+
+    Its loader would find FLUX, but with 16 channels of latents and heads of 128.
+    """
+    source = flow_editor.CONFIG
+    heads = source["num_attention_heads"]
+    settings = comfy.supported_models.FluxSchnell({
+        "image_model": "flux", "in_channels": 4, "out_channels": 4, "vec_in_dim": source["pooled_projection_dim"],
+        "context_in_dim": source["joint_attention_dim"], "hidden_size": heads * source["attention_head_dim"],
+        "mlp_ratio": 4.0, "num_heads": heads, "depth": source["num_layers"],
+        "depth_single_blocks": source["num_single_layers"], "axes_dim": list(source["axes_dims_rope"]),
+        "theta": flow_editor.THETA, "patch_size": flow_editor.PATCH, "qkv_bias": True, "guidance_embed": False,
+        "txt_ids_dims": [],
+    })
+    settings.latent_format = comfy.latent_formats.SD15()
+    settings.sampling_settings = {"shift": flow_editor.SHIFT, "multiplier": 1.0}
+    settings.set_inference_dtype(torch.float32, None)
+    offload_device = comfy.model_management.unet_offload_device()
+    base = settings.get_model({}, "", device=offload_device)
+    own_colours(base.latent_format, "vae")
+    named = settings.process_unet_state_dict({key: weight.float() for key, weight in state.items()})
+    base.diffusion_model.load_state_dict(named, strict=True)
+    patcher = comfy.model_patcher.ModelPatcher
+    kind = patcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", patcher)
+    return kind(base, comfy.model_management.get_torch_device(), offload_device)
+
+
+def load_flow_transformer(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """MODEL of the trained flow editor; the host calls this again for a copy of its own."""
+    model = flow_editor_from(toyworld.state_of("flow_editor"), disable_dynamic)
+    model.cached_patcher_init = (load_flow_transformer, ())
+    return model
+
+
+class ToyFlowTokenizer(ToyTokenizer):
+    """The toy world's tokens under a name by which the flow editor's text encoder is known."""
+
+    def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
+        return {FLOW_EDITOR: super().tokenize_with_weights(text, return_word_ids, **kwargs)["l"]}
+
+
+class ToyFlowTextEncoder(ToyTextEncoder):
+    """The instruction editor's encoder as the flow editor reads it: its first tokens, and the state at the end of the
+    text as the pooled one."""
+
+    def encode_token_weights(self, token_weight_pairs):
+        text, *others = super().encode_token_weights({"l": token_weight_pairs[FLOW_EDITOR]})
+        return (text[:, : flow_editor.TOKENS], *others)
+
+
+def load_flow_editor() -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL and CLIP of the toy world's flow-matching editor, and the toy world's VAE.
+
+    Raises:
+        ValueError: a weights file is not the one that its sidecar describes.
+    """
+    encoder = clip_from(toyworld.state_of("editor_text_encoder"), kinds=(ToyFlowTokenizer, ToyFlowTextEncoder))
+    return load_flow_transformer(), encoder, vae_from(toyworld.state_of("vae"))
 
 
 def load_controlnet() -> comfy.controlnet.ControlNet:

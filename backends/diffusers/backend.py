@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ...methods.flow_edit import FlowEdit, FlowEditPrompts
     from ...methods.via.blend import BoundaryBlend
     from ..protocol import PictureEditor, PictureTrainingView, Progress, TrainingView
+    from .flow_editor import FlowEditorModel, FlowTextEncoder
     from .toy_wan import VideoAutoencoder
     from .video import DiffusersVideoModel
 
@@ -157,6 +158,10 @@ class DiffusersBackend:
         raise TypeError(NO_FLOW.format("FlowEdit"))
 
     def picture_editor(self, clip: Any, vae: Any) -> PictureEditor:
+        from .flow_editor import FlowTextEncoder, ToyPictureEditor
+
+        if isinstance(clip, FlowTextEncoder):
+            return ToyPictureEditor(clip, vae)
         raise TypeError("clip: editors of pictures run in ComfyUI only; run the graph with --host comfy.")
 
     def picture_training(
@@ -208,6 +213,11 @@ class DiffusersBackend:
 
     def load_toy_editor(self) -> tuple[DiffusersModel, TextEncoder, Autoencoder]:
         return load_toy_editor()
+
+    def load_toy_flow_editor(self) -> tuple[FlowEditorModel, FlowTextEncoder, Autoencoder]:
+        from .flow_editor import load_toy_flow_editor
+
+        return load_toy_flow_editor()
 
     def load_toy_controlnet(self) -> ControlNet:
         return load_toy_controlnet()

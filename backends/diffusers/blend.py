@@ -13,6 +13,8 @@ from ...methods.via.blend import BoundaryBlend, blended, check_unblended
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...methods.via.blend import Noisy
+
 SINGLE_STEP = (sample_euler, sample_heun)
 
 
@@ -39,9 +41,10 @@ class BlendedSampler:
         """The mark of a blended sampler."""
         return self.blend
 
-    def bound(self, to_model_space: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-        """The sampler as a function, for a model with this scale of latents."""
+    def bound(self, to_model_space: Callable[[Tensor], Tensor], noisy: Noisy | None = None) -> Callable[..., Tensor]:
+        """The sampler as a function, for a model with this scale of latents; ``noisy`` is a flow's."""
         function = named_sampler(self.sampler)
         return blended(function, self.blend, literal=function in SINGLE_STEP,
                        to_model_space=lambda model: to_model_space,
-                       frame_ids=lambda extra_args: extra_args.get("frame_ids"))  # fmt: skip
+                       frame_ids=lambda extra_args: extra_args.get("frame_ids"),
+                       noisy=lambda model: noisy)  # fmt: skip

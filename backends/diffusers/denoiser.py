@@ -10,6 +10,7 @@ import torch
 
 from ...methods.rave import to_grid
 from ...methods.sampling_plan import PlannedRun, Replacement, RunFacts, SamplingPlan, in_chunks, plan_of
+from ...methods.via.editor_clip import NOT_READ, REFERENCES
 from .conditioning import SIZES, added_of, image_of, spans_of, text_of, with_image
 from .control import added_up, residuals_of
 from .patching import Batch, attached
@@ -153,6 +154,8 @@ class Denoiser:
             spans = tuple((above, below, self._branch(name, entry))
                           for above, below, entry in spans_of(conditioning, self.model.schedule, name))
             return replace(spans[0][2], spans=spans)
+        if conditioning[0][1].get(REFERENCES):
+            raise ValueError(NOT_READ.format(name))
         text, image, unet = text_of(conditioning, self.frames, name), None, self.model.unet.config
         if unet.in_channels > unet.out_channels:
             image = image_of(conditioning, self.frames, name)

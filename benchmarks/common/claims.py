@@ -48,6 +48,25 @@ VIA_LOCAL_CLAIMS: tuple[Claim, ...] = (
     ("a blend at the last step only leaves edges", "boundary_error", -1, (("via", "via-last-step-blend"),)),
 )
 
+_FLOW_STEADY = (("gather-swap", "per-frame"), ("gather-swap", "cross-frame"))
+_FLOW_ADAPTED = (("with-adaptation", "gather-swap"),)
+
+#: The same of an editor that is a flow: each part against what comes before it.
+VIA_FLOW_CLAIMS: tuple[Claim, ...] = (
+    ("gather-swap keeps frames consistent: flicker", "flicker", -1, _FLOW_STEADY),
+    ("gather-swap keeps frames consistent: CLIP", "clip_frame", 1, _FLOW_STEADY),
+    ("gather-swap costs no edit", "edit_accuracy", 0, (("gather-swap", "per-frame"),)),
+    ("adaptation adheres to the instruction: right", "edit_accuracy", 1, _FLOW_ADAPTED),
+    ("adaptation adheres to the instruction: CLIP", "clip_text", 1, _FLOW_ADAPTED),
+    ("adaptation comes nearer to the truth", "psnr_truth", 1, _FLOW_ADAPTED),
+)
+VIA_FLOW_LOCAL_CLAIMS: tuple[Claim, ...] = (
+    ("the blend keeps the background", "psnr_background", 1, (("with-blend", "with-adaptation"),)),
+    ("the blend costs no edit", "edit_accuracy", 0, (("with-blend", "with-adaptation"),)),
+    ("the clip's exact path serves as well as its inversion", "psnr_truth", 0,
+     (("with-blend", "with-blend-inverted"),)),
+)
+
 
 _NORMS, _ADAPTER, _TWO = ("norm-tune", "base"), ("visual-adapter", "base"), ("dape", "base")
 _PLACES = tuple(("dape", f"positions-{which}") for which in ("1-7", "1267", "3-5", "1-3", "5-7"))

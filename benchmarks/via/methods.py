@@ -13,10 +13,13 @@ from ...methods.tokenflow import Source, build_tokenflow
 from ...methods.tune_recipe import TuneRecipe
 from ...methods.via.adapt import AdaptRecipe, adapt
 from ...methods.via.candidates import score as score_candidates
-from ...methods.via.pipeline import Root, ViaRecipe, find_root, invert_clip, sample_edit
+from ...methods.via.gather_swap import GatherSwap
+from ...methods.via.pipeline import Choice, Root, ViaRecipe, find_root, invert_clip, sample_edit
 from ...toyworld.models import EDITOR_IMAGE_GUIDANCE as IMAGE
 from ...toyworld.models import EDITOR_TEXT_GUIDANCE as TEXT
 from ...toyworld.world.edits import LOCAL
+from ..common.cases import World
+from ..common.claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS
 from ..common.clock import Seconds, timed
 from ..common.edited import Edited
 from ..common.memory import peak_memory
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from ...diffusion.trajectory import Trajectory
     from ...methods.tuning import Tuned
     from ...toyworld import Edit
-    from ..common.cases import Case, World
+    from ..common.cases import Case
+    from ..common.claims import Claim
 
 #: Of the toy editor's adaptation.
 TUNING_STEPS, LEARNING_RATE = 150, 1e-4
@@ -78,6 +82,11 @@ class Settings:
         text_guidance=TEXT, image_guidance=IMAGE,
     ))  # fmt: skip
 
+    @property
+    def swap(self) -> GatherSwap | None:
+        """Gather-swap's settings."""
+        return self.via.swap
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -103,19 +112,61 @@ class Prepared:
     inversion: Seconds
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of editor, and what the benchmark does with it.
+
+    Args:
+        weights: name of its weights.
+        load: the models.
+        methods: slugs, in the order of the table.
+        local_only, at_length, shown: those that differ where something is kept only; are run on clips of every length;
+            are on the contact sheet.
+        settings: of the table.
+        prepare, edit: see the functions of this module.
+        claims, local_claims: what is asked of the rows.
+        notes: on the methods.
+    """
+
+    weights: str
+    load: Callable[[], World]
+    methods: tuple[str, ...]
+    local_only: tuple[str, ...]
+    at_length: tuple[str, ...]
+    shown: tuple[str, ...]
+    settings: Callable[[], Any]
+    prepare: Callable[..., Any]
+    edit: Callable[..., tuple[Edited, float]]
+    claims: tuple[Claim, ...]
+    local_claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+
+    def methods_of(self, edit: Edit, chosen: list[str]) -> list[str]:
+        """Those that are not another one under a second name."""
+        return [method for method in chosen if is_local(edit) or method not in self.local_only]
+
+
 def is_local(edit: Edit) -> bool:
     """Whether the edit changes the object and nothing else."""
     return edit.kind in LOCAL
 
 
-def methods_of(edit: Edit, chosen: list[str]) -> list[str]:
-    """Those that are not another one under a second name."""
-    return [method for method in chosen if is_local(edit) or method not in LOCAL_ONLY]
-
-
 def object_mask(case: Case) -> Tensor:
     """[F, H, W]: where the object is before or after the edit, since a new shape covers other pixels."""
     return torch.maximum(case.source.masks[0], case.truth.masks[0])
+
+
+def choice(world: World, case: Case) -> Choice:
+    """The choice of a root as Pick Root makes it, with the renderer's captions and the world's CLIP."""
+    words = [world.embed(case.source.frames[:1], clip.caption)[1] for clip in (case.source, case.truth)]
+
+    def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
+        own, looks = (world.embed(images, "")[0] for images in (source, candidates))
+        # As in the graphs: an edit of everything has nothing to preserve.
+        weight = 0.0 if where is None else PRESERVATION
+        return score_candidates(source, candidates, own, looks, words[1] - words[0], where, weight).best
+
+    return choose
 
 
 def prepare(
@@ -130,15 +181,7 @@ def prepare(
     """
     positive = world.conditioning(case.edit.instruction)
     mask = object_mask(case) if is_local(case.edit) else None
-    words = [world.embed(case.source.frames[:1], clip.caption)[1] for clip in (case.source, case.truth)]
-
-    def choose(source: Tensor, candidates: Tensor, where: Tensor | None) -> int:
-        own, looks = (world.embed(images, "")[0] for images in (source, candidates))
-        # As in the graphs: an edit of everything has nothing to preserve.
-        weight = 0.0 if where is None else PRESERVATION
-        return score_candidates(source, candidates, own, looks, words[1] - words[0], where, weight).best
-
-    parts, via = (world.backend, world.model, world.vae), settings.via
+    choose, parts, via = choice(world, case), (world.backend, world.model, world.vae), settings.via
     # Where the lengths differ, the adaptation does not.
     rooted = rooted or case
     kept = object_mask(rooted) if is_local(case.edit) else None
@@ -188,3 +231,15 @@ def edit(
         sigmas=torch.empty(0),
     )
     return edited, (before.own + seconds.own) / len(frames)
+
+
+INSTRUCT = Kind(
+    weights="editor", load=lambda: World.load(editor=True), methods=tuple(METHODS), local_only=LOCAL_ONLY,
+    at_length=AT_LENGTH, shown=("per-frame", "cross-frame", "via"), settings=Settings, prepare=prepare, edit=edit,
+    claims=VIA_CLAIMS, local_claims=VIA_LOCAL_CLAIMS,
+    notes=("rows: all clips of the table; via-no-blend, via-no-ramp and via-last-step-blend, which are via itself "
+           "where there is no mask, are means over the local edits only: compare them in 'local', which holds these "
+           "for all methods.",
+           "anyv2v is inspired by that method (methods/anyv2v says what differs); its seconds hold those of its first "
+           "frame, VIA's."),
+)  # fmt: skip

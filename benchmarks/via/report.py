@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...toyworld import heldout_edits
 from ...toyworld.world.edits import LOCAL
-from ..common.claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS, claim_line, claims
+from ..common.claims import claim_line, claims
 from ..common.clock import clock
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
 from ..common.plots import Panel, draw_panels
 from ..common.report import meta, rows, table
 from ..common.scores import KEYS as COMMON
-from .methods import AT_LENGTH, is_local, methods_of
+from .methods import Kind, is_local
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FRAMES, SERIES = 24, (0, 3)
 #: Lengths of the series, in frames.
 LENGTHS = (8, 24, 72, 240)
-#: Methods, clips and one in so many frames on the contact sheet.
-SHOWN, MOST_CLIPS, STRIDE = ("per-frame", "cross-frame", "via"), 4, 3
+#: Clips, and one in so many frames, on the contact sheet.
+MOST_CLIPS, STRIDE = 4, 3
 
 KEYS: dict[str, tuple[str, str, int]] = {
     **{key: COMMON[key] for key in list(COMMON)[:4]},
@@ -39,13 +39,9 @@ KEYS: dict[str, tuple[str, str, int]] = {
 #: What the table does not say by itself; part of the JSON.
 NOTES = (
     "local: edits of colour, shape, texture, with the object's true mask before and after; global: background, style.",
-    "rows: all clips of the table; via-no-blend, via-no-ramp and via-last-step-blend, which are via itself where there "
-    "is no mask, are means over the local edits only: compare them in 'local', which holds these for all methods.",
     "lengths: the edits of the series, by number of frames; all with the adaptation of the table's clip.",
     "All frames start from one noise. Seconds a frame: inversion where a blend needs it, sampling, decoding; by the "
     "clock that meta names. infer_seconds are wall-clock.",
-    "anyv2v is inspired by that method (methods/anyv2v says what differs); its seconds hold those of its first frame, "
-    "VIA's.",
     "Masks and captions for the choice of the root pair are the renderer's own.",
 )
 
@@ -55,12 +51,14 @@ class Job:
     """Clips of one length.
 
     Args:
+        kind: of the editor.
         journal: of the finished rows.
         frames: of each clip.
         clips: numbers of the edits.
         methods: in the order of the table.
     """
 
+    kind: Kind
     journal: Journal
     frames: int
     clips: tuple[int, ...]
@@ -77,6 +75,7 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
     Raises:
         ValueError: a row is missing.
     """
+    kind = jobs[0].kind
     measured: list[dict[str, Any]] = []
     how: dict[str, Any] = {}
     for job in jobs:
@@ -84,7 +83,7 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
         for name, local in (("local", True), ("global", False)):
             own = [clip for clip in job.clips if is_local(edits[clip]) == local]
             if own:
-                found, known = job.journal.report(own, methods_of(edits[own[0]], job.methods))
+                found, known = job.journal.report(own, job.kind.methods_of(edits[own[0]], job.methods))
                 how[f"{job.frames} frames, {name}"] = known
                 measured += found
     of_table = sorted((row for row in measured if row["frames"] == FRAMES), key=lambda row: row["number"])
@@ -92,19 +91,21 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
              for name, local in (("local", True), ("global", False))}  # fmt: skip
     lengths = {}
     for frames in sorted({job.frames for job in jobs}):
-        series = [r for r in measured if r["frames"] == frames and r["number"] in SERIES and r["method"] in AT_LENGTH]
+        series = [r for r in measured
+                  if r["frames"] == frames and r["number"] in SERIES and r["method"] in kind.at_length]
         if series:
             lengths[str(frames)] = rows(series, KEYS)
     return {
         "meta": meta(
-            used["seed"], len(jobs[0].clips), settings=used, frames=FRAMES, notes=NOTES, processes=processes,
-            clock=clock()[1], clips_at_length={str(job.frames): list(job.clips) for job in jobs}, measured=how,
+            used["seed"], len(jobs[0].clips), settings=used, frames=FRAMES, notes=[*NOTES, *kind.notes],
+            processes=processes, clock=clock()[1], measured=how,
+            clips_at_length={str(job.frames): list(job.clips) for job in jobs},
             not_measured=[f"{frames} frames" for frames in LENGTHS if frames not in {job.frames for job in jobs}],
         ),
         # A method that was run on some of the clips only has no value on the others.
         "rows": rows(_filled(of_table), KEYS),
         **{name: rows(own, KEYS) for name, own in parts.items() if own},
-        "claims": claims(_common(of_table), VIA_CLAIMS) + claims(parts["local"], VIA_LOCAL_CLAIMS),
+        "claims": claims(_common(of_table), kind.claims) + claims(parts["local"], kind.local_claims),
         "lengths": lengths,
         "clips": measured,
     }  # fmt: skip
@@ -144,7 +145,7 @@ def draw_sheet(path: Path, job: Job, world: World, size: int) -> None:
     """Source, rivals, VIA and truth of a few edits."""
     from ...video.sheet import contact_sheet
 
-    shown = [method for method in SHOWN if method in job.methods]
+    shown = [method for method in job.kind.shown if method in job.methods]
     clips = job.clips[:MOST_CLIPS]
     strips: list[tuple[str, str, Tensor]] = []
     for clip, case in zip(clips, world.cases(max(clips) + 1, job.frames, size, clips), strict=True):

@@ -5,7 +5,8 @@ that adapt share one root pair and one adaptation, those that blend one inversio
 (colour, shape, texture) are given the object's true mask, global ones (background, style) none.
 Finished rows lie beside the JSON, in NAME.rows: the same command goes on where it was stopped,
 and several processes (``--workers``, torchrun) share the clips. ``--sizes`` names the lengths
-of clip at which cost and flicker are looked at as well.
+of clip at which cost and flicker are looked at as well. ``--editor flow`` measures on the toy world's
+flow-matching editor, of FLUX Kontext's kind, instead of on its InstructPix2Pix.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from ..common.journal import Journal
 from ..common.report import write_json
 from ..common.scores import score
 from ..common.shards import sharded
-from .methods import AT_LENGTH, METHODS, Prepared, Settings, is_local, methods_of, object_mask, prepare
-from .methods import edit as run
+from .flow import FLOW
+from .methods import INSTRUCT, Kind, is_local, object_mask
 from .report import FRAMES, LENGTHS, SERIES, Job, draw_lengths, draw_sheet, report_of, show
 
 if TYPE_CHECKING:
     from ..common.cases import Case
 
+#: Kinds of editor by their names on the command line.
+KINDS = {"instruct": INSTRUCT, "flow": FLOW}
 #: Side of a frame, and of everything that is drawn.
 SIZE, SEED = 128, 0
 #: Edits of the table.
@@ -49,17 +52,19 @@ def main(
     json_path: Path | None = None,
     sizes: Sequence[str] | None = None,
     *,
-    settings: Settings | None = None,
+    editor: str = "instruct",
+    settings: Any = None,
     world: World | None = None,
 ) -> dict[str, Any]:
     """Measure, print the tables, and write the numbers, a contact sheet and a plot.
 
     Args:
         clips: number of held-out edits, local and global ones in turn; ``CLIPS`` if None.
-        methods: slugs of ``methods.METHODS``, all if None; intervals are against the first.
+        methods: slugs of the editor's methods, all if None; intervals are against the first.
         json_path: where the numbers go; the sheet goes beside it as NAME.jpg, the plot as
             NAME_length.png, finished rows into a folder NAME.rows.
         sizes: lengths of clip of the series, beside the table's own; ``LENGTHS`` if None.
+        editor: one of ``KINDS``.
         settings, world: other than the table's and the committed models.
 
     Returns:
@@ -67,25 +72,29 @@ def main(
         writes it and the others return nothing.
 
     Raises:
-        ValueError: an unknown method, no clip, a length that is none, several processes
+        ValueError: an unknown editor or method, no clip, a length that is none, several processes
             without a file, or rows that were measured with other settings.
     """
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or METHODS))
-    unknown = [method for method in chosen if method not in METHODS]
+    if editor not in KINDS:
+        raise ValueError(f"editor: there is no {editor}; there are {', '.join(KINDS)}.")
+    kind = KINDS[editor]
+    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or kind.methods))
+    unknown = [method for method in chosen if method not in kind.methods]
     if unknown:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(kind.methods)}.")
     if count < 1:
         raise ValueError(f"clips: at least 1 is needed, but got {count}.")
-    settings, lengths = settings or Settings(), _lengths(sizes)
+    settings, lengths = settings or kind.settings(), _lengths(sizes, kind)
     folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
     # The weights too: rows of others would go on beside these.
-    used = {"size": SIZE, "seed": SEED, "editor": None if world else config_of("editor")["sha256"], **asdict(settings)}
+    weights = None if world else config_of(kind.weights)["sha256"]
+    used = {"size": SIZE, "seed": SEED, "editor": weights, **asdict(settings)}
     with folder as rows_path:
-        jobs = _jobs(Path(rows_path), count, chosen, lengths, used)
+        jobs = _jobs(kind, Path(rows_path), count, chosen, lengths, used)
         with sharded() as (rank, processes):
             if json_path is None and processes > 1:
                 raise ValueError("json: several processes share their rows through files; say where with --json FILE.")
-            world = world or World.load(editor=True)
+            world = world or kind.load()
             for job in jobs:
                 _measure(job, world, settings, rank, processes)
         if rank:
@@ -104,14 +113,14 @@ def main(
     return report
 
 
-def _lengths(sizes: Sequence[str] | None) -> list[int]:
+def _lengths(sizes: Sequence[str] | None, kind: Kind) -> list[int]:
     if sizes is None:
         return list(LENGTHS)
     try:
         lengths = sorted({int(text) for text in sizes})
     except ValueError:
         raise ValueError(f"sizes: expected numbers of frames, such as 8,72, but got {','.join(sizes)}.") from None
-    swap = Settings().via.swap
+    swap = kind.settings().swap
     assert swap is not None  # the default has one
     least = swap.group
     if lengths[0] < least:
@@ -126,27 +135,28 @@ def numbers_of(count: int) -> tuple[int, ...]:
     return tuple(sorted([number for pair in zip(*kinds, strict=False) for number in pair][:count]))
 
 
-def _jobs(folder: Path, count: int, chosen: list[str], lengths: list[int], used: dict[str, Any]) -> list[Job]:
+def _jobs(kind: Kind, folder: Path, count: int, chosen: list[str], lengths: list[int],
+          used: dict[str, Any]) -> list[Job]:  # fmt: skip
     """The table's clips first, then the series, short clips first."""
     numbers = numbers_of(count)
     series = tuple(clip for clip in numbers if clip in SERIES)
-    long = [method for method in AT_LENGTH if method in chosen]
+    long = [method for method in kind.at_length if method in chosen]
     wanted = [(FRAMES, numbers, chosen)]
     wanted += [(frames, series, long) for frames in lengths if frames != FRAMES]
-    return [Job(Journal(folder / str(frames), {"frames": frames, **used}), frames, clips, methods)
+    return [Job(kind, Journal(folder / str(frames), {"frames": frames, **used}), frames, clips, methods)
             for frames, clips, methods in wanted if clips and methods]  # fmt: skip
 
 
-def _measure(job: Job, world: World, settings: Settings, rank: int, processes: int) -> None:
+def _measure(job: Job, world: World, settings: Any, rank: int, processes: int) -> None:
     """Run and keep what is not finished."""
     edits = dict(enumerate(edit for _, edit in heldout_edits(max(job.clips) + 1)))
-    todo = {clip: [m for m in methods_of(edits[clip], job.methods) if job.journal.find(clip, m) is None]
+    todo = {clip: [m for m in job.kind.methods_of(edits[clip], job.methods) if job.journal.find(clip, m) is None]
             for clip in job.clips[rank::processes]}  # fmt: skip
     left = [clip for clip, methods in todo.items() if methods]
     for clip, case in zip(left, world.cases(len(edits), job.frames, SIZE, left), strict=True):
         prepared = _prepared(job, clip, case, world, settings)
         for method in tqdm(todo[clip], desc=f"bench via, {job.frames} frames, edit {clip}", disable=None):
-            edited, seconds = run(world, case, method, settings, prepared, SEED + clip)
+            edited, seconds = job.kind.edit(world, case, method, settings, prepared, SEED + clip)
             row = {"method": method, "clip": case.name, "number": clip, "kind": case.edit.kind, "frames": job.frames}
             row |= {**score(world, case, edited), "seconds_per_frame": seconds}
             row["boundary_error"] = metrics.boundary_error(edited.frames, case.truth.frames, object_mask(case))
@@ -154,14 +164,14 @@ def _measure(job: Job, world: World, settings: Settings, rank: int, processes: i
             print(f"{case.name}: {method}, {job.frames} frames: {row['psnr_truth']:.1f} dB to the truth", flush=True)
 
 
-def _prepared(job: Job, clip: int, case: Case, world: World, settings: Settings) -> Prepared:
+def _prepared(job: Job, clip: int, case: Case, world: World, settings: Any) -> Any:
     """What the methods of the clip share; an adaptation that is found again took the time that it took.
 
     The series asks what length does, so that all of its clips have the adaptation of the table's.
     """
     rooted = None if job.frames == FRAMES else next(world.cases(clip + 1, FRAMES, SIZE, {clip}))
     prepared_at = job.journal.folder.parent / "adapted"
-    prepared = prepare(world, case, settings, SEED + clip, prepared_at, rooted)
+    prepared = job.kind.prepare(world, case, settings, SEED + clip, prepared_at, rooted)
     note = prepared_at / f"{clip:02d}.json"
     if prepared.tuned.from_cache and note.is_file():
         return replace(prepared, adaptation_seconds=json.loads(note.read_text(encoding="utf-8"))["seconds"])

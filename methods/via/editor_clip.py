@@ -7,6 +7,7 @@ frame is encoded by itself, and becomes a row of one CONDITIONING.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 #: Where a condition keeps how it is made for other frames.
 MAKER = "steadyedit_editor_clip"
 REFERENCES, METHOD = "reference_latents", "reference_latents_method"
+#: What is said where a network does not look at them, of an input.
+NOT_READ = ("{}: holds reference latents, which this model does not read; load Qwen-Image-Edit, FLUX Kontext or "
+            "FLUX.2, or give the model a CONDITIONING without them.")
 #: What a condition can hold a row of for each frame.
 ROWS = ("pooled_output", "attention_mask")
 
@@ -143,6 +147,13 @@ class FrameMaker:
             raise ValueError(f"{name}: a node behind Editor Conditioning took its references away; remove it.")
         return {**condition, **values, "cross_attn": text,
                 REFERENCES: [*values[REFERENCES], *references[len(values[REFERENCES]) :]]}  # fmt: skip
+
+
+def sides_for(picture: Tensor, pixels: int, unit: int) -> tuple[int, int]:
+    """Width and height in about the shape of an IMAGE, with so many pixels and sides that are multiples of ``unit``."""
+    height, width = picture.shape[1:3]
+    scale = math.sqrt(pixels / (width * height))
+    return round(width * scale / unit) * unit, round(height * scale / unit) * unit
 
 
 def in_rows(encoded: Sequence[Sequence[Any]]) -> list[list[Any]]:

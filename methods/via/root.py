@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..prompts import check_every_level
+from .editor_clip import NOT_READ, REFERENCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,8 @@ def check_instruction(name: str, conditioning: Any) -> tuple[Tensor, dict[str, A
                          "connect one CLIPTextEncode.")
     check_every_level(name, conditioning)
     text, extra = conditioning[0]
+    if extra.get(REFERENCES):
+        raise ValueError(NOT_READ.format(name))
     if len(text) != 1:
         raise ValueError(f"{name}: holds {len(text)} prompts, but an adaptation learns one; give the root's.")
     return text, {key: value for key, value in extra.items() if key != "concat_latent_image"}

@@ -86,7 +86,8 @@ def run(patcher, case, ids, noise_sampler=False):
 
 @dataclass
 class StoredBank:
-    """The two passes over a MODEL that has no attachments of lanes."""
+    """The two passes over a MODEL that has no attachments of lanes; ``painted`` are LATENT samples of the group's
+    frames, which are then not edited: at each noise level they are looked at as they are, each with its own keys."""
 
     patcher: object
     sites: list
@@ -96,11 +97,13 @@ class StoredBank:
     bank: dict = field(default_factory=dict)
     editing: int | None = None
     evaluation: int = 0
+    painted: torch.Tensor | None = None
 
     def edit(self, case, draws=False):
         """The clip's frames, [F, ...]."""
         for position, frame in enumerate(self.group):
             self.editing, self.evaluation = position, 0
+            self.noise = case.noise[frame : frame + 1].double()
             run(self.patched(), case, [frame], draws)
         self.editing, self.evaluation = None, 0
         return run(self.patched(), case, range(len(case.noise)), draws)
@@ -108,11 +111,14 @@ class StoredBank:
     def patched(self):
         clone, names = self.patcher.clone(), {}
 
-        def counted(executor, model, conds, *args):
+        def counted(executor, model, conds, x, sigma, *args):
             self.evaluation += 1
+            if self.editing is not None and self.painted is not None:
+                picture = self.painted[self.editing : self.editing + 1].double()
+                x = model.latent_format.scale_factor * picture + float(sigma[0]) * self.noise
             for i, conditions in enumerate(conds):
                 names.update({(i, c["uuid"]): (i, j) for j, c in enumerate(conditions or ())})
-            return executor(model, conds, *args)
+            return executor(model, conds, x, sigma, *args)
 
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", counted)
         for path, key in self.sites:
@@ -139,6 +145,8 @@ class StoredBank:
             stored = [self.bank[(j, *place)] for j in range(len(self.group))]
             return tuple(torch.cat(parts) for parts in zip(*stored, strict=True))
         self.bank[(self.editing, *place)] = k, v
+        if self.painted is not None:
+            return k, v
         return self.bank[(max(self.editing - 1, 0), *place)]
 
 

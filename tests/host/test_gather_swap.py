@@ -87,6 +87,27 @@ def test_lock_step_is_the_papers_two_passes(sampler):
     assert_exact(run(gather_swap(model(), chunk=2), case, range(FRAMES)), expected)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_painted_key_frames_are_the_group(sampler):
+    """Exact to two passes whose first one looks at the finished pictures at every noise level."""
+    case, group = plain_case(sampler), group_frames(FRAMES, GROUP)
+    painted = clip(GROUP, 12) / 0.18215
+    sites = [(site.path, replace_key(site.path)) for site in BACKEND.sites(model())]
+    stop = float(case.sigmas(model())[round(0.8 * case.steps)])
+    expected = StoredBank(model(), sites, group, stop, painted=painted).edit(case)
+    found = run(gather_swap(model(), chunk=2, frames=group, painted=painted), case, range(FRAMES))
+    assert_exact(found, expected)
+    edited = run(gather_swap(model()), case, range(FRAMES))
+    assert (found - edited).abs().max() > 1e-3 * edited.abs().max(), "the paint must show"
+
+
+def test_references_that_a_u_net_does_not_read_are_refused():
+    positive, _ = text(1)[0]
+    shown = [[positive, {"reference_latents": [clip(FRAMES, 3)]}]]
+    with pytest.raises(ValueError, match="positive: holds reference latents, which this model does not read; load"):
+        run(gather_swap(model()), Case(clip(FRAMES, 8), lambda ids: (shown, text(2))), range(FRAMES))
+
+
 def test_it_does_something():
     case = plain_case(steps=1)
     plain, swapped = (run(patcher, case, range(FRAMES)) for patcher in (model(), gather_swap(model())))
