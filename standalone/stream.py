@@ -27,13 +27,14 @@ from ..files.writing import write_bytes
 from ..methods.content_hash import content_hash
 from ..streaming.run import edit_windows
 from ..streaming.store import Window, WindowStore
+from ..streaming.video import tell_of_another
 from ..video.write import write_clip
 from . import host_api
 from .executor import execute
 from .graph import CREATE_VIDEO, Graph, GraphError, is_link, label
 from .run import known_nodes
 from .stream_checks import ADVICE, check_methods, check_values, told_apart
-from .team import Team, processes, team
+from .team import Team, processes, rank_of_this, team
 from .window_nodes import COLLECT, INVERT, Collect, Place, Source, inversion_node, window_node
 from .windowed import INVERSION, SAVE_VIDEO, checked, group_of, left_out, one, roots_of, seeing, sources_of, windowed
 
@@ -91,6 +92,9 @@ def stream(graph: Graph, output: Path, window: int) -> Path | None:
         constant = checked(edited, nodes, sources, roots)
         left_out(graph, edited, nodes)
         edit = GraphEdit(edited, nodes, sources, group, tuple(roots.values()), constant, place_now)
+        if rank_of_this() == 0:
+            for source in sources:
+                tell_of_another(store.folder, source.clip)
         try:
             shared, rank = shared_out(store, window, edit, identity)
             edit_windows(store, window, edit, backends.current().progress(total, "frames"), shared)

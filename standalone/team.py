@@ -36,6 +36,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def rank_of_this() -> int:
+    """This process's number; 0 without torchrun."""
+    return int(os.environ.get("RANK", 0))
+
+
 @dataclass(frozen=True)
 class Team:
     """This process among those of one run.

@@ -95,6 +95,30 @@ def test_a_cancelled_run_goes_on_after_its_last_window(video, tmp_path, monkeypa
     assert not list(tmp_path.glob("out/.*"))
 
 
+def test_another_file_of_the_name_is_told_and_the_windows_of_the_first_one_stay(video, tmp_path, monkeypatch, caplog):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(video.read_bytes())
+    keep, kept = WindowStore.keep, []
+
+    def stopped(store, window, frames):
+        keep(store, window, frames)
+        kept.append(window)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(WindowStore, "keep", stopped)
+    assert run(round_trip(clip), tmp_path, "--stream", "4") == 130
+    clip.write_bytes(video.read_bytes() + b"0")
+    assert run(round_trip(clip), tmp_path, "--stream", "4") == 0
+    (said,) = [record.getMessage() for record in caplog.records if "another file" in record.getMessage()]
+    assert said.startswith(f"video: {clip} is another file than when") and "2 finished windows" in said
+    assert "\n" not in said and len(list(tmp_path.glob("out/.*.windows/*.window"))) == 2
+    clip.write_bytes(video.read_bytes())
+    assert run(round_trip(clip), tmp_path, "--stream", "3") == 0
+    # The windows of the first one, and what they lack, in windows of another size.
+    assert [(window.first, window.count) for window in kept] == [(0, 4), (4, 4), (0, 4), (4, 4), (8, 3), (8, 3)]
+
+
 def test_what_sees_no_frame_runs_once(video, tmp_path, monkeypatch):
     from steadyedit.standalone.run import known_nodes
 

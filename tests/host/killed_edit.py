@@ -70,18 +70,19 @@ def edit_of(folder: Path) -> tuple:
         sigmas=ComfyBackend().schedule(unet).ddim_sigmas(10).float()[-4:].clone())
 
 
-def tried(folder: Path, kill: tuple[int, float] | None = None) -> tuple[str | None, str]:
-    """Run a child; the hash of its frames if it came so far, and what it said last.
+def tried(folder: Path, kill: tuple[int, float] | None = None) -> tuple[str | None, str, float]:
+    """Run a child; the hash of its frames if it came so far, what it said last, and the seconds that it was at work.
 
     Args:
         kill: so many windows are on the disk, and then seconds later.
     """
     process = subprocess.Popen([sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.DEVNULL)  # fmt: skip
-    found, said = None, ""
+    found, said, began = None, "", time.monotonic()
     assert process.stdout is not None
     for line in process.stdout:
         said = line.strip()
+        began = time.monotonic() if said == BEGUN else began
         if said == BEGUN and kill is not None:
             while process.poll() is None and windows(folder) < kill[0]:
                 time.sleep(0.005)
@@ -90,7 +91,7 @@ def tried(folder: Path, kill: tuple[int, float] | None = None) -> tuple[str | No
         if said.startswith(DONE):
             found = said.split()[1]
     process.wait()
-    return found, said
+    return found, said, time.monotonic() - began
 
 
 def prepared(folder: Path, frames: int = FRAMES) -> Path:
@@ -118,22 +119,20 @@ def main(moments: int = 10, seed: int = 0) -> int:
         for folder in (whole, cut):
             folder.mkdir()
             prepared(folder)
-        began = time.monotonic()
-        expected, said = tried(whole)
-        took = time.monotonic() - began
-        print(f"in one go: {said}, {took:.1f} s with the start of the host")
+        expected, said, took = tried(whole)
+        print(f"in one go: {said}, {took:.1f} s beside the start of the host", flush=True)
         for moment in range(moments):
             # The last window is left for the end; never before there is a window to go on with.
             least = 1 + moment * (number - 1) // moments
             after = draw.uniform(0, took / number)
             before = windows(cut)
-            found, said = tried(cut, (least, after))
+            found, said, _ = tried(cut, (least, after))
             print(f"killed {moment + 1}: {after:.2f} s after window {least} of {number} was kept, {before} were there "
                   f"at its start and {windows(cut)} at its end", flush=True)  # fmt: skip
             if found not in (None, expected):
                 print("frames DIFFER")
                 return 1
-        found, said = tried(cut)
+        found, said, _ = tried(cut)
         print(f"at last: {said}; frames {'equal' if found == expected else 'DIFFER'}")
     return int(found != expected or found is None)
 
