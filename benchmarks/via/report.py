@@ -94,7 +94,7 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
         series = [r for r in measured
                   if r["frames"] == frames and r["number"] in SERIES and r["method"] in kind.at_length]
         if series:
-            lengths[str(frames)] = rows(series, KEYS)
+            lengths[str(frames)] = rows(_filled(series), KEYS)
     return {
         "meta": meta(
             used["seed"], len(jobs[0].clips), settings=used, frames=FRAMES, notes=[*NOTES, *kind.notes],
