@@ -49,6 +49,10 @@ INNER = {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
         "video", "toyworld", "files",
     },
+    "benchmarks/peers": {
+        "benchmarks/peers", "benchmarks", "methods", "backends", "backends/comfy_native", "backends/diffusers",
+        "vision", "video",
+    },
     "": {"nodes", "standalone"},
 }  # fmt: skip
 
@@ -62,9 +66,9 @@ OUTER = {
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }
-# The meter is a pack by itself, which a host imports.
-NAMES_THE_HOST = {"nodes", "backends/comfy_native", "standalone/host_meter"}
-NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks"}
+# The meter is a pack by itself, which a host imports; beside its peers the pack is measured in the host's Python.
+NAMES_THE_HOST = {"nodes", "backends/comfy_native", "standalone/host_meter", "benchmarks/peers"}
+NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks", "benchmarks/peers"}
 # Networks that look at pictures come from transformers; vision has no use for the rest.
 NAMES_TRANSFORMERS = NAMES_DIFFUSERS | {"vision"}
 
