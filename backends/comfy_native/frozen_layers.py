@@ -30,11 +30,25 @@ CONVOLUTION_GRADIENTS = {1: torch.nn.grad.conv1d_input, 2: torch.nn.grad.conv2d_
 @contextmanager
 def borrowed_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Weight and bias as the host would use them now (patched, cast, on the device), in ``like``'s dtype."""
+    if at_hand(layer, like):
+        yield layer.weight, layer.bias
+        return
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     try:
         yield plain_weight(weight), bias
     finally:
         comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+
+
+def at_hand(layer: nn.Module, like: Tensor) -> bool:
+    """Whether the host would lend a layer's own tensors as they lie there: then it need not be asked."""
+    paged = hasattr(layer, "_v")
+    if paged or getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()):
+        return False
+    weight, bias = layer.weight, getattr(layer, "bias", None)
+    if weight is None or not hasattr(layer, "bias") or plain_weight(weight) is not weight:
+        return False
+    return all((w.device, w.dtype) == (like.device, like.dtype) for w in (weight, bias) if w is not None)
 
 
 def plain_weight(weight: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def patched(state: Attached, options: Mapping[str, Any]) -> dict[str, Any]:
 def blocks_extended(unet: nn.Module, state: Attached, branches: int) -> Iterator[None]:
     """The U-Net with the attached modules in its blocks, inside the ``with``."""
     # By path, not by a walk over the whole network, which would cost a small model a tenth of its time.
-    paths = {site.path for site, _ in located(unet)} if state.training else state.touched
+    paths, residuals = state.walked(lambda: trained_parts(unet)) if state.training else (state.touched, ())
     with ExitStack() as stack:
         for path in paths:
             block = unet.get_submodule(path)
@@ -160,10 +160,15 @@ def blocks_extended(unet: nn.Module, state: Attached, branches: int) -> Iterator
         if not state.training:
             # In training they stay replaced from step to step: backward computes blocks again.
             stack.enter_context(norms_adjusted(unet, state.norms, branches))
-        for module in unet.modules() if state.training else ():
-            if isinstance(module, ResBlock):
-                stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))
+        for module in residuals:
+            stack.enter_context(forward_replaced(module, recomputed_block(module.forward, state)))
         yield
+
+
+def trained_parts(unet: nn.Module) -> tuple[frozenset[str], tuple[nn.Module, ...]]:
+    """What a training may compute again: paths of the transformer blocks, and the residual blocks."""
+    residuals = tuple(module for module in unet.modules() if isinstance(module, ResBlock))
+    return frozenset(site.path for site, _ in located(unet)), residuals
 
 
 def run_attached(executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):

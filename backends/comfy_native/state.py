@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,14 @@ class Attached:
         training: a clone is open for training: large blocks are computed again in backward.
         recompute_all: in training, compute every block again.
         call: in training, ``branches`` of the call under way, for norms that stay replaced between calls.
+        parts: in training, what ``walked`` found: one network is walked once, not at every step.
     """
 
     attachments: tuple[Attachment, ...] = ()
     training: bool = False
     recompute_all: bool = False
     call: dict[str, int] = field(default_factory=dict, compare=False)
+    parts: list[Any] = field(default_factory=list, compare=False)
 
     def __deepcopy__(self, memo: dict) -> Attached:
         # The host deep-copies the options of a MODEL on every clone; this value never changes.
@@ -45,6 +47,12 @@ class Attached:
         kept = tuple(a for a in self.attachments if a.method != attachment.method)
         check_rivals(attachment, kept)
         return replace(self, attachments=(*kept, attachment))
+
+    def walked(self, walk: Callable[[], Any]) -> Any:
+        """The first result of ``walk``, kept for as long as the training is open."""
+        if not self.parts:
+            self.parts.append(walk())
+        return self.parts[0]
 
     def modules(self, path: str) -> list[nn.Module]:
         """Modules that run after the feed-forward of one block, in order."""
