@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,10 @@ def segmentation(folders: Mapping[str, Path], build: Any = None) -> Contest:
     Args:
         build: makes segment-anything's module; its own vit_b if None.
     """
-    if importlib.util.find_spec("segment_anything") is None:
-        raise Absent("segment-anything is not installed")
+    from ...vision.segmentation.load import official_works
+
+    if not official_works():
+        raise Absent("segment-anything cannot be imported (it needs torchvision)")
     from segment_anything import SamPredictor, sam_model_registry
 
     from ...vision.segmentation.prompt import Prompt
@@ -49,7 +50,7 @@ def segmentation(folders: Mapping[str, Path], build: Any = None) -> Contest:
     return Contest("a mask by Segment Anything, vit_b", "SamPredictor", ours, theirs, relative, 1e-4, rounds=2)
 
 
-def gather_swap(folders: Mapping[str, Path], frames: int = 64, side: int = 8) -> Contest:
+def gather_swap(folders: Mapping[str, Path], frames: int = 64, side: int = 8, steps: int = 10) -> Contest:
     """VIA's sampling of the toy editor over the same without gather-swap.
 
     Of equal frames with equal noise both give the same, since every frame's keys are the group's.
@@ -61,7 +62,7 @@ def gather_swap(folders: Mapping[str, Path], frames: int = 64, side: int = 8) ->
     model, text, _ = backend.load_toy_editor()
     positive, negative = (text.encode_from_tokens_scheduled(text.tokenize(words)) for words in ("make it blue", ""))
     clip = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).expand(frames, -1, -1, -1)
-    recipe = ViaRecipe(adaptation=None, blend=None)
+    recipe = ViaRecipe(adaptation=None, blend=None, steps=steps)
 
     def edited(used: ViaRecipe) -> Tensor:
         return sample_edit(backend, model, clip.contiguous(), positive, negative, used)
