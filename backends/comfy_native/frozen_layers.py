@@ -43,7 +43,7 @@ def borrowed_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, T
 def at_hand(layer: nn.Module, like: Tensor) -> bool:
     """Whether the host would lend a layer's own tensors as they lie there: then it need not be asked."""
     paged = hasattr(layer, "_v")
-    if paged or getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()):
+    if paged or getattr(layer, "weight_function", None) or getattr(layer, "bias_function", None):
         return False
     weight, bias = layer.weight, getattr(layer, "bias", None)
     if weight is None or not hasattr(layer, "bias") or plain_weight(weight) is not weight:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import comfy.model_management as mm
 import comfy.model_patcher
+import narrow_flow
 import pretended
 import pytest
 import torch
 import toys
 import videos
+from comfy_extras.nodes_custom_sampler import BasicScheduler, RandomNoise, SamplerCustomAdvanced
 from steadyedit.backends.comfy_native import toy
 from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from steadyedit.methods.registry import build_on
+from steadyedit.methods.tokenflow import Source
 from steadyedit.methods.tuning import TuneRecipe, tune
 from steadyedit.methods.via.blend import BoundaryBlend
+from steadyedit.nodes.flow_edit import FlowEdit
 from steadyedit.toyworld import models
 from tolerances import RUN
 
@@ -113,6 +117,51 @@ def test_an_editor_reads_frames_on_the_cpu():
         sigmas = BACKEND.schedule(patcher).ddim_sigmas(2)
         yield BACKEND.sample(patcher, shown, [[toys.text(2)[0][0], dict(shown[0][1])]], 3.0, toys.clip(), sigmas,
                              toys.Quiet(), middle=shown, middle_guidance=1.2)  # fmt: skip
+
+    on_both(run)
+
+
+def test_tokenflow_reads_an_inversion_on_the_cpu():
+    def run():
+        patcher = unet()
+        sigmas = BACKEND.schedule(patcher).ddim_sigmas(2)
+        path = Trajectory([toys.clip() * (1 + i) for i in range(3)], sigmas.flip(0))
+        config = {"source": Source(path, toys.text(3)), "spacing": 2, "chunk": 1}
+        flowing = BACKEND.attach(patcher, build_on(BACKEND, patcher, "tokenflow", config))
+        yield BACKEND.sample(flowing, toys.text(1), toys.text(2), 4.0, path[2, range(toys.FRAMES)].float(), sigmas,
+                             toys.Quiet())  # fmt: skip
+
+    on_both(run)
+
+
+def test_flow_edit_follows_a_mask_on_the_cpu():
+    mask = torch.zeros(1, 32, 48)
+    mask[..., 16:] = 1
+
+    def run():
+        base = narrow_flow.wan().model
+        patcher = comfy.model_patcher.ModelPatcher(base, mm.get_torch_device(), torch.device("cpu"))
+        guider, sampler = FlowEdit.execute(
+            patcher, source=narrow_flow.text(1), target=narrow_flow.text(2), negative=narrow_flow.text(3),
+            source_guidance=2.0, target_guidance=4.5, n_max=2, n_min=1, n_avg=1, shared_noise=True, soft_mask=True,
+            mask=mask,
+        ).args  # fmt: skip
+        sigmas = BasicScheduler.execute(patcher, "simple", 3, 1.0)[0]
+        latent = {"samples": narrow_flow.latent(1, 16, 3, 4, 6)}
+        yield SamplerCustomAdvanced.execute(RandomNoise.execute(1)[0], guider, sampler, sigmas, latent)[0]["samples"]
+
+    on_both(run)
+
+
+def test_a_vae_decodes_in_chunks():
+    torch.manual_seed(0)
+    state = models.BUILDERS["vae"]().state_dict()
+
+    def run():
+        vae = toy.vae_from(state)
+        # Two frames at once, by what the host believes to be free.
+        vae.memory_used_decode = lambda *args: ROOM // 2
+        yield BACKEND.decoded(vae, toys.clip(3, side=4))
 
     on_both(run)
 
