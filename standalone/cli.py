@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("name", metavar="NAME", help="such as ei2")
     bench.add_argument("--clips", type=int, metavar="N", help="number of held-out clips")
     bench.add_argument("--methods", metavar="A,B", help="default: all of the benchmark's")
+    bench.add_argument("--manifest", type=Path, metavar="FILE", help="curated: that `curate` wrote")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     bench.add_argument("--workers", type=int, metavar="N", help="processes that share the clips; needs --json")
     bench.add_argument("--bases", metavar="A,B", help="dape: the methods that it is put on, such as per-frame,ei2")
@@ -218,6 +219,7 @@ def bench(options: argparse.Namespace) -> int:
         "clips": options.clips,
         "methods": options.methods.split(",") if options.methods else None,
         "json_path": options.json,
+        "manifest": options.manifest,
         "bases": options.bases.split(",") if options.bases else None,
         "steps": options.steps,
         "editor": options.editor,
@@ -227,6 +229,8 @@ def bench(options: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     for name in sorted(given.keys() - inspect.signature(module.main).parameters.keys()):
         raise GraphError(f"bench {options.name}: --{name} is not an option of this one.")
+    if "manifest" in inspect.signature(module.main).parameters and options.manifest is None:
+        raise GraphError(f"bench {options.name}: --manifest is missing; give the manifest.csv that `curate` wrote.")
     if options.workers is not None and "WORLD_SIZE" not in os.environ:
         from ..benchmarks.common.shards import launch
 

@@ -277,3 +277,48 @@ def test_a_damaged_row_is_set_aside_and_measured_again(damage, tmp_path, caplog)
         assert found is None and str(path) in caplog.text and (tmp_path / "00-rave.json.damaged").exists()
         with pytest.raises(ValueError, match="rave on clip 0 was not measured"):
             journal.row(0, "rave")
+
+
+def test_methods_run_on_the_clips_and_prompts_of_a_manifest(world, tmp_path, monkeypatch, capsys):
+    from steadyedit.benchmarks.curated import run as curated
+    from steadyedit.curation.schema import COLUMNS, write_manifest
+    from steadyedit.standalone.cli import main as command_line
+    from steadyedit.toyworld import render, sample_scene
+    from steadyedit.video.write import write_clip
+
+    monkeypatch.setattr(curated, "SIZE", 64)
+    monkeypatch.setattr(curated, "FRAMES", 3)
+    (tmp_path / "clips").mkdir()
+    clip = render(sample_scene(3, "test", frames=4, size=64))
+    write_clip(tmp_path / "clips" / "a.mp4", clip.frames, 24)
+    blank = dict.fromkeys(COLUMNS, "")
+    rows = [
+        {**blank, "name": "a", "source": "a.mp4", "file": "clips/a.mp4", "keep": "yes", "caption": clip.caption,
+         "subject_prompt": "a red ball", "subject_difficulty": "2", "style_prompt": "at sunset"},
+        {**blank, "name": "b", "source": "b.mp4", "keep": "no", "caption": "b", "subject_prompt": "left out"},
+        {**blank, "name": "c", "source": "c.mp4", "file": "clips/c.mp4", "keep": "yes", "subject_prompt": "no caption"},
+    ]  # fmt: skip
+    manifest = tmp_path / "manifest.csv"
+    write_manifest(manifest, rows)
+    asked = {"manifest": manifest, "settings": QUICK, "world": world, "json_path": tmp_path / "found.json"}
+    report = curated.main(None, ["per-frame", "ei2"], **asked)
+    expected = [(method, f"a: {kind}", level) for kind, level in (("subject", "2"), ("style", ""))
+                for method in ("per-frame", "ei2")]  # fmt: skip
+    assert [(row["method"], row["clip"], row["difficulty"]) for row in report["clips"]] == expected
+    assert all(math.isfinite(row[key]) for row in report["clips"] for key in curated.KEYS if key != "train_seconds")
+    assert set(report["by_kind"]) == {"subject", "style"} and "2 edits of 1 clips" in capsys.readouterr().out
+    # What is finished is not run again; other words are other rows.
+    monkeypatch.setattr(curated, "run", None)
+    assert curated.main(None, ["per-frame", "ei2"], **asked)["rows"] == report["rows"]
+    rows[0]["subject_prompt"] = "a blue ball"
+    write_manifest(manifest, rows)
+    with pytest.raises(ValueError, match="other settings"):
+        curated.main(None, ["per-frame", "ei2"], **asked)
+    write_manifest(manifest, rows[1:])
+    for arguments, sentence in (
+        (["--manifest", str(tmp_path / "x.csv")], "is not there; give the manifest.csv"), ([], "--manifest is missing"),
+        (["--manifest", str(manifest)], "no clip that is kept and has both a caption and a prompt"),
+        (["--manifest", str(manifest), "--methods", "video-p2p"], "there is no video-p2p"),
+    ):  # fmt: skip
+        assert command_line(["bench", "curated", *arguments]) == 1
+        assert sentence in capsys.readouterr().err

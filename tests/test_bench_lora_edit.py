@@ -15,6 +15,7 @@ from steadyedit.benchmarks.lora_edit.methods import METHODS, ON_TURNING, Setting
 from steadyedit.benchmarks.lora_edit.report import KEYS, summed
 from steadyedit.benchmarks.lora_edit_windows import methods as windows_methods
 from steadyedit.benchmarks.lora_edit_windows import run as windows
+from steadyedit.benchmarks.turning import run as turning
 from steadyedit.methods.lora_edit.choices import KEEPS, TARGETS
 from steadyedit.toyworld import heldout_edits
 
@@ -178,3 +179,26 @@ def test_a_drift_is_the_slope_of_the_mean_colour():
     assert windows.drift(moved, truth, where) == pytest.approx(255 * float(slope.norm()), abs=0.01)
     assert windows.drift(truth + 0.1, truth, where) == pytest.approx(0, abs=0.01)
     assert windows.drift(truth, truth, where * 0) is None
+
+
+def test_what_is_asked_of_the_turning_clips(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(turning, "SIZE", SIZE)
+    monkeypatch.setattr(turning, "FRAMES", FRAMES)
+    report = turning.main(1, None, tmp_path / "found.json", settings=QUICK, world=world)
+    found = {row["method"]: row for row in report["rows"]}
+    assert list(found) == list(turning.QUESTIONS) and "1 turning clips" in capsys.readouterr().out
+    assert len({row["turned"] for row in found.values()}) == len(found), "each gives frames of its own"
+    # The same LoRA in other uses; another after other trainings.
+    assert found["stage-2"]["loss_frame"] == found["stage-2-frame-shown"]["loss_frame"] < found["stage-1"]["loss_frame"]
+    for asked, sentence in (({"clips": 0}, "^clips: at least 1"), ({"methods": ["x"]}, "^methods: there is no x")):
+        with pytest.raises(ValueError, match=sentence):
+            turning.main(**asked)
+
+
+def test_the_way_from_the_first_frames_colour_is_measured(world):
+    (number,) = numbers_of(1)[TURNING]
+    turned = next(cases(world, TURNING, [number], FRAMES, SIZE))
+    truth, behind = turned.case.truth.frames, range(5, FRAMES)
+    assert abs(turning._turned(turned, truth[5:], behind) - 1) < 1e-5
+    first = turning._colour(truth[:1], turned.case.truth.masks[0][:1])
+    assert abs(turning._turned(turned, first.expand(FRAMES - 5, SIZE, SIZE, 3), behind)) < 1e-5

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from steadyedit.benchmarks.adaptation import run as adaptation
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.clock import timed
 from steadyedit.benchmarks.common.plots import Panel, draw_panels
@@ -232,3 +233,21 @@ def test_two_clocks():
     with timed() as seconds:
         sum(range(100_000))
     assert seconds.wall > 0 and seconds.own >= 0
+
+
+def test_what_is_asked_of_the_adaptation_differs_in_one_thing_each(world, tmp_path, monkeypatch, capsys):
+    for name, value in (("SIZE", 32), ("LENGTH", 4), ("FRAMES", 2)):
+        monkeypatch.setattr(adaptation, name, value)
+    recipes = {name: method.adaptation(QUICK.via) for name, method in adaptation.METHODS.items()}
+    changed = {name for name, recipe in recipes.items() if recipe != QUICK.via.adaptation}
+    assert changed == {"steps-50", "rate-3e-5", "no-augmentation"}
+    wanted = ["unadapted", "adapted", "half-strength", "true-pair", "no-augmentation", "less-guidance"]
+    report = adaptation.main(1, wanted, tmp_path / "found.json", settings=QUICK, world=world)
+    found = {row["method"]: row for row in report["rows"]}
+    assert list(found) == wanted and "1 clips, 2 frames each" in capsys.readouterr().out
+    assert len({row["psnr_truth"] for row in found.values()}) == len(wanted), "each gives frames of its own"
+    assert found["unadapted"]["loss"] is None and found["adapted"]["loss"] == found["half-strength"]["loss"] > 0
+    assert found["true-pair"]["loss"] != found["adapted"]["loss"] != found["no-augmentation"]["loss"]
+    for asked, sentence in (({"clips": 0}, "^clips: at least 1"), ({"methods": ["x"]}, "^methods: there is no x")):
+        with pytest.raises(ValueError, match=sentence):
+            adaptation.main(**asked)

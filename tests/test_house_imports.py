@@ -47,7 +47,7 @@ INNER = {
     "standalone/host_meter": {"standalone/host_meter"},
     "benchmarks": {
         "benchmarks", "kernels", "diffusion", "methods", "backends", "backends/diffusers", "vision",
-        "video", "toyworld", "files",
+        "video", "toyworld", "files", "curation",
     },
     "benchmarks/peers": {
         "benchmarks/peers", "benchmarks", "methods", "backends", "backends/comfy_native", "backends/diffusers",

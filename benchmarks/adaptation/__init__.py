@@ -1,0 +1,1 @@
+"""What in VIA's adaptation takes the results away from the truth."""

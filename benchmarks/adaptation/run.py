@@ -1,0 +1,180 @@
+"""Why VIA's adaptation takes results away from the truth: ``python -m steadyedit bench adaptation``.
+
+Each frame by itself, without gather-swap and blend, so that nothing but the editor differs. One thing at a time is
+changed in the adaptation of `bench via`: the root pair (the true one instead of the editor's own), the steps, the
+rate, the augmentation; and in how the adapted editor is used: the guidance over the text, and half of the LoRA.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ...methods.lora import UP
+from ...methods.via.adapt import AdaptRecipe, adapt
+from ...methods.via.augment import AffineRanges
+from ...methods.via.candidates import chosen_frame
+from ...methods.via.pipeline import ViaRecipe, find_root, sample_edit
+from ...toyworld.models import config_of
+from ...vision import metrics
+from ..common.cases import World
+from ..common.journal import Journal
+from ..common.report import meta, rows, table, write_json
+from ..common.scores import judged_names
+from ..via.methods import Settings, choice, is_local, object_mask
+from ..via.run import numbers_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..common.cases import Case
+
+#: Frames that are edited, and the clip that they are taken from evenly.
+FRAMES, LENGTH, SIZE, SEED, CLIPS = 4, 24, 128, 0, 4
+#: Maps that leave the pair as it is.
+STILL = AffineRanges(0.0, 0.0, 0.0, (1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row.
+
+    Args:
+        adapts: whether the editor is adapted at all.
+        true_pair: to the true edit of the root frame, not the editor's own.
+        strength: of the LoRA.
+        guidance: over the text; None for the table's.
+        training: what differs in the training.
+        recipe: what differs beside.
+    """
+
+    adapts: bool = True
+    true_pair: bool = False
+    strength: float = 1.0
+    guidance: float | None = None
+    training: tuple[tuple[str, Any], ...] = ()
+    recipe: tuple[tuple[str, Any], ...] = ()
+
+    def adaptation(self, via: ViaRecipe) -> AdaptRecipe:
+        """Of `bench via` with what differs."""
+        own = via.adaptation or AdaptRecipe()
+        return replace(own, training=replace(own.training, **dict(self.training)), **dict(self.recipe))
+
+
+METHODS: dict[str, Method] = {
+    "unadapted": Method(adapts=False),
+    "adapted": Method(),
+    "half-strength": Method(strength=0.5),
+    "less-guidance": Method(guidance=1.5),
+    "unadapted-less-guidance": Method(adapts=False, guidance=1.5),
+    "true-pair": Method(true_pair=True),
+    "steps-50": Method(training=(("steps", 50),)),
+    "rate-3e-5": Method(training=(("learning_rate", 3e-5),)),
+    "no-augmentation": Method(recipe=(("ranges", STILL),)),
+}
+
+KEYS: dict[str, tuple[str, str, int]] = {
+    "edit_accuracy": ("edit right", ".0%", 1),
+    "psnr_truth": ("PSNR truth", ".2f", 1),
+    "psnr_inside": ("inside", ".2f", 1),
+    "psnr_background": ("background", ".2f", 1),
+    "psnr_root": ("PSNR root pair", ".2f", 1),
+    "loss": ("loss at the end", ".4f", -1),
+}
+
+
+def main(
+    clips: int | None = None, methods: Sequence[str] | None = None, json_path: Path | None = None, *,
+    settings: Settings | None = None, world: World | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure, print the table, and write the numbers.
+
+    Args:
+        clips: number of held-out edits, local and global ones in turn; ``CLIPS`` if None.
+        methods: slugs of ``METHODS``, all if None; intervals are against the first.
+        json_path: where the numbers go; finished rows lie beside it in NAME.rows.
+        settings, world: other than the table's and the committed models.
+
+    Raises:
+        ValueError: an unknown method, no clip, or rows that were measured with other settings.
+    """
+    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or METHODS))
+    if unknown := [method for method in chosen if method not in METHODS]:
+        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+    if count < 1:
+        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    settings = settings or Settings()
+    used = {"frames": FRAMES, "length": LENGTH, "size": SIZE, "seed": SEED,
+            "editor": None if world else config_of("editor")["sha256"], **asdict(settings)}  # fmt: skip
+    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
+    numbers = numbers_of(count)
+    with folder as rows_path:
+        journal = Journal(Path(rows_path), used)
+        world = world or World.load(editor=True)
+        for number, case in zip(numbers, world.cases(max(numbers) + 1, LENGTH, SIZE, numbers), strict=True):
+            _measure(number, case, chosen, journal, world, settings)
+        measured, how = journal.report(numbers, chosen)
+    report: dict[str, Any] = {"meta": meta(SEED, count, settings=used, numbers=list(numbers)) | how,
+                              "rows": rows(measured, KEYS), "clips": measured}  # fmt: skip
+    print(f"\n{count} clips, {FRAMES} frames each; * : paired 95 % interval of the difference to the first row "
+          "excludes 0.")  # fmt: skip
+    print(table(report["rows"], KEYS))
+    if json_path is not None:
+        write_json(json_path, report)
+        print(f"numbers: {json_path}")
+    return report
+
+
+def _measure(number: int, case: Case, chosen: list[str], journal: Journal, world: World, settings: Settings) -> None:
+    """Run and keep what is not finished."""
+    todo = [method for method in chosen if journal.find(number, method) is None]
+    if not todo:
+        return
+    via, positive = settings.via, world.conditioning(case.edit.instruction)
+    parts = (world.backend, world.model, world.vae)
+    mask = object_mask(case) if is_local(case.edit) else None
+    root = find_root(*parts, case.source.frames, positive, case.empty, choice(world, case), via, mask, SEED + number)
+    true_edit = case.truth.frames[[chosen_frame(-1, LENGTH, SEED + number)]]
+    few = thinned(case)
+    for slug in tqdm(todo, desc=f"bench adaptation, edit {number}", disable=None):
+        method, editor, loss = METHODS[slug], world.model, None
+        if method.adapts:
+            tuned = adapt(*parts, root.source, true_edit if method.true_pair else root.edited, positive, case.empty,
+                          method.adaptation(via), cache=journal.folder / "adapted", preview_every=0)  # fmt: skip
+            loss = sum(tuned.losses[-20:]) / len(tuned.losses[-20:])
+            lora = {key: value * (method.strength if key.endswith(UP) else 1)
+                    for key, value in tuned.weights.tensors.items()}  # fmt: skip
+            editor = world.backend.add_lora(world.model, lora)
+        recipe = replace(via, adaptation=None, swap=None, blend=None,
+                         text_guidance=via.text_guidance if method.guidance is None else method.guidance)  # fmt: skip
+        samples = sample_edit(world.backend, editor, few.samples, positive, case.empty, recipe,
+                              seed=SEED + number)  # fmt: skip
+        frames = world.vae.decode(samples)
+        row = {"method": slug, "clip": case.name, "number": number, "kind": case.edit.kind, "loss": loss,
+               **_scores(world, few, frames), "psnr_root": metrics.psnr(root.edited, true_edit)}  # fmt: skip
+        journal.keep(number, slug, row, frames)
+        print(f"{case.name}: {slug}: {row['psnr_truth']:.1f} dB to the truth", flush=True)
+
+
+def thinned(case: Case) -> Case:
+    """Its frames that are edited."""
+    at = list(range(0, len(case.samples), len(case.samples) // FRAMES))[:FRAMES]
+    source, truth = (replace(clip, frames=clip.frames[at], masks=clip.masks[:, at])
+                     for clip in (case.source, case.truth))  # fmt: skip
+    return replace(case, source=source, truth=truth, samples=case.samples[at])
+
+
+def _scores(world: World, case: Case, frames: Tensor) -> dict[str, float | None]:
+    truth, mask = case.truth.frames, object_mask(case)
+    return {
+        "edit_accuracy": metrics.edit_accuracy(judged_names(world, case, frames), case.edit.target),
+        "psnr_truth": metrics.psnr(frames, truth),
+        "psnr_inside": metrics.psnr(frames, truth, mask),
+        "psnr_background": metrics.psnr(frames, truth, 1 - mask),
+    }

@@ -1,0 +1,1 @@
+"""Why an edited later frame does not change the colour of LoRA-Edit's result after a turn."""
