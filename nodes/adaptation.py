@@ -73,15 +73,19 @@ class PerFrameConditioning(io.ComfyNode):
             display_name="Per-Frame Conditioning",
             category=CATEGORY,
             description="One prompt for every frame as one CONDITIONING, as an editor whose text follows the picture "
-            "(MGIE) needs it. Gather-swap of cross-attention matters with it.",
+            "(MGIE) needs it: written here a line a frame, or encoded elsewhere. Gather-swap of cross-attention "
+            "matters with it.",
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoder of the model."),
+                io.Clip.Input("clip", optional=True, tooltip="Text encoder of the model; for text."),
                 io.String.Input("text", multiline=True, tooltip="One line a frame, in order. An empty line between "
-                                "others is an empty prompt."),
+                                "others is an empty prompt. Empty where conditioning holds all frames."),
                 io.Image.Input("images", optional=True, tooltip="The clip: its frames are counted, so that a wrong "
                                "number of lines is told at once."),
                 io.Boolean.Input("spread", default=False, optional=True, tooltip="Let fewer lines hold for equally "
                                  "long parts of the clip; needs images."),
+                io.Conditioning.Input("conditioning", optional=True, tooltip="Prompts encoded elsewhere, which come "
+                                      "before those of text: a batch of them, several put together by Conditioning "
+                                      "(Combine), or the tokens of a multimodal model, a row a frame."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning", tooltip="One row a frame."),
@@ -89,12 +93,17 @@ class PerFrameConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, images=None, spread=False) -> io.NodeOutput:
-        from ..methods.via.per_frame import lines_of, one_condition
+    def execute(cls, clip=None, text="", images=None, spread=False, conditioning=None) -> io.NodeOutput:
+        from ..methods.via.per_frame import lines_of, one_condition, rows_for, rows_of
 
-        lines = lines_of(text, None if images is None else len(images), spread)
+        lines = lines_of(text)
+        if lines and clip is None:
+            raise ValueError("clip: text needs a text encoder; connect the model's CLIP, or leave text empty.")
         encoded = {line: clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in dict.fromkeys(lines)}
-        return io.NodeOutput(one_condition([encoded[line] for line in lines]))
+        rows = [*rows_of(conditioning or ()), *(encoded[line] for line in lines)]
+        chosen = rows_for(len(rows), None if images is None else len(images), spread,
+                          "text" if conditioning is None else "conditioning")  # fmt: skip
+        return io.NodeOutput(one_condition([rows[number] for number in chosen]))
 
 
 NODES = [TestTimeAdapt, PerFrameConditioning]

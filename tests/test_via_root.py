@@ -10,9 +10,9 @@ from double import RecordedProgress
 from steadyedit.backends.diffusers import DiffusersBackend
 from steadyedit.methods.preview import numbered
 from steadyedit.methods.via.candidates import chosen_frame, preservation, root_candidates, score, scored
-from steadyedit.methods.via.per_frame import lines_of, one_condition
+from steadyedit.methods.via.per_frame import lines_of, one_condition, rows_for, rows_of
 from steadyedit.methods.via.root import check_candidates, whole_cells
-from tolerances import FLOAT32, FLOAT32_STEP, NETWORK
+from tolerances import FLOAT32, FLOAT32_STEP, NETWORK, assert_close
 
 SIZE = 16
 
@@ -139,15 +139,57 @@ def test_the_preview_bears_numbers_and_marks_the_choice():
 
 
 def test_lines_become_one_prompt_a_frame():
-    assert lines_of("\n a \n\nb\n\n", None, False) == ["a", "", "b"]
-    assert lines_of("a\nb", 5, True) == ["a", "a", "a", "b", "b"]
+    assert lines_of("\n a \n\nb\n\n") == ["a", "", "b"] and lines_of(" \n") == []
+    assert rows_for(2, 5, True) == [0, 0, 0, 1, 1] and rows_for(3, None, False) == [0, 1, 2]
     for frames, spread in ((3, False), (1, True), (1, False)):
         with pytest.raises(ValueError, match=f"text: holds 2 lines, but the clip has {frames} frames"):
-            lines_of("a\nb", frames, spread)
+            rows_for(2, frames, spread)
+    with pytest.raises(ValueError, match="conditioning: holds 2 rows, but the clip has 3 frames"):
+        rows_for(2, 3, False, "conditioning")
     with pytest.raises(ValueError, match="text: holds no prompt"):
-        lines_of(" \n", 3, True)
+        rows_for(0, 3, True)
     with pytest.raises(ValueError, match="spread: the length of the clip is not known; connect images"):
-        lines_of("a\nb", None, True)
+        rows_for(2, None, True)
+
+
+def encoded(rows, tokens, **extra):
+    return [torch.rand(rows, tokens, 5), extra]
+
+
+def test_a_batch_of_prompts_is_its_own_rows():
+    batch = [encoded(3, 4, pooled_output=torch.rand(3, 6), width=64)]
+    ((text, extra),) = one_condition(rows_of(batch))
+    assert text.equal(batch[0][0]) and extra["pooled_output"].equal(batch[0][1]["pooled_output"])
+    assert extra["width"] == 64
+
+
+def test_conditionings_that_were_put_together_are_rows_in_order():
+    """As Conditioning (Combine) and a loop's list hand them over; one picture for all stays one."""
+    picture = torch.rand(1, 4, 2, 2)
+    parts = [encoded(1, 4, guidance=3.5), encoded(2, 4, guidance=3.5), encoded(1, 4, guidance=3.5)]
+    ((text, extra),) = one_condition(rows_of(parts))
+    assert text.equal(torch.cat([part[0] for part in parts])) and extra == {"guidance": 3.5}
+    parts[1][1]["guidance"] = 2.0
+    with pytest.raises(ValueError, match="^conditioning: guidance differs from frame to frame and has no row"):
+        one_condition(rows_of(parts))
+    shown = [encoded(1, 4, concat_latent_image=torch.rand(1, 4, 2, 2)) for _ in range(2)]
+    assert one_condition(rows_of(shown))[0][1]["concat_latent_image"].shape == (2, 4, 2, 2)
+    same = [encoded(1, 4, reference_latents=[picture]) for _ in range(2)]
+    assert one_condition(rows_of(same))[0][1]["reference_latents"][0] is picture
+
+
+def test_tokens_of_a_multimodal_model_keep_what_attention_sees():
+    """Unlike lengths and masks, as MGIE's tokens have them: attention over a row gives what it gave alone."""
+    one, two = encoded(1, 2), encoded(1, 3, attention_mask=torch.tensor([[1, 1, 0]]))
+    ((text, extra),) = one_condition(rows_of([one, two]))
+    query = torch.rand(7, 5)
+
+    def attention(keys, mask):
+        logits = (query @ keys.T).masked_fill(mask == 0, -torch.inf)
+        return logits.softmax(-1) @ keys
+
+    for row, (alone, mask) in enumerate(((one[0][0], torch.ones(2)), (two[0][0], torch.tensor([1, 1, 0])))):
+        assert_close(attention(text[row], extra["attention_mask"][row]), attention(alone, mask))
 
 
 def test_prompts_of_any_length_become_the_rows_of_one_condition():

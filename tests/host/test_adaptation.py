@@ -257,6 +257,16 @@ def test_one_prompt_a_frame_is_one_row_a_frame():
         assert extra["pooled_output"].shape[0] == 3
         with pytest.raises(ValueError, match="text: holds 3 lines, but the clip has 4 frames"):
             run.execute(clip, "a\nb\nc", images=image(count=4))
+        # Encoded elsewhere, put together by the core's node, and lines behind them.
+        ball, star = (clip.encode_from_tokens_scheduled(clip.tokenize(said)) for said in ("a red ball", "a blue star"))
+        ((rows, _),) = run.execute(conditioning=ball + star).result[0]
+        assert rows.equal(tokens[:2])
+        ((rows, extra),) = run.execute(clip, "a red ball", image(count=6), True, ball + star).result[0]
+        assert rows.equal(tokens.repeat_interleave(2, 0)) and extra["pooled_output"].shape[0] == 6
+        with pytest.raises(ValueError, match="clip: text needs a text encoder"):
+            run.execute(text="a red ball")
+        with pytest.raises(ValueError, match="text: holds no prompt; write one line a frame, or connect conditioning"):
+            run.execute()
 
 
 def test_adaptation_lowers_the_loss_of_the_trained_editor():
