@@ -34,7 +34,7 @@ from ..common.journal import Journal
 from ..common.report import meta, rows, table, write_json
 from ..common.scores import judged_names
 from ..lora_edit.cases import TURNING, VideoCase, cases, numbers_of
-from ..lora_edit.methods import MASKED, METHODS, Settings
+from ..lora_edit.methods import FIRST, MASKED, METHODS, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,8 @@ class Question:
     """One row.
 
     Args:
-        trained: what the LoRA has seen: "clip", then also "frame", "frame in its place" or "the edited clip".
+        trained: what the LoRA has seen: nothing, or "clip", then also "frame", "frame in its place" or
+            "the edited clip".
         keep: what is kept in use, see ``choices.KEEPS``.
         shown: the edited frame is kept in the condition of its own latent frame.
     """
@@ -58,6 +59,8 @@ class Question:
 
 
 QUESTIONS: dict[str, Question] = {
+    "untrained": Question((), keep=FIRST),
+    "untrained-frame-shown": Question((), keep=FIRST, shown=True),
     "stage-1": Question(("clip",)),
     "stage-2": Question(("clip", "frame")),
     "stage-2-no-first-frame": Question(("clip", "frame"), keep="outside"),
@@ -103,7 +106,9 @@ def main(
     with folder as rows_path:
         journal = Journal(Path(rows_path), used)
         world = world or World.load(video=True)
+        covered: dict[int, float] = {}
         for number, found in zip(numbers, cases(world, TURNING, numbers, FRAMES, SIZE), strict=True):
+            covered[number] = hidden(found)
             for slug in tqdm(chosen, desc=f"bench turning, clip {number}", disable=None):
                 if journal.find(number, slug) is None:
                     row, frames = answer(world, found, QUESTIONS[slug], settings, SEED + number, journal.folder)
@@ -112,13 +117,22 @@ def main(
                     print(f"{found.case.name}: {slug}: turned {row['turned']:.2f}", flush=True)
         measured, how = journal.report(numbers, chosen)
     report: dict[str, Any] = {"meta": meta(SEED, len(numbers), settings=used, numbers=list(numbers)) | how,
-                              "rows": rows(measured, KEYS), "clips": measured}  # fmt: skip
+                              "rows": rows(measured, KEYS), "clips": measured, "hidden": covered}  # fmt: skip
     print(f"\n{len(numbers)} turning clips; * : paired 95 % interval of the difference to the first row excludes 0.")
     print(table(report["rows"], KEYS))
+    print("of the object behind the turn the mask hides " + ", ".join(f"{share:.1%}" for share in covered.values()))
     if json_path is not None:
         write_json(json_path, report)
         print(f"numbers: {json_path}")
     return report
+
+
+def hidden(found: VideoCase) -> float:
+    """The share of the object's pixels behind the turn that the condition does not show."""
+    turn = next(i for i, name in enumerate(found.wanted) if name != found.wanted[0])
+    generate = generated(found.case.source.frames, found.boxes, MASKED)[turn:]
+    thing = found.case.source.masks[0][turn:]
+    return float((thing * (generate > 0)).sum() / thing.sum())
 
 
 def answer(
@@ -184,7 +198,7 @@ def _sampled(world: World, model: Any, found: VideoCase, question: Question, set
         at = found.reference
         video = torch.cat([video[:at], case.truth.frames[at : at + 1], video[at + 1 :]])
         generate[at] = 0
-    first = case.truth.frames[:1] if question.keep == MASKED else None
+    first = None if question.keep == "outside" else case.truth.frames[:1]
     given = condition(world.vae.encode, video, generate, first=first)
     return _decoded(world, model, given.onto(case.target_text), settings, seed)
 
