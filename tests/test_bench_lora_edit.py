@@ -190,7 +190,7 @@ def test_what_is_asked_of_the_turning_clips(world, tmp_path, monkeypatch, capsys
     assert list(found) == list(turning.QUESTIONS)
     assert "1 turning clips" in capsys.readouterr().out
     assert len({row["turned"] for row in found.values()}) == len(found), "each gives frames of its own"
-    assert set(report["hidden"].values()) == {1.0}, "boxes hold the whole object"
+    assert all(0.9 < share <= 1 for share in report["hidden"].values()), "boxes hold the object"
     # The same LoRA in other uses; another after other trainings.
     assert found["stage-2"]["loss_frame"] == found["stage-2-frame-shown"]["loss_frame"] < found["stage-1"]["loss_frame"]
     for asked, sentence in (({"clips": 0}, "^clips: at least 1"), ({"methods": ["x"]}, "^methods: there is no x")):
