@@ -16,7 +16,7 @@ ROOT = Path(nodes.__file__).parents[1]
 NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 IDS = {
     "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
-    "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
+    "SteadyEditToyFlowEditor", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
     "SteadyEditSaveTuned", "SteadyEditSaveLoRA", "SteadyEditLoadTuned", "SteadyEditLoadFrames",
     "SteadyEditGatherSwap", "SteadyEditFitFrames", "SteadyEditPickFrame",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
