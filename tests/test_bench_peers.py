@@ -57,8 +57,8 @@ def test_set_up_is_taken_off_and_steps_share_the_time(monkeypatch):
 
 def test_what_lacks_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    report = peers.main(["lora, core", "rave"], tmp_path / "peers.json")
-    assert set(report["meta"]["absent"]) == {"lora, core", "rave"} and report["rows"] == []
+    report = peers.main(["core lora", "rave"], tmp_path / "peers.json")
+    assert set(report["meta"]["absent"]) == {"core lora", "rave"} and report["rows"] == []
     assert "rave: not measured, needs a ComfyUI (COMFYUI_PATH" in capsys.readouterr().out
     assert json.loads((tmp_path / "peers.json").read_text())["meta"]["absent"]["rave"]
 
@@ -71,3 +71,8 @@ def test_what_lacks_is_said(monkeypatch, tmp_path, capsys):
 def test_mistakes(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         peers.main(**given)
+
+
+def test_every_row_can_be_named_on_the_command_line():
+    # Names are parted by commas there.
+    assert not [name for name in peers.WORKS if "," in name]

@@ -23,11 +23,11 @@ from .contest import Absent, Contest, measured
 #: Gives a contest, of the folders of peers.
 WORKS: dict[str, Callable[[Mapping[str, Path]], Contest]] = {
     "reading": clips.reading,
-    "reading, core": core.reading,
-    "writing, core": core.writing,
+    "core reading": core.reading,
+    "core writing": core.writing,
     "segment anything": networks.segmentation,
     "gather-swap": networks.gather_swap,
-    "lora, core": core.lora_step,
+    "core lora": core.lora_step,
     "rave": core.rave,
     "tune-a-video": authors.tuning,
     "tune-a-video forward": authors.forward,

@@ -16,9 +16,9 @@ ROOT = Path(nodes.__file__).parents[1]
 NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 IDS = {
     "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
-    "SteadyEditToyFlowEditor", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
+    "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
     "SteadyEditSaveTuned", "SteadyEditSaveLoRA", "SteadyEditLoadTuned", "SteadyEditLoadFrames",
-    "SteadyEditGatherSwap", "SteadyEditFitFrames", "SteadyEditPickFrame",
+    "SteadyEditGatherSwap", "SteadyEditFitFrames", "SteadyEditPickFrame", "SteadyEditToyFlowEditor",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",
     "SteadyEditToyCLIPVision", "SteadyEditBoundaryBlend", "SteadyEditComposite", "SteadyEditNormTune",
     "SteadyEditToyControlNet", "SteadyEditRAVE", "SteadyEditTokenFlow", "SteadyEditPromptToPrompt",
