@@ -8,20 +8,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from .graph import GraphError
+from .team import MET
 
 MARK = "steadyedit: "
+#: Seconds between two looks at whether all processes are alive.
+LOOK = 0.1
+AGAIN = "The same command goes on where it stopped, in fewer processes too."
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
     """Run this package's command line in ``count`` processes, as torchrun would; returns the exit code.
 
     The first one speaks for all. One that dies is told of, and the others do its windows; where it was the first one,
-    which writes the video, one more process does what is left.
+    which writes the video, one more process does what is left. Where one is killed before it has met the others, they
+    would wait for it, and are ended.
 
     Args:
         arguments: of the command, as each process is to have them.
@@ -32,10 +38,11 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     if count < 1:
         raise GraphError(f"--processes: at least 1 is needed, but got {count}.")
     with tempfile.TemporaryDirectory() as place:
-        said = [Path(place) / f"{rank}" for rank in range(count)]
-        running = _started(count, arguments, said)
+        said, met = [Path(place) / f"{rank}" for rank in range(count)], Path(place) / "met"
+        met.mkdir()
+        running = _started(count, arguments, said, met)
         try:
-            codes = [process.wait() for process in running]
+            codes, missed = _codes(running, met)
         except KeyboardInterrupt:
             # The terminal has told all of them.
             for process in running:
@@ -43,6 +50,9 @@ def launch(count: int, arguments: Sequence[str]) -> int:
             return 130
         failed = [rank for rank in range(1, count) if codes[rank]]
         sentences = {rank: _last_sentence(said[rank]) for rank in failed}
+    if missed is not None:
+        print(f"{MARK}{_lost(missed, count, codes[missed], None)}. {AGAIN}", file=sys.stderr)
+        return 1
     if codes[0] > 0:
         return codes[0]  # it has said why
     lost = [_lost(rank, count, codes[rank], sentences.get(rank)) for rank in range(count) if codes[rank]]
@@ -51,7 +61,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
             print(f"{MARK}{sentence}; the others went on with its windows.", file=sys.stderr)
         return 0
     if failed:
-        print(f"{MARK}{lost[0]}. The same command goes on where it stopped, in fewer processes too.", file=sys.stderr)
+        print(f"{MARK}{lost[0]}. {AGAIN}", file=sys.stderr)
         return 1
     print(f"{MARK}{lost[0]}; the others finished its windows, and the video is written now.", file=sys.stderr)
     return subprocess.call(_command(arguments))
@@ -69,11 +79,25 @@ def _command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", __package__.split(".")[0], *arguments]
 
 
-def _started(count: int, arguments: Sequence[str], said: Sequence[Path]) -> list[subprocess.Popen]:
+def _codes(running: Sequence[subprocess.Popen], met: Path) -> tuple[list[int], int | None]:
+    """Exit codes of all, and the number of one that was killed before it had met the others."""
+    missed: int | None = None
+    while None in [process.poll() for process in running]:
+        gone = [rank for rank, process in enumerate(running)
+                if (process.returncode or 0) < 0 and not (met / str(rank)).exists()]  # fmt: skip
+        if gone and missed is None:
+            missed = gone[0]
+            for process in running:
+                process.terminate()
+        time.sleep(LOOK)
+    return [process.returncode for process in running], missed
+
+
+def _started(count: int, arguments: Sequence[str], said: Sequence[Path], met: Path) -> list[subprocess.Popen]:
     """All processes; what others than the first one say goes into files."""
     threads = max(1, (os.cpu_count() or 1) // count)
     shared = {"OMP_NUM_THREADS": str(threads), **os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}  # fmt: skip
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), MET: str(met)}  # fmt: skip
     running = []
     for rank in range(count):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}

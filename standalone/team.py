@@ -16,12 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from .graph import GraphError
 
 #: Processes wait for the slowest one, which may train; torch.distributed's own patience is half an hour.
 PATIENCE = timedelta(days=2)
+#: They begin together, so that one that has not come by then has ended.
+MEETING = timedelta(minutes=10)
+#: Environment variable with a folder, in which a process leaves its number when it has met the others.
+MET = "STEADYEDIT_MET"
 GO_ON = "Finished windows are kept, and the same command goes on with them, in fewer processes too."
 #: Seconds between two looks at whether the process that began this one is alive.
 LOOK = 0.5
@@ -99,7 +104,10 @@ def team() -> Iterator[Team]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     with _ended_is_told():
         # For a few words between processes, which gloo passes on whatever the device is.
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    if MET in os.environ:
+        Path(os.environ[MET], str(rank)).touch()
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:

@@ -125,6 +125,8 @@ def test_nothing_is_made_where_the_video_is_written_already(store):
 
 @pytest.mark.parametrize("first, second, code, words, again", [
     ("pass", "pass", 0, [], 0),
+    ("early(); kill()", "early(); time.sleep(60)", 1, ["process 1 of 2 was ended by SIGKILL", "goes on where it"], 0),
+    ("early(); time.sleep(60)", "early(); kill()", 1, ["process 2 of 2 was ended by SIGKILL", "goes on where it"], 0),
     ("pass", "kill()", 0, ["process 2 of 2 was ended by SIGKILL", "the others went on"], 0),
     ("pass", "say('steadyedit: memory ran out.')", 0, ["process 2 of 2 stopped (memory ran out)"], 0),
     ("kill()", "pass", 0, ["process 1 of 2 was ended by SIGKILL", "the video is written now"], 1),
@@ -132,9 +134,13 @@ def test_nothing_is_made_where_the_video_is_written_already(store):
     ("say('steadyedit: no such file.')", "say('steadyedit: no such file.')", 1, ["no such file"], 0),
 ])  # fmt: skip
 def test_a_process_that_dies_is_told_of_once(tmp_path, monkeypatch, capfd, first, second, code, words, again):
-    """Each process is a line of Python in the place of an edit; alone, it leaves a sign that it ran."""
+    """Each process is a line of Python in the place of an edit; it has met the others, unless it ends early; alone, it
+    leaves a sign that it ran."""
     program = (
-        "import os, signal, sys, pathlib\n"
+        "import os, signal, sys, pathlib, time\n"
+        "met = 'RANK' in os.environ and pathlib.Path(os.environ['STEADYEDIT_MET'], os.environ['RANK'])\n"
+        "if met: met.touch()\n"
+        "def early(): met.unlink()\n"
         "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
         "def say(words): print(words, file=sys.stderr); sys.exit(1)\n"
         f"if 'RANK' not in os.environ: pathlib.Path({str(tmp_path / 'alone')!r}).touch()\n"
