@@ -169,8 +169,9 @@ def size_of(model: ModelPatcher, sample: Sample, precision: str) -> NetworkSize:
 def free_bytes(model: ModelPatcher) -> int:
     """What the device can give to this MODEL and its training, with every other model off it."""
     device = model.load_device
+    # The host's list keeps models whose MODEL is gone while something still holds the network: they say no size.
     loaded = sum(other.model_loaded_memory() for other in comfy.model_management.current_loaded_models
-                 if other.device == device and device.type != "cpu")  # fmt: skip
+                 if other.model is not None and other.device == device and device.type != "cpu")  # fmt: skip
     return comfy.model_management.get_free_memory(device) + loaded
 
 
