@@ -69,13 +69,13 @@ class FlowSchedule:
             ValueError: fractional indices, whose meaning differs among hosts.
         """
         if timestep.is_floating_point():
-            raise ValueError("scheduler: outside of ComfyUI a video model is sampled with the scheduler simple only.")
+            raise ValueError("scheduler: outside of ComfyUI a flow model is sampled with the scheduler simple only.")
         t = (timestep + 1) / len(self)
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def ddim_sigmas(self, steps: int) -> Tensor:
         """Raises ValueError: a flow has no such schedule outside of ComfyUI."""
-        raise ValueError("scheduler: outside of ComfyUI a video model is sampled with the scheduler simple only.")
+        raise ValueError("scheduler: outside of ComfyUI a flow model is sampled with the scheduler simple only.")
 
     def starting_noise(self, noise: Tensor, sigma: float) -> Tensor:
         """What is added to an empty latent to begin at ``sigma``.
@@ -84,6 +84,6 @@ class FlowSchedule:
             ValueError: sigma is below 1, where something of a latent would have to stay.
         """
         if sigma < 1:
-            raise ValueError(f"sigmas: begin at {sigma:.3f}, but outside of ComfyUI a video model begins at 1, from an "
+            raise ValueError(f"sigmas: begin at {sigma:.3f}, but outside of ComfyUI a flow model begins at 1, from an "
                              "empty latent; set denoise to 1.")
         return noise

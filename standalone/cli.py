@@ -68,7 +68,6 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--peers", metavar="A=FOLDER,B=FOLDER", help="peers: where comfyui, rave or tune-a-video lie")
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
                        "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")
-
     bench.add_argument("--editor", metavar="NAME", help="via: instruct (InstructPix2Pix, the default) or flow (of FLUX "
                        "Kontext's kind)")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +21,7 @@ from .blend import BlendedSampler
 from .control import ControlNet
 from .denoiser import Denoiser
 from .encoders import Autoencoder, ImageEncoder, TextEncoder
-from .local import TerminalProgress, weights_folder
+from .local import Local
 from .model import DiffusersModel
 from .norms import located_norms
 from .paths import locate
@@ -47,7 +46,7 @@ NO_FLOW = ("model: {} needs a flow model, such as Wan, HunyuanVideo, LTX, FLUX o
            "is none.")
 
 
-class DiffusersBackend:
+class DiffusersBackend(Local):
     """See ``backends.protocol.Backend``; MODEL values are ``DiffusersModel``."""
 
     def sites(self, model: DiffusersModel) -> list[BlockSite]:
@@ -169,12 +168,6 @@ class DiffusersBackend:
     ) -> AbstractContextManager[PictureTrainingView]:
         raise TypeError("model: editors of pictures are trained in ComfyUI only; run the graph with --host comfy.")
 
-    def latent_picture(self, model: Any) -> None:
-        """No colours are known here: previews are rough."""
-
-    def progress(self, total: int, label: str) -> Progress:
-        return TerminalProgress(total, label)
-
     def guider_model(self, guider: Any) -> DiffusersModel:
         return guiding.model_of(guider)
 
@@ -244,9 +237,3 @@ class DiffusersBackend:
         if not isinstance(clip_vision, ImageEncoder):
             raise TypeError(f"clip_vision: expected a CLIP_VISION, but got a {type(clip_vision).__name__}.")
         return clip_vision.embed(images)
-
-    def weights_folder(self) -> Path:
-        return weights_folder()
-
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return (torch.OutOfMemoryError, MemoryError)

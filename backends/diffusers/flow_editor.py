@@ -31,10 +31,9 @@ from .. import fingerprint
 from .blend import BlendedSampler
 from .encoders import Autoencoder, TextEncoder
 from .joint import layers_of, replaced_attention, with_loras
-from .local import TerminalProgress, weights_folder
+from .local import Local
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from diffusers import FluxTransformer2DModel
     from torch import Tensor
@@ -206,7 +205,7 @@ class FlowEditorTraining:
                                     sigma.reshape(-1).expand(len(noisy)), text, pooled)
 
 
-class FlowEditorBackend:
+class FlowEditorBackend(Local):
     """The parts of ``backends.protocol.Backend`` that VIA needs; MODEL values are ``FlowEditorModel``."""
 
     def joint_sites(self, model: FlowEditorModel) -> list[BlockSite]:
@@ -296,18 +295,6 @@ class FlowEditorBackend:
             path = flow_inversion(denoise, self.to_model_space(model, samples), sigmas, {}, disable=True,
                                   callback=lambda state: progress.update(state["i"] + 1))
         return [samples, *(self.from_model_space(model, x) for x in path[1:])]
-
-    def latent_picture(self, model: Any) -> None:
-        """No colours are known here: previews are rough."""
-
-    def progress(self, total: int, label: str) -> Progress:
-        return TerminalProgress(total, label)
-
-    def weights_folder(self) -> Path:
-        return weights_folder()
-
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return (torch.OutOfMemoryError, MemoryError)
 
 
 def load_toy_flow_editor() -> tuple[FlowEditorModel, FlowTextEncoder, Autoencoder]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from ..protocol import Progress
 
 
 class TerminalProgress:
@@ -27,3 +32,19 @@ def weights_folder() -> Path:
     """``$STEADYEDIT_WEIGHTS``, else a folder in the user's cache."""
     named = os.environ.get("STEADYEDIT_WEIGHTS")
     return Path(named) if named else Path.home() / ".cache" / "steadyedit" / "weights"
+
+
+class Local:
+    """What every backend without a host gives; see ``backends.protocol.Backend``."""
+
+    def latent_picture(self, model: Any) -> None:
+        """No colours are known here: previews are rough."""
+
+    def progress(self, total: int, label: str) -> Progress:
+        return TerminalProgress(total, label)
+
+    def weights_folder(self) -> Path:
+        return weights_folder()
+
+    def out_of_memory(self) -> tuple[type[BaseException], ...]:
+        return (torch.OutOfMemoryError, MemoryError)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,7 +24,7 @@ from ...toyworld.models.wan import to_wan
 from .. import fingerprint
 from ..offload import offloaded
 from .flow_edit import FlowEditGuider
-from .local import TerminalProgress, weights_folder
+from .local import Local
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -172,7 +171,7 @@ def open_for_training(
         yield DiffusersVideoTraining(model, trained, samples)
 
 
-class DiffusersVideoBackend:
+class DiffusersVideoBackend(Local):
     """``backends.protocol.VideoBackend``; MODEL values are ``DiffusersVideoModel``."""
 
     def video_family(self, model: DiffusersVideoModel) -> str:
@@ -268,16 +267,4 @@ class DiffusersVideoBackend:
             prompts, settings, partial(velocity, model), lambda samples: self.to_model_space(model, samples).to(device),
             partial(self.from_model_space, model), lambda: with_loras(model, model.loras), self.progress, STRIDE,
         ), "euler"  # the guider brings its own loop
-
-    def latent_picture(self, model: Any) -> None:
-        """No colours are known here: previews are rough."""
-
-    def progress(self, total: int, label: str) -> Progress:
-        return TerminalProgress(total, label)
-
-    def weights_folder(self) -> Path:
-        return weights_folder()
-
-    def out_of_memory(self) -> tuple[type[BaseException], ...]:
-        return (torch.cuda.OutOfMemoryError, MemoryError)
 

@@ -7,9 +7,7 @@ rate, the augmentation; and in how the adapted editor is used: the guidance over
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +21,10 @@ from ...methods.via.candidates import chosen_frame
 from ...methods.via.pipeline import ViaRecipe, find_root, sample_edit
 from ...toyworld.models import config_of
 from ...vision import metrics
+from ..common.asked import chosen_of, count_of, rows_folder, written
 from ..common.cases import World
 from ..common.journal import Journal
-from ..common.report import meta, rows, table, write_json
+from ..common.report import meta, rows, table
 from ..common.scores import judged_names
 from ..via.methods import Settings, choice, is_local, object_mask
 from ..via.run import numbers_of
@@ -104,18 +103,13 @@ def main(
     Raises:
         ValueError: an unknown method, no clip, or rows that were measured with other settings.
     """
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or METHODS))
-    if unknown := [method for method in chosen if method not in METHODS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, CLIPS), chosen_of(methods or METHODS, METHODS)
     settings = settings or Settings()
     used = {"frames": FRAMES, "length": LENGTH, "size": SIZE, "seed": SEED,
             "editor": None if world else config_of("editor")["sha256"], **asdict(settings)}  # fmt: skip
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
     numbers = numbers_of(count)
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         world = world or World.load(editor=True)
         for number, case in zip(numbers, world.cases(max(numbers) + 1, LENGTH, SIZE, numbers), strict=True):
             _measure(number, case, chosen, journal, world, settings)
@@ -125,10 +119,7 @@ def main(
     print(f"\n{count} clips, {FRAMES} frames each; * : paired 95 % interval of the difference to the first row "
           "excludes 0.")  # fmt: skip
     print(table(report["rows"], KEYS))
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _measure(number: int, case: Case, chosen: list[str], journal: Journal, world: World, settings: Settings) -> None:

@@ -7,9 +7,7 @@ its shapes and words only: on other footage the command shows that a set can be 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +18,11 @@ from tqdm import tqdm
 from ...methods.content_hash import content_hash
 from ...vision.flow import estimate_flow
 from ...vision.measured import along_flow, by_clip, flows_of
+from ..common.asked import chosen_of, count_of, rows_folder, written
 from ..common.cases import World
 from ..common.edited import Settings
 from ..common.journal import Journal
-from ..common.report import meta, rows, table, write_json
+from ..common.report import meta, rows, table
 from ..ei2.methods import METHODS as ALL
 from ..ei2.methods import edit as run
 from .cases import Asked, CuratedCase, asked_of, cases
@@ -71,19 +70,15 @@ def main(
     Raises:
         ValueError: an unknown method, no edit, a manifest or clips that do not fit, or rows of other settings.
     """
-    chosen = list(dict.fromkeys(methods or FIRST))
-    if unknown := [method for method in chosen if method not in METHODS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if clips is not None and clips < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {clips}.")
-    asked = asked_of(Path(manifest))[:clips]
+    chosen = chosen_of(methods or FIRST, METHODS)
+    asked = asked_of(Path(manifest))
+    asked = asked[: count_of(clips, len(asked))]
     settings = settings or Settings.of_the_table()
     # The words and files too: rows of others would go on beside these.
     told = content_hash(*(value for edit in asked for value in (edit.caption, edit.prompt, str(edit.file))))
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, "edits": told, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         world = world or World.load()
         left = [edit for edit in asked if any(journal.find(edit.number, method) is None for method in chosen)]
         for edit, case in zip(left, cases(world, left, FRAMES, SIZE), strict=True):
@@ -98,10 +93,7 @@ def main(
     print(f"\n{len(asked)} edits of {len({edit.file for edit in asked})} clips; * : paired 95 % interval of the "
           "difference to the first row excludes 0.")  # fmt: skip
     print(table(report["rows"], KEYS))
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _measure(edit: Asked, case: CuratedCase, chosen: list[str], journal: Journal, world: World, settings: Settings

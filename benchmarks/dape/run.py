@@ -9,9 +9,7 @@ and several processes (``--workers``, torchrun) share the clips.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ...vision import metrics
+from ..common.asked import chosen_of, count_of, rows_folder
 from ..common.cases import World
 from ..common.claims import DAPE_CLAIMS, claim_line, claims
 from ..common.journal import Journal
@@ -91,20 +90,14 @@ def main(
         ValueError: an unknown method or base, no clip, a scale that is not positive, several
             processes without a file, or rows that were measured with other settings.
     """
-    count = CLIPS if clips is None else clips
-    chosen = list(dict.fromkeys(["base", *(methods or METHODS)]))
-    below = list(dict.fromkeys(bases or FIRST_BASES))
-    _check("methods", chosen, METHODS)
-    _check("bases", below, BASES)
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    chosen, below = chosen_of(["base", *(methods or METHODS)], METHODS), chosen_of(bases or FIRST_BASES, BASES, "bases")
+    count = count_of(clips, CLIPS)
     if steps is not None and not steps > 0:
         raise ValueError(f"steps: the scale must be above 0, but got {steps}.")
     settings = settings or Settings(scale=1.0 if steps is None else steps)
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journals = {base: Journal(Path(rows_path) / base, used) for base in below}
+    with rows_folder(json_path) as rows_path:
+        journals = {base: Journal(rows_path / base, used) for base in below}
         with sharded() as (rank, processes):
             if json_path is None and processes > 1:
                 raise ValueError("json: several processes share their rows through files; say where with --json FILE.")
@@ -120,11 +113,6 @@ def main(
         write_json(json_path, report)
         print(f"numbers: {json_path}\npictures: {Path(json_path).with_suffix('.jpg')}")
     return report
-
-
-def _check(name: str, given: Sequence[str], known: Collection[str]) -> None:
-    if unknown := [slug for slug in given if slug not in known]:
-        raise ValueError(f"{name}: there is no {', '.join(unknown)}; there are {', '.join(known)}.")
 
 
 def _measure(

@@ -9,15 +9,14 @@ it was stopped, and several processes (``--workers``, torchrun) share the clips.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..common.asked import chosen_of, count_of, rows_folder
 from ..common.cases import World
 from ..common.claims import claim_line, claims
 from ..common.journal import Journal
@@ -72,17 +71,11 @@ def main(
         ValueError: an unknown method, no clip, several processes without a file, or rows
             that were measured with other settings.
     """
-    count, chosen = 4 if clips is None else clips, list(dict.fromkeys(methods or FIRST))
-    unknown = [method for method in chosen if method not in METHODS]
-    if unknown:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, 4), chosen_of(methods or FIRST, METHODS)
     settings = settings or Settings.of_the_table()
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         with sharded() as (rank, processes):
             if json_path is None and processes > 1:
                 raise ValueError("json: several processes share their rows through files; say where with --json FILE.")

@@ -26,8 +26,9 @@ from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
 from ...methods.registry import build_on
 from ...methods.via.pipeline import ViaRecipe
+from ..common.asked import chosen_of, written
 from ..common.live import fake
-from ..common.report import meta, write_json
+from ..common.report import meta
 from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, _latent
 from .step import RANK, Step, training_step
 from .timed import ei2_parts
@@ -86,10 +87,8 @@ def main(
     Raises:
         ValueError: an unknown model, or a size that is none.
     """
-    chosen = list(methods or ["1.3B", "14B"])
+    chosen = chosen_of(methods or ["1.3B", "14B"], [*MODELS, *U_NETS])
     rows: list[dict[str, Any]] = []
-    if unknown := [name for name in chosen if name not in {*MODELS, *U_NETS}]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join([*MODELS, *U_NETS])}.")
     for name in [name for name in chosen if name in U_NETS]:
         for words, dtype in DTYPES.items():
             size = SIZES.get(name, "512x512")
@@ -108,10 +107,7 @@ def main(
                              "work_tflop": found.flops / 1e12})  # fmt: skip
     report = {"meta": meta(0, len(rows), rank=RANK, note="fake tensors: predictions, not measured on a GPU"),
               "rows": rows}  # fmt: skip
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def fake_step(

@@ -20,9 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ...vision.metrics import paired_interval
+from ..common.asked import chosen_of, written
 from ..common.clock import clock
 from ..common.memory import allocated_peak
-from ..common.report import meta, table, write_json
+from ..common.report import meta, table
 from .contests import Contest, Size, contests
 from .norm_contests import norm_contests
 from .propagation_contest import propagation_contest
@@ -73,10 +74,7 @@ def main(
         ValueError: an unknown operation, or a size that is none.
         RuntimeError: an operation does not equal its reference.
     """
-    chosen, asked = list(methods or OPERATIONS), list(sizes or SIZES)
-    unknown = [name for name in chosen if name not in OPERATIONS]
-    if unknown:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(OPERATIONS)}.")
+    chosen, asked = chosen_of(methods or OPERATIONS, OPERATIONS), list(sizes or SIZES)
     # float16 and a real model's eight heads where there is a GPU, one head where there is none.
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -102,10 +100,7 @@ def main(
     print(table(measured, KEYS))
     for name, fit in report["meta"]["memory"].items():
         print(f"{name}: {fit['mb_per_frame']:.2f} MB a frame, at most {fit['worst']:.1%} off the line")
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _all(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:

@@ -9,9 +9,7 @@ it was stopped, and several processes (``--workers``, torchrun) share the clips.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from ...toyworld.models import config_of
 from ...toyworld.world.clips import FRAMES
+from ..common.asked import chosen_of, count_of, rows_folder
 from ..common.cases import World
 from ..common.journal import Journal
 from ..common.report import write_json
@@ -58,19 +57,14 @@ def main(
         ValueError: an unknown method, no clip, several processes without a file, or rows
             that were measured with other settings.
     """
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or METHODS))
-    if unknown := [method for method in chosen if method not in METHODS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, CLIPS), chosen_of(methods or METHODS, METHODS)
     settings, numbers = settings or Settings(), numbers_of(count)
     wanted = {PLAIN: chosen, TURNING: [method for method in chosen if method in ON_TURNING]}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
     # The weights too: rows of others would go on beside these.
     weights = None if world else {name: config_of(name)["sha256"] for name in ("wan", "wan_vae")}
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, "weights": weights, **asdict(settings)}
-    with folder as rows_path:
-        journals = {part: Journal(Path(rows_path) / part, used) for part in wanted}
+    with rows_folder(json_path) as rows_path:
+        journals = {part: Journal(rows_path / part, used) for part in wanted}
         with sharded() as (rank, processes):
             if json_path is None and processes > 1:
                 raise ValueError("json: several processes share their rows through files; say where with --json FILE.")

@@ -25,11 +25,12 @@ from ...methods.lora_edit.packing import check_frames, latent_frames
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
 from ...methods.lora_edit.train import VideoSettings, first_lora, planned_memory
+from ..common.asked import chosen_of, written
 from ..common.clock import clock
 from ..common.clock import timed as stopwatch
 from ..common.live import work_counter
 from ..common.memory import allocated_peak
-from ..common.report import meta, write_json
+from ..common.report import meta
 
 SEED, RANK, LATENTS = 0, 16, 16
 #: Frames, width, height: the paper's, and what a CPU gets through.
@@ -66,9 +67,7 @@ def main(
         MemoryError: it will not fit; told before the weights are made.
     """
     gpu = torch.cuda.is_available()
-    chosen, sizes = list(methods or ["1.3B"]), list(sizes or [PAPER if gpu else SMALL])
-    if unknown := [name for name in chosen if name not in MODELS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(MODELS)}.")
+    chosen, sizes = chosen_of(methods or ["1.3B"], MODELS), list(sizes or [PAPER if gpu else SMALL])
     latents, rows = [_latent(size) for size in sizes], []
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
     rate = matrix_rate(device, dtype)
@@ -83,10 +82,7 @@ def main(
     report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed, clock=clock()[1],
                            note="random weights; blocks are computed again in backward, which is counted as work"),
               "rows": rows}  # fmt: skip
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _latent(size: str) -> tuple[int, ...]:

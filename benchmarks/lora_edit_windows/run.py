@@ -7,9 +7,7 @@ command goes on where it was stopped.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -20,10 +18,11 @@ import torch
 from ...methods.lora_edit.clips import clip_ranges
 from ...toyworld.models import config_of
 from ...vision import metrics
+from ..common.asked import chosen_of, count_of, rows_folder, written
 from ..common.cases import World
 from ..common.clock import timed
 from ..common.journal import Journal
-from ..common.report import meta, rows, table, write_json
+from ..common.report import meta, rows, table
 from ..common.scores import judged_names
 from ..lora_edit.cases import PLAIN, cases, numbers_of
 from .methods import METHODS, Settings, edit, first_window
@@ -80,17 +79,12 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
     Raises:
         ValueError: an unknown method, no clip, or rows that were measured with other settings.
     """
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or METHODS))
-    if unknown := [method for method in chosen if method not in METHODS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, CLIPS), chosen_of(methods or METHODS, METHODS)
     settings, numbers = settings or Settings(), numbers_of(count)[PLAIN]
     weights = None if world else {name: config_of(name)["sha256"] for name in ("wan", "wan_vae")}
     used = {"frames": frames, "size": size, "seed": SEED, "weights": weights, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         todo = {number: [m for m in chosen if journal.find(number, m) is None] for number in numbers}
         if left := [number for number, missing in todo.items() if missing]:
             world = world or World.load(video=True)
@@ -102,10 +96,7 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
     print(f"\n{frames} frames, the model's own length is {settings.length}; {count} clips; * : paired 95 % interval of "
           "the difference to the first row excludes 0.")  # fmt: skip
     print(table(summary, KEYS))
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _measure(world: World, whole: VideoCase, number: int, methods: Sequence[str], settings: Settings,

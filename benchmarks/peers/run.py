@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from ..common.asked import chosen_of, written
 from ..common.clock import clock
-from ..common.report import meta, write_json
+from ..common.report import meta
 from . import authors, clips, core, networks
 from .contest import Absent, Contest, measured
 
@@ -48,9 +49,7 @@ def main(
         ValueError: an unknown row or peer.
         RuntimeError: a result differs from the peer's.
     """
-    chosen = list(methods or WORKS)
-    if unknown := [name for name in chosen if name not in WORKS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(WORKS)}.")
+    chosen = chosen_of(methods or WORKS, WORKS)
     folders = folders_of(peers or ())
     rows: list[dict[str, Any]] = []
     absent: dict[str, str] = {}
@@ -64,10 +63,7 @@ def main(
         rows.append(row)
         print(in_words(row), flush=True)
     report = {"meta": meta(0, 0, clock=clock()[1], threads=torch.get_num_threads(), absent=absent), "rows": rows}
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def in_words(row: Mapping[str, Any]) -> str:

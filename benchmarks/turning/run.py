@@ -10,9 +10,7 @@ the way, 1 all of it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +27,10 @@ from ...methods.lora_edit.samples import Sample, frame_sample, mask_samples
 from ...methods.lora_edit.train import VideoSettings, train_mask_lora
 from ...toyworld.models import config_of
 from ...toyworld.world.clips import FRAMES
+from ..common.asked import chosen_of, count_of, rows_folder, written
 from ..common.cases import World
 from ..common.journal import Journal
-from ..common.report import meta, rows, table, write_json
+from ..common.report import meta, rows, table
 from ..common.scores import judged_names
 from ..lora_edit.cases import TURNING, VideoCase, cases, numbers_of
 from ..lora_edit.methods import FIRST, MASKED, METHODS, Settings
@@ -94,17 +93,12 @@ def main(
     Raises:
         ValueError: an unknown question, no clip, or rows that were measured with other settings.
     """
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or QUESTIONS))
-    if unknown := [method for method in chosen if method not in QUESTIONS]:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(QUESTIONS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, CLIPS), chosen_of(methods or QUESTIONS, QUESTIONS)
     settings, numbers = settings or Settings(), numbers_of(count)[TURNING]
     weights = None if world else {name: config_of(name)["sha256"] for name in ("wan", "wan_vae")}
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, "weights": weights, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         world = world or World.load(video=True)
         covered: dict[int, float] = {}
         for number, found in zip(numbers, cases(world, TURNING, numbers, FRAMES, SIZE), strict=True):
@@ -121,10 +115,7 @@ def main(
     print(f"\n{len(numbers)} turning clips; * : paired 95 % interval of the difference to the first row excludes 0.")
     print(table(report["rows"], KEYS))
     print("of the object behind the turn the mask hides " + ", ".join(f"{share:.1%}" for share in covered.values()))
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def hidden(found: VideoCase) -> float:

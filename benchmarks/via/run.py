@@ -12,9 +12,7 @@ flow-matching editor, of FLUX Kontext's kind, instead of on its InstructPix2Pix.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from tqdm import tqdm
 from ...toyworld import heldout_edits
 from ...toyworld.models import config_of
 from ...vision import metrics
+from ..common.asked import chosen_of, count_of, rows_folder
 from ..common.cases import World
 from ..common.journal import Journal
 from ..common.report import write_json
@@ -78,19 +77,13 @@ def main(
     if editor not in KINDS:
         raise ValueError(f"editor: there is no {editor}; there are {', '.join(KINDS)}.")
     kind = KINDS[editor]
-    count, chosen = CLIPS if clips is None else clips, list(dict.fromkeys(methods or kind.methods))
-    unknown = [method for method in chosen if method not in kind.methods]
-    if unknown:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(kind.methods)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, CLIPS), chosen_of(methods or kind.methods, kind.methods)
     settings, lengths = settings or kind.settings(), _lengths(sizes, kind)
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
     # The weights too: rows of others would go on beside these.
     weights = None if world else config_of(kind.weights)["sha256"]
     used = {"size": SIZE, "seed": SEED, "editor": weights, **asdict(settings)}
-    with folder as rows_path:
-        jobs = _jobs(kind, Path(rows_path), count, chosen, lengths, used)
+    with rows_folder(json_path) as rows_path:
+        jobs = _jobs(kind, rows_path, count, chosen, lengths, used)
         with sharded() as (rank, processes):
             if json_path is None and processes > 1:
                 raise ValueError("json: several processes share their rows through files; say where with --json FILE.")

@@ -7,9 +7,7 @@ on where it was stopped.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -22,11 +20,12 @@ from ...methods.ei2 import build_ffam, build_stam
 from ...methods.tune_recipe import TuneRecipe
 from ...methods.tuning import tune
 from ...vision import metrics
+from ..common.asked import chosen_of, count_of, rows_folder, written
 from ..common.cases import World
 from ..common.clock import timed
 from ..common.edited import GUIDANCE, Settings
 from ..common.journal import Journal
-from ..common.report import meta, rows, table, write_json
+from ..common.report import meta, rows, table
 from ..common.scores import judged_names
 
 if TYPE_CHECKING:
@@ -98,17 +97,11 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
     Raises:
         ValueError: an unknown method, no clip, or rows that were measured with other settings.
     """
-    count, chosen = 2 if clips is None else clips, list(dict.fromkeys(methods or METHODS))
-    unknown = [method for method in chosen if method not in METHODS]
-    if unknown:
-        raise ValueError(f"methods: there is no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
-    if count < 1:
-        raise ValueError(f"clips: at least 1 is needed, but got {count}.")
+    count, chosen = count_of(clips, 2), chosen_of(methods or METHODS, METHODS)
     settings = settings or Windowed()
     used = {"frames": frames, "size": size, "seed": SEED, **asdict(settings)}
-    folder = tempfile.TemporaryDirectory() if json_path is None else nullcontext(Path(json_path).with_suffix(".rows"))
-    with folder as rows_path:
-        journal = Journal(Path(rows_path), used)
+    with rows_folder(json_path) as rows_path:
+        journal = Journal(rows_path, used)
         todo = {clip: [m for m in chosen if journal.find(clip, m) is None] for clip in range(count)}
         todo = {clip: left for clip, left in todo.items() if left}
         world = world or World.load()
@@ -119,10 +112,7 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
     report = {"meta": meta(SEED, count, settings=used, notes=NOTES) | how, "rows": summary, "clips": measured}
     print(f"\n{frames} frames in windows of {settings.length}; {count} clips; * : paired 95 % interval excludes 0.")
     print(table(summary, KEYS))
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"numbers: {json_path}")
-    return report
+    return written(report, json_path)
 
 
 def _measure(world: World, case: Case, clip: int, methods: Sequence[str], settings: Windowed, journal: Journal) -> None:
