@@ -2,10 +2,10 @@
 
     python tests/host/help_pictures.py [NODE_ID...]
 
-Without names all are drawn, in a ComfyUI that is started for it (COMFYUI_PATH, else ~/comfy/ComfyUI), whose models are
-empty files of the names that the graphs have: the editor marks loaders that lack theirs. What stands around a node is
-taken from a shipped graph, and for nodes that are in none from ``help_graphs.json`` beside this file; nodes that show
-something after a run are run first, in small graphs from there, too.
+Without names all are drawn, in a ComfyUI that is started for it (COMFYUI_PATH, else ~/comfy/ComfyUI), whose models,
+weights and clips are empty files of the names that the graphs have: the editor marks loaders that lack theirs. What
+stands around a node is taken from a shipped graph, and for nodes that are in none from ``help_graphs.json`` beside this
+file; nodes that show something after a run are run first, in small graphs from there, too.
 ``web/docs/pictures/NODE_ID.webp`` keeps the labels of the node that it shows, which a test compares with the node.
 Needs ``pip install playwright`` and a Chromium.
 """
@@ -155,7 +155,11 @@ def words_of(node_id: str) -> list[str]:
 
 
 def draw(opened: Any, node_id: str) -> Path:
-    """Write the picture of one node."""
+    """Write the picture of one node.
+
+    Raises:
+        RuntimeError: the editor marks a node as faulty.
+    """
     part, left, key, right, run = use_of(node_id)
     # What a run before this one showed hangs on the numbers of its nodes.
     opened.evaluate("() => { app.nodeOutputs = {} }")
@@ -172,6 +176,8 @@ def draw(opened: Any, node_id: str) -> Path:
         frontend.settle(opened)
         opened.wait_for_timeout(300)
         seen.append(opened.evaluate(PLACE, place))
+    if marked := opened.evaluate("() => app.graph.nodes.filter((one) => one.has_errors).map((one) => one.title)"):
+        raise RuntimeError(f"{node_id}: the editor marks {', '.join(marked)} as faulty.")
     clip = opened.evaluate(VIEW, {"id": int(key), "gap": GAP, "margin": MARGIN})
     opened.wait_for_timeout(600)
     PICTURES.mkdir(exist_ok=True)
@@ -195,8 +201,15 @@ def editor() -> Iterator[Any]:
             path = models / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        with running(comfy, output, True, models) as host, frontend.page(f"http://127.0.0.1:{host.port}") as opened:
-            yield opened
+        (models / "steadyedit").mkdir()
+        with running(comfy, output, True, models) as host:
+            loaded = {"SteadyEditLoadTuned": (models / "steadyedit", "name"), "LoadVideo": (host.input, "file"),
+                      "LoadImage": (host.input, "image")}  # fmt: skip
+            for node in (node for graph in graphs() for node in graph.values() if node["class_type"] in loaded):
+                place, field = loaded[node["class_type"]]
+                (place / node["inputs"][field]).touch()
+            with frontend.page(f"http://127.0.0.1:{host.port}") as opened:
+                yield opened
 
 
 def main() -> int:
