@@ -29,6 +29,11 @@ from PIL import Image
 DOCS = frontend.WORKFLOWS.parent / "web" / "docs"
 PICTURES = DOCS / "pictures"
 OWN = Path(__file__).with_name("help_graphs.json")
+#: Models that are folders, by what they say that they are.
+FOLDERS = {
+    "LLM/Florence-2-base": "florence2", "LLM/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl",
+    "sams/sam2.1-hiera-small": "sam2_video", "grounding-dino/grounding-dino-tiny": "grounding-dino",
+}  # fmt: skip
 #: Bytes of one picture.
 LARGEST = 15_000
 #: The EXIF field that holds a picture's words.
@@ -201,6 +206,9 @@ def editor() -> Iterator[Any]:
             path = models / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        for name, kind in FOLDERS.items():
+            (models / name).mkdir(parents=True)
+            (models / name / "config.json").write_text(json.dumps({"model_type": kind}))
         (models / "steadyedit").mkdir()
         with running(comfy, output, True, models) as host:
             loaded = {"SteadyEditLoadTuned": (models / "steadyedit", "name"), "LoadVideo": (host.input, "file"),
