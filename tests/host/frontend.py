@@ -228,7 +228,11 @@ def missing(opened: Any) -> list[str]:
     )
 
 
-OUTSIDE = "() => { const all = app.rootGraph ?? app.graph; if (app.canvas.graph !== all) app.canvas.setGraph(all) }"
+OUTSIDE = """() => {
+  const all = app.rootGraph ?? app.graph, inside = app.canvas.graph !== all;
+  if (inside) app.canvas.setGraph(all);
+  return inside;
+}"""
 
 
 def load_ui(opened: Any, graph: dict[str, Any]) -> None:
@@ -237,8 +241,8 @@ def load_ui(opened: Any, graph: dict[str, Any]) -> None:
     First out of whatever blueprint the canvas shows: the address that names its inside would bring back an older
     workflow that holds it.
     """
-    opened.evaluate(OUTSIDE)
-    settle(opened)
+    if opened.evaluate(OUTSIDE):
+        settle(opened)
     opened.evaluate("async (graph) => { await app.loadGraphData(graph) }", graph)
     settle(opened)
 
