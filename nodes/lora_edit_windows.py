@@ -60,7 +60,7 @@ class EditInWindows(io.ComfyNode):
         from ..methods.lora_edit.condition import check_family, check_video, condition, generated
         from ..methods.lora_edit.packing import latent_frames
         from ..methods.lora_edit.window_chain import edit_in_windows, latents_of
-        from ..vision.colour import matched
+        from ..vision.colour import brought_back
 
         check_family(family)
         check_video("video", video)
@@ -82,11 +82,8 @@ class EditInWindows(io.ComfyNode):
                                lambda step: bar.update(before + step))
             return host.decoded(vae, done)
 
-        def match(made, source, kept):
-            return matched(made, source, mask=kept, reference_mask=kept)
-
         return io.NodeOutput(edit_in_windows(video, generated(video, mask, keep, soft), edited_first_frame, spans, edit,
-                                             match if match_colour else None))
+                                             brought_back if match_colour else None))
 
 
 NODES = [EditInWindows]

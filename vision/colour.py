@@ -90,6 +90,19 @@ def matched(images: Tensor, reference: Tensor, method: str = METHODS[0], span: s
     return out
 
 
+def brought_back(made: Tensor, source: Tensor, kept: Tensor) -> Tensor:
+    """An edited clip, its colours shifted by what they differ from the source's where nothing was edited.
+
+    By "mean" alone: the spread of a plain background says nothing of the object before it, whose colours it would carry
+    far away.
+
+    Args:
+        made, source: [frames, height, width, channels].
+        kept: [frames, height, width], 1 where the edit is the source.
+    """
+    return matched(made, source, "mean", mask=kept, reference_mask=kept)
+
+
 def ends(*clips: Tensor) -> tuple[float, float]:
     """Lowest and highest colour of all clips; 0 and 1 where none leaves them."""
     lowest = min(frame[..., :3].min().item() for clip in clips for frame in clip)

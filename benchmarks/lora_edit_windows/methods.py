@@ -15,7 +15,7 @@ from ...methods.lora_edit.packing import latent_frames
 from ...methods.lora_edit.samples import mask_samples
 from ...methods.lora_edit.train import VideoSettings, train_mask_lora
 from ...methods.lora_edit.window_chain import edit_in_windows, latents_of
-from ...vision.colour import matched
+from ...vision.colour import brought_back
 from ..lora_edit.methods import FIRST, MASKED
 from ..lora_edit.methods import Method as Training
 from ..lora_edit.methods import Settings as Common
@@ -108,10 +108,7 @@ def edit(world: World, found: VideoCase, method: Method, settings: Settings, see
                                     start, sigmas, progress, seed=seed)  # fmt: skip
         return world.vae.decode(done)
 
-    def match(made: Tensor, source: Tensor, where: Tensor) -> Tensor:
-        return matched(made, source, mask=where, reference_mask=where)
-
     length = settings.length if method.windows else len(video)
     spans = clip_ranges(len(video), length, settings.overlap)
     return edit_in_windows(video, generated(video, found.boxes, method.keep), case.truth.frames[:1], spans, window,
-                           match if method.matched else None)  # fmt: skip
+                           brought_back if method.matched else None)  # fmt: skip
