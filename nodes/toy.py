@@ -71,7 +71,7 @@ class ToyFlowEditor(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="FLUX transformer, narrow; made for 128x128 pixels."),
                 io.Clip.Output(display_name="clip", tooltip="Text encoder of the instructions, for Editor Conditioning "
-                               "of a Clip. It reads 14 words or so; what follows is not seen."),
+                               "of a Clip. It reads 14 words or so; longer instructions are refused."),
                 io.Vae.Output(display_name="vae", tooltip="Autoencoder, 8 pixels a latent cell: the Toy Model's."),
             ],
         )

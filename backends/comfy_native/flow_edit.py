@@ -11,6 +11,7 @@ import torch
 
 from ...methods.flow_edit import SOURCE, TARGET, check_sigmas, flow_edit
 from ...methods.via.latent_mask import keep_mask_of
+from .planned_checks import check_references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,7 @@ class FlowEditGuider(comfy.samplers.CFGGuider):
             raise ValueError("latent_image: carries a noise mask; remove Set Latent Noise Mask, and give the mask to "
                              "FlowEdit.")
         self._check_latent(latent_image)
+        check_references(self, self.model_patcher)
         check_sigmas(sigmas, self.settings)
         if not torch.count_nonzero(noise):
             raise ValueError("noise: FlowEdit draws noise at every step, from the seed of this input; connect "

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ...methods.rave import to_grid
 from ...methods.via.editor_clip import REFERENCES
+from .hint_pictures import encoded_once
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
 
 Conditions = list[dict[str, Any]]
+Encoded = dict[Hashable, Tensor]
 
 
 def rows_of(value: Tensor, ids: Sequence[int]) -> Tensor:
@@ -99,8 +101,9 @@ def controls_of(branches: Sequence[Conditions | None]) -> list[ControlBase]:
 
 
 @contextmanager
-def cut_hint(control: ControlBase, ids: Sequence[int], frames: int) -> Iterator[None]:
-    """One ControlNet with what it holds for frames ``ids``, inside the ``with``."""
+def cut_hint(control: ControlBase, ids: Sequence[int], frames: int, encoded: Encoded | None = None) -> Iterator[None]:
+    """One ControlNet with what it holds for frames ``ids``, inside the ``with``; ``encoded``: hints that a VAE has
+    seen already."""
     if hasattr(control, "sub_idxs"):
         # Advanced-ControlNet's kind: hints, masks and strengths per frame are its own to index, as within
         # AnimateDiff's context windows.
@@ -120,7 +123,9 @@ def cut_hint(control: ControlBase, ids: Sequence[int], frames: int) -> Iterator[
         control.cond_hint_original = rows_of(hints, ids)
         if extra:
             control.extra_concat_orig = [rows_of(mask, [i % held for i in ids]) for mask in extra]
-        yield
+        names = [(id(control), i % held) for i in ids]
+        with encoded_once(control, names, {} if encoded is None else encoded):
+            yield
     finally:
         control.cond_hint = None
         control.cond_hint_original = hints
@@ -229,7 +234,8 @@ def shapes_of(conditions: Conditions, keys: Sequence[str], rows: int) -> dict[st
 
 @contextmanager
 def for_rows(
-    branches: Sequence[Conditions | None], ids: Sequence[int], frames: int, grid: int, size: tuple[int, int]
+    branches: Sequence[Conditions | None], ids: Sequence[int], frames: int, grid: int, size: tuple[int, int],
+    encoded: Encoded | None = None,
 ) -> Iterator[list[Conditions | None]]:
     """The conditions of all branches for the rows of one call, their ControlNets included, inside the ``with``.
 
@@ -239,6 +245,7 @@ def for_rows(
         frames: of the clip.
         grid: frames a side of a row.
         size: height and width of a frame's latent.
+        encoded: hints of ControlNets that a VAE has seen in this run, filled here.
     """
 
     def one(condition: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +253,6 @@ def for_rows(
 
     with ExitStack() as stack:
         for control in controls_of(branches):
-            stack.enter_context(cut_hint(control, ids, frames) if grid == 1 else
+            stack.enter_context(cut_hint(control, ids, frames, encoded) if grid == 1 else
                                 laid_out_hint(control, ids, grid, size))
         yield [[one(c) for c in conditions] if conditions is not None else None for conditions in branches]

@@ -17,9 +17,10 @@ from torch.overrides import TorchFunctionMode
 from ...methods.via.editor_clip import FrameMaker
 from .. import fingerprint
 from . import identity
+from .hint_pictures import PictureByPicture
 from .joint_blocks import joint_network_of
 from .patcher import state_of
-from .planned_checks import cells_of, check_references, check_sampler
+from .planned_checks import cells_of, check_patch_pictures, check_references, check_sampler
 from .row_noise import IN_PLACE, LIKE, SIZED
 from .state import KEY
 
@@ -68,6 +69,7 @@ def check(guider: Any, sampler: Any) -> None:
         raise ValueError(f"guider: {cache} on its model leaves out steps by a measure of the whole batch, which "
                          "differs by window; remove that node.")
     check_references(guider, model)
+    check_patch_pictures(inner, WHAT)
     check_sampler(sampler, WHAT)
 
 
@@ -164,7 +166,8 @@ def hinted(condition: Mapping[str, Any], control_net: Any, hints: Tensor, streng
     """``Guiding.hinted``, as the host's ControlNetApplyAdvanced does it."""
     before = condition.get("control")
     if before not in made:
-        made[before] = control_net.copy().set_cond_hint(hints.movedim(-1, 1), strength, span, vae=vae)
+        made[before] = control_net.copy().set_cond_hint(hints.movedim(-1, 1), strength, span,
+                                                             vae=None if vae is None else PictureByPicture(vae))
         made[before].set_previous_controlnet(before)
     return {**condition, "control": made[before], "control_apply_to_uncond": False}
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
 import comfy.samplers
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from ...methods.via.editor_clip import NOT_READ, REFERENCES
 from .blocks import refuse_second_owner
 from .guidance import CFG, POST, PRE
+from .joint_blocks import joint_network_of
 from .state import KEY
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Conditions that the host stretches over time where their number is not that of the frames.
 IMAGES = ("concat_latent_image", "concat_mask")
+#: What the host's networks call reference latents.
+NAMES_OF_REFERENCES = frozenset({"ref_latents", "ref_latent", "reference_latent", "ref_images"})
 #: Conditions that hang on places of a picture, which in a grid are those of another frame.
 PLACES = {"area": "a region by its corners (give it as a mask instead)", "gligen": "GLIGEN boxes (remove them)"}
 
@@ -53,6 +56,8 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
         check_sigmas(sigmas, plan.name)
     check_images(guider, frames)
     check_references(guider, guider.model_patcher)
+    check_shown(guider, noise)
+    check_patch_pictures(inner, plan.name)
     if plan.grid > 1:
         check_patches(inner, frames, plan.name)
         for name, conditions in getattr(guider, "conds", {}).items():
@@ -61,12 +66,49 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
 
 
 def check_references(guider: Any, model: Any) -> None:
-    """Raise ValueError where a condition shows pictures to a U-Net, which reads no reference latents."""
-    if not isinstance(model.model.diffusion_model, UNetModel):
+    """Raise ValueError where a condition shows pictures to a network that reads no reference latents."""
+    if reads_references(model.model.diffusion_model):
         return
-    for name, conditions in getattr(guider, "conds", {}).items():
+    # Before its run a guider has none but those that it was given.
+    given = getattr(guider, "conds", None) or getattr(guider, "original_conds", {})
+    for name, conditions in given.items():
         if any(condition.get(REFERENCES) for condition in conditions):
             raise ValueError(NOT_READ.format(name))
+
+
+def reads_references(network: Any) -> bool:
+    """Whether a network looks at reference latents: whether its forward names them; of other packs' it is believed."""
+    kind = type(network)
+    if not kind.__module__.startswith("comfy."):
+        return True
+    codes = [unwrap(function).__code__ for name in ("forward", "_forward") if (function := getattr(kind, name, None))]
+    return any(word in NAMES_OF_REFERENCES for code in codes for word in (*code.co_varnames, *code.co_consts))
+
+
+def check_shown(guider: Any, noise: Tensor) -> None:
+    """Raise ValueError where the references of a transformer are other latents than pictures of its own kind."""
+    if joint_network_of(guider.model_patcher) is None:
+        return
+    for name, conditions in getattr(guider, "conds", {}).items():
+        for value in (picture for c in conditions for picture in c.get(REFERENCES) or ()):
+            if value.ndim == 5 and value.shape[2] > 1:
+                raise ValueError(f"{name}: holds a reference of {value.shape[2]} frames on one time axis, as a video "
+                                 "VAE makes of a batch, but each frame is shown its own picture; use Editor "
+                                 "Conditioning of a Clip, or encode the frames one by one and batch the latents.")
+            if value.ndim != noise.ndim or value.shape[1] != noise.shape[1]:
+                raise ValueError(f"{name}: holds a reference of {list(value.shape[1:])}, but this model's latents are "
+                                 f"{list(noise.shape[1:])}; encode it with the model's own VAE.")
+
+
+def check_patch_pictures(transformer_options: Mapping[str, Any], method: str) -> None:
+    """Raise ValueError where a model patch (DiffSynth's ControlNets) holds a picture for every frame: it gives all of
+    them to every call, whichever frames that is of."""
+    for patch in (fn for kind in transformer_options.get("patches", {}).values() for fn in kind):
+        image = getattr(patch, "image", None)
+        if isinstance(image, torch.Tensor) and image.ndim == 4 and len(image) > 1:
+            raise ValueError(f"model: {type(patch).__name__} holds {len(image)} pictures, of which {method} can not "
+                             "give each frame its own; give it one picture for all frames, or use Apply ControlNet, "
+                             "which takes one a frame.")
 
 
 def check_prompt(positive: Sequence[Mapping[str, Any]], method: str) -> None:

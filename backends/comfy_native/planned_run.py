@@ -71,6 +71,7 @@ class HostRun:
     guided: GuidedRows = field(init=False)
     automatic: dict[int, int] = field(default_factory=dict, init=False)
     evaluations: int = field(default=0, init=False)
+    hints: dict[Hashable, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.noise = RowNoise(self.frames, self.group)
@@ -139,7 +140,7 @@ class HostCalls:
             conds = with_text_of(self.run.source[0], self.conds, self.positive)
         call = None if replaced is None else PlannedCall(replaced, len(x), self.run.method)
         options = call_options(self.options, ids, self.run.frames, call, mixing, grid)
-        with for_rows(conds, ids, self.run.frames, grid, tuple(self.x.shape[-2:])) as here:
+        with for_rows(conds, ids, self.run.frames, grid, tuple(self.x.shape[-2:]), self.run.hints) as here:
             results = self.executor(self.model, here, x, self.timestep[:1].expand(len(x)), options)
         # One tensor for the rows of all conditions, side by side in the channels.
         return torch.cat(list(results), 1)

@@ -19,6 +19,7 @@ import torch
 from ...toyworld import models as toyworld
 from ...toyworld.models import control_file, flow_editor
 from ...toyworld.models.colours import MAPS
+from ..toy_text import check_length
 
 #: The flow editor's text encoder among those of editors (``picture_editors``).
 FLOW_EDITOR = "toy_flow_editor"
@@ -214,7 +215,12 @@ class ToyFlowTokenizer(ToyTokenizer):
     """The toy world's tokens under a name by which the flow editor's text encoder is known."""
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
-        return {FLOW_EDITOR: super().tokenize_with_weights(text, return_word_ids, **kwargs)["l"]}
+        """Raises ValueError (one sentence) where the editor would not read all of the text."""
+        parts = super().tokenize_with_weights(text, return_word_ids, **kwargs)["l"]
+        # Longer ones come in parts, each with ends of its own and filled up with ends.
+        words = sum(token[0] not in (toyworld.BOS, toyworld.EOS) for part in parts for token in part)
+        check_length(words + 2, flow_editor.TOKENS)
+        return {FLOW_EDITOR: parts}
 
 
 class ToyFlowTextEncoder(ToyTextEncoder):

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 #: Frames that go through the VAE at once: memory stays flat for any length of clip.
 CHUNK = 16
+#: Tokens of a text that are surely all of it, its two ends included.
+MOST_TOKENS = 76
+
+
+def length_of(ids: Tensor) -> int:
+    """Tokens up to the first end of the text, with it; ids: [tokens], filled up with ends."""
+    return int((ids == ids[-1]).int().argmax()) + 1
 
 
 class TextEncoder:
@@ -29,8 +36,16 @@ class TextEncoder:
         self.encoder, self._tokenize, self._projection = encoder, tokenize, projection
 
     def tokenize(self, text: str) -> Tensor:
-        """ids [1, 77]."""
-        return self._tokenize([text])
+        """ids [1, 77].
+
+        Raises:
+            ValueError: the text fills all of them, so that what follows would be cut off in silence.
+        """
+        ids = self._tokenize([text])
+        if length_of(ids[0]) > MOST_TOKENS:
+            raise ValueError(f"text: is longer than the {MOST_TOKENS - 2} words or pieces of words that are read here, "
+                             f"and its end would be cut off; shorten it: {text[:40]!r}...")
+        return ids
 
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: Tensor) -> list[list[Any]]:

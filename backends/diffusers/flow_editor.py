@@ -28,8 +28,9 @@ from ...methods.via.joint_attention import TokenLayout
 from ...toyworld import models
 from ...toyworld.models import flow_editor
 from .. import fingerprint
+from ..toy_text import check_length
 from .blend import BlendedSampler
-from .encoders import Autoencoder, TextEncoder
+from .encoders import Autoencoder, TextEncoder, length_of
 from .joint import layers_of, replaced_attention, with_loras
 from .local import Local
 
@@ -164,6 +165,12 @@ def rows_of(conditioning: Any, ids: Sequence[int], frames: int, name: str) -> tu
 
 class FlowTextEncoder(TextEncoder):
     """CLIP of the flow editor: its first tokens, and the state at the end of the text as the pooled one."""
+
+    def tokenize(self, text: str) -> Tensor:
+        """ids [1, 77]. Raises ValueError (one sentence) where the editor would not read all of the text."""
+        ids = super().tokenize(text)
+        check_length(length_of(ids[0]), flow_editor.TOKENS)
+        return ids
 
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: Tensor) -> list[list[Any]]:

@@ -8,6 +8,7 @@ from unittest import mock
 
 import comfy.controlnet
 import comfy.latent_formats
+import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import comfy.supported_models_base
@@ -15,7 +16,9 @@ import comfy.text_encoders.qwen_image as qwen_image
 import comfy.text_encoders.qwen_vl as qwen_vl
 import torch
 from comfy import sd1_clip
+from comfy.ldm.flux.controlnet import ControlNetFlux
 from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
+from comfy_extras.nodes_model_patch import QwenImageBlockWiseControlNet
 from narrow_flow import TEXT
 from steadyedit.standalone.rehearsal import layout_vae
 from steadyedit.standalone.rehearsal.weights import filled
@@ -82,15 +85,39 @@ def vae(video):
     return made
 
 
-def qwen_control():
-    """A ControlNet of Qwen-Image (InstantX's kind) for the narrow network."""
-    control = QwenImageControlNetModel(
-        extra_condition_channels=0, in_channels=64, num_layers=1, attention_head_dim=24, num_attention_heads=2,
-        joint_attention_dim=TEXT, axes_dims_rope=(4, 10, 10), dtype=torch.float32, device="cpu",
-        operations=comfy.ops.disable_weight_init)  # fmt: skip
+def control_of(network, latent_format, extra_conds=()):
+    """A ControlNet of the host's around a network, its weights drawn so that it shows."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in control.parameters():
+        for parameter in network.parameters():
             parameter.copy_(0.12 * torch.randn(parameter.shape, generator=generator))
-    return comfy.controlnet.ControlNet(control, compression_ratio=1, latent_format=comfy.latent_formats.Wan21(),
-                                       load_device=torch.device("cpu"), extra_conds=[])
+    return comfy.controlnet.ControlNet(network, compression_ratio=1, latent_format=latent_format,
+                                       load_device=torch.device("cpu"), extra_conds=list(extra_conds))
+
+
+def qwen_control():
+    """A ControlNet of Qwen-Image (InstantX's kind) for the narrow network."""
+    return control_of(QwenImageControlNetModel(
+        extra_condition_channels=0, in_channels=64, num_layers=1, attention_head_dim=24, num_attention_heads=2,
+        joint_attention_dim=TEXT, axes_dims_rope=(4, 10, 10), dtype=torch.float32, device="cpu",
+        operations=comfy.ops.disable_weight_init), comfy.latent_formats.Wan21())  # fmt: skip
+
+
+def flux_control():
+    """A ControlNet of FLUX.1 (InstantX's kind) for the narrow network."""
+    return control_of(ControlNetFlux(
+        latent_input=True, in_channels=16, out_channels=16, vec_in_dim=16, context_in_dim=TEXT, hidden_size=48,
+        mlp_ratio=2.0, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[4, 10, 10], theta=10000, patch_size=2,
+        qkv_bias=True, guidance_embed=True, txt_ids_dims=[], dtype=torch.float32, device="cpu",
+        operations=comfy.ops.disable_weight_init), comfy.latent_formats.Flux(), ("y", "guidance"))  # fmt: skip
+
+
+def diffsynth():
+    """MODEL_PATCH of a DiffSynth ControlNet for the narrow Qwen-Image."""
+    network = QwenImageBlockWiseControlNet(num_layers=2, dim=48, device="cpu", dtype=torch.float32,
+                                           operations=comfy.ops.disable_weight_init)  # fmt: skip
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.12 * torch.randn(parameter.shape, generator=generator))
+    return comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))

@@ -21,7 +21,6 @@ from steadyedit.nodes import node_list
 from steadyedit.nodes.editor_conditioning import SIZES, EditorConditioning
 from steadyedit.streaming.store import WindowStore
 from steadyedit.video.write import write_clip
-from test_adapt_flow import Averages as Picture
 from test_gather_swap_transformers import attached, sample
 from tolerances import NETWORK, RUN
 
@@ -43,14 +42,14 @@ def parts():
             "flux": (FluxText(), narrow_editors.vae(False), narrow_flow.flux())}
 
 
-class Encoder(Picture):
-    """What a ControlNet asks of a VAE, too."""
+class OneByOne:
+    """A VAE for hints in the host's own batch: without gather-swap, Qwen's makes one clip of them."""
 
-    def __init__(self):
-        super().__init__(True)
+    def __init__(self, vae):
+        self.vae, self.spacial_compression_encode = vae, vae.spacial_compression_encode
 
-    def spacial_compression_encode(self):
-        return 8
+    def encode(self, pixels):
+        return torch.cat([self.vae.encode(picture) for picture in pixels.split(1)])
 
 
 def made(clip, vae, images, size=OWN, **more):
@@ -205,7 +204,7 @@ def test_nodes_of_these_families_chain(parts):
     hints = torch.rand(FRAMES, *clip_of().shape[1:], generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
-            positive, negative, narrow_editors.qwen_control(), hints, 0.8, 0.0, 1.0, Encoder())
+            positive, negative, narrow_editors.qwen_control(), hints, 0.8, 0.0, 1.0, OneByOne(vae))
     names = [f"diffusion_model.transformer_blocks.{i}.attn.to_q" for i in range(2)]
     lora = {}
     for i, name in enumerate(names):

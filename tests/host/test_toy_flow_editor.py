@@ -149,3 +149,15 @@ def test_gather_swap_blend_and_lora_are_those_of_the_command_line(standalone, mo
         assert torch.equal(mine[kept], clip[kept]) and torch.equal(yours[kept], clip[kept])
     assert (tuned - plain).abs().max() > 30 * RUN * plain.abs().max(), "the LoRA must show"
     assert_untouched(model, before, marks)
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_an_instruction_that_it_would_not_read_to_its_end_is_refused(encoders, host):
+    clip, _ = encoders[host]
+    fits = "make the ball blue " * 3 + "make it"
+    assert clip.encode_from_tokens_scheduled(clip.tokenize(fits))[0][0].shape[1] == flow_editor.TOKENS
+    for text, words in ((f"{fits} blue", 15), (f"{fits} " * 6, 84)):
+        said = f"text: comes to {words} words, but the Toy Flow Editor reads 14" if words < 75 or not host else (
+            "text: is longer than the 74 words")
+        with pytest.raises(ValueError, match=said):
+            clip.tokenize(text)

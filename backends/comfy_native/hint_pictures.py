@@ -1,0 +1,58 @@
+"""A ControlNet's hints, encoded picture by picture: a video's VAE, such as Qwen-Image's, makes one clip of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
+    from torch import Tensor
+
+
+class PictureByPicture:
+    """A VAE of the host's, to a ControlNet; each picture is a row of what it gives.
+
+    Args:
+        vae: the host's.
+        names: of the pictures that it will be given, in their order; None: of nobody's.
+        kept: what was made of pictures of a name and size.
+    """
+
+    def __init__(self, vae: Any, names: Sequence[Hashable] | None = None,
+                 kept: MutableMapping[Hashable, Tensor] | None = None) -> None:
+        self.vae, self.names, self.kept = vae, names, {} if kept is None else kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """IMAGE [n, height, width, 3] -> [n, channels, (1,) h, w]."""
+        if self.names is None or len(self.names) != len(pixels):
+            return torch.cat([self.vae.encode(picture) for picture in pixels.split(1)])
+        found = []
+        for name, picture in zip(self.names, pixels.split(1), strict=True):
+            key = name, picture.shape
+            if key not in self.kept:
+                self.kept[key] = self.vae.encode(picture)
+            found.append(self.kept[key])
+        return torch.cat(found)
+
+
+@contextmanager
+def encoded_once(control: ControlBase, names: Sequence[Hashable],
+                 kept: MutableMapping[Hashable, Tensor]) -> Iterator[None]:
+    """A ControlNet whose hints of these names are encoded one by one, each once for all who share ``kept``, inside the
+    ``with``; as it is, where it encodes none."""
+    vae = getattr(control, "vae", None)
+    if vae is None:
+        yield
+        return
+    try:
+        control.vae = PictureByPicture(vae, names, kept)
+        yield
+    finally:
+        control.vae = vae
