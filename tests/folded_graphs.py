@@ -7,6 +7,8 @@ from typing import Any
 
 #: The frontend's numbers of a subgraph's two ends.
 ENTRY, EXIT = -10, -20
+#: Mode of a node that hands its inputs on as they are.
+BYPASSED = 4
 
 
 def subgraph_nodes(graph: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -27,7 +29,8 @@ def shown_inputs(definition: dict[str, Any]) -> dict[str, list[tuple[str, str]]]
 def unfolded(graph: dict[str, Any]) -> dict[str, Any]:
     """A copy whose nodes of subgraphs stand at the top; what a subgraph's own node shows is their widgets' value.
 
-    The numbers of nodes inside are unlike all others, as ``frontend.py`` draws them.
+    Of a bypassed one nothing is left, but what it passes through. The numbers of nodes inside are unlike all others,
+    as ``frontend.py`` draws them.
     """
     graph = copy.deepcopy(graph)
     for host, definition in subgraph_nodes(graph):
@@ -38,6 +41,12 @@ def unfolded(graph: dict[str, Any]) -> dict[str, Any]:
         inward = {host["inputs"][link[4]]["name"]: tuple(link[1:3]) for link in graph["links"] if link[3] == host["id"]}
         outward = [link for link in graph["links"] if link[1] == host["id"]]
         graph["links"] = [link for link in graph["links"] if host["id"] not in (link[1], link[3])]
+        if host.get("mode") == BYPASSED:
+            for link in outward:
+                same = next(one["name"] for one in host["inputs"] if one["type"] == host["outputs"][link[2]]["type"])
+                graph["links"].append([link[0], *inward[same], *link[3:]])
+            graph["nodes"].remove(host)
+            continue
         names = [one["name"] for one in definition["inputs"]]
         for link in definition["links"]:
             origin, target = (link["origin_id"], link["origin_slot"]), (link["target_id"], link["target_slot"])

@@ -157,7 +157,8 @@ def group_frames(frames: int, group: int) -> tuple[int, ...]:
         ValueError: more group frames than frames.
     """
     if group > frames:
-        raise ValueError(f"group: {group} frames are more than the clip's {frames}; choose at most {frames}.")
+        raise ValueError(f"frames: the clip has {frames}, but all frames look at {group} of them; give {group} frames "
+                         f"or more, or set group of Gather-Swap to {frames}.")
     if group == 1:
         return (0,)
     # Rounded half up in whole numbers, so that no id hangs on a float.

@@ -32,6 +32,7 @@ from blueprints import blueprint
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from folded_graphs import shown_inputs, subgraph_nodes  # noqa: E402
 from forms import editor_form  # noqa: E402
+from sam3 import with_sam3  # noqa: E402
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BLUEPRINTS = WORKFLOWS.parent / "subgraphs"
@@ -323,7 +324,7 @@ def write_ui(opened: Any, name: str) -> Path:
     )
     if unknown := missing(opened):
         raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
-    return write(editor_form(name), saved(opened))
+    return write(editor_form(name), with_sam3(saved(opened)))
 
 
 def write_blueprint(opened: Any, name: str) -> Path:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 TITLE = 30
-#: Columns may begin lower by these, so that links pass between nodes and not behind them.
-LOWER = range(0, 361, 60)
+#: Columns may begin lower by these, so that links pass between nodes and not behind them; and so may groups.
+LOWER, DROP = range(0, 601, 60), range(0, 1501, 150)
 #: Between nodes of a column, between columns, from a group's frame to its nodes, between groups.
 GAP, BETWEEN, PAD, APART = 36, 70, 24, 60
 
@@ -50,13 +50,14 @@ def crossings(ends: np.ndarray) -> int:
         ends: [links, 4]: x and y of each link's start, x and y of its end.
     """
     start, end = ends[:, :2], ends[:, 2:]
-
-    def side(a, b, c):
-        return np.sign((b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1])
-                       - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0]))  # fmt: skip
-
-    a, b, c, d = start[:, None], end[:, None], start[None], end[None]
-    return int(((side(a, b, c) * side(a, b, d) < 0) & (side(c, d, a) * side(c, d, b) < 0)).sum()) // 2
+    along = end - start
+    normal = np.stack([-along[:, 1], along[:, 0]], 1)
+    here = (normal * start).sum(1)[:, None]
+    # On which side of each link the others begin and end; 0: on it.
+    sides = [np.where(np.abs(side) < 1e-6 * np.abs(here).max(initial=1), 0, side)
+             for side in (normal @ start.T - here, normal @ end.T - here)]  # fmt: skip
+    parted = sides[0] * sides[1] < 0
+    return int((parted & parted.T).sum()) // 2
 
 
 def columns_of(keys: list[str], links: list[Link]) -> dict[str, int]:
@@ -74,43 +75,82 @@ def columns_of(keys: list[str], links: list[Link]) -> dict[str, int]:
     return layer
 
 
+@dataclass
+class Order:
+    """Which node stands where: what the search changes."""
+
+    #: For each group its columns, each a list of nodes from top to bottom; and how much lower each begins.
+    groups: list[list[list[str]]]
+    lower: list[list[int]]
+    #: For each group how far to the right it stands, and how much lower it begins. Those of one rank stand below each
+    #: other, in the order of ``turn``.
+    ranks: list[int]
+    turn: list[int]
+    drop: list[int]
+
+    def copy(self) -> Order:
+        return Order([[list(one) for one in columns] for columns in self.groups], [list(one) for one in self.lower],
+                     list(self.ranks), list(self.turn), list(self.drop))  # fmt: skip
+
+
 class Arrangement:
-    """Which node stands where: for each group its columns, each a list of nodes from top to bottom."""
+    """Places for the nodes of a graph."""
 
     def __init__(self, boxes: dict[str, Box], links: list[Link], left: float = 0.0):
         self.boxes, self.links, self.left = boxes, links, left
-        self.groups: list[list[list[str]]] = []
-        for group in range(max(box.group for box in boxes.values()) + 1):
+        count = max(box.group for box in boxes.values()) + 1
+        groups = []
+        for group in range(count):
             keys = [key for key, box in boxes.items() if box.group == group]
             layer = columns_of(keys, links)
-            self.groups.append([[key for key in keys if layer[key] == at] for at in range(max(layer.values()) + 1)])
-        self._drawn = np.array([(box.width, box.drawn) for box in boxes.values()])
-        self.ranks = self._ranks()
-        self.lower = [[0] * len(columns) for columns in self.groups]
+            groups.append([[key for key in keys if layer[key] == at] for at in range(max(layer.values()) + 1)])
+        self.order = Order(groups, [[0] * len(columns) for columns in groups], self._ranks(count), list(range(count)),
+                           [0] * count)  # fmt: skip
         index = {key: i for i, key in enumerate(boxes)}
+        self._drawn = np.array([(box.width, box.drawn) for box in boxes.values()])
         self._ends = np.array([(index[one.origin], index[one.target]) for one in links]).reshape(-1, 2)
         self._offsets = np.array([(boxes[one.origin].outputs[one.output], boxes[one.target].inputs[one.input],
                                    boxes[one.origin].width) for one in links]).reshape(-1, 3)  # fmt: skip
+        #: Nodes of the same group that a node must stand right of, and left of.
+        inner = [(one.origin, one.target) for one in links if boxes[one.origin].group == boxes[one.target].group]
+        self._before = {key: [origin for origin, target in inner if target == key] for key in boxes}
+        self._behind = {key: [target for origin, target in inner if origin == key] for key in boxes}
 
-    def _ranks(self) -> list[int]:
+    def _between(self) -> set[tuple[int, int]]:
+        """Pairs of groups of which the second takes something from the first."""
+        pairs = {(self.boxes[one.origin].group, self.boxes[one.target].group) for one in self.links}
+        return {(origin, target) for origin, target in pairs if origin != target}
+
+    def _ranks(self, count: int) -> list[int]:
         """Which groups may stand below each other: those that follow on the same number of others."""
         ranks: list[int] = []
-        for group in range(len(self.groups)):
-            before = {self.boxes[one.origin].group for one in self.links if self.boxes[one.target].group == group}
+        for group in range(count):
+            before = {origin for origin, target in self._between() if target == group}
             ranks.append(max((ranks[other] + 1 for other in before if other < group), default=0))
         # In the order of the groups: one that stands later never begins further to the left.
         return [max(ranks[: i + 1]) if ranks[i] else 0 for i in range(len(ranks))]
 
+    def _beside_their_readers(self, ranks: list[int]) -> list[int]:
+        """Ranks with each group that follows on none, but the first group, in the rank of its first reader."""
+        between = self._between()
+        following = {target for _, target in between}
+        return [rank if group == 0 or group in following
+                else min((ranks[target] for origin, target in between if origin == group), default=rank)
+                for group, rank in enumerate(ranks)]  # fmt: skip
+
     def places(self) -> tuple[dict[str, tuple[float, float]], list[tuple[float, float, float, float]]]:
         """Each node's place, and the frame of each group: x, y, width, height."""
+        order, right = self.order, self.left
         found: dict[str, tuple[float, float]] = {}
-        frames, right, below = {}, self.left, {}
-        for group in sorted(range(len(self.groups)), key=self.ranks.__getitem__):
-            columns, lower, rank = self.groups[group], self.lower[group], self.ranks[group]
+        frames: dict[int, tuple[float, float, float, float]] = {}
+        below: dict[int, tuple[float, float]] = {}
+        for group in sorted(order.turn, key=order.ranks.__getitem__):
+            columns, lower, rank = order.groups[group], order.lower[group], order.ranks[group]
             if rank not in below:
                 # Groups of one rank stand below each other.
                 below[rank] = (right, 0.0)
             begin, above = below[rank]
+            above += order.drop[group]
             x, bottom = begin + PAD, above
             top = min(lower)
             for column, down in zip(columns, lower):
@@ -124,7 +164,7 @@ class Arrangement:
             frames[group] = (begin, above, x - begin, bottom + PAD - above)
             right = max(right, x + APART)
             below[rank] = (begin, bottom + PAD + APART)
-        return found, [frames[group] for group in range(len(self.groups))]
+        return found, [frames[group] for group in range(len(order.groups))]
 
     def ends(self, at: np.ndarray) -> np.ndarray:
         """Where each link begins and ends, [links, 4], with the nodes at these places."""
@@ -134,12 +174,14 @@ class Arrangement:
         end[:, 1] += self._offsets[:, 1]
         return np.concatenate([start, end], 1)
 
-    def behind(self, at: np.ndarray, ends: np.ndarray) -> int:
+    def hidden(self, at: np.ndarray, ends: np.ndarray) -> int:
         """How many nodes links pass behind, each counted once per link."""
-        along = np.linspace(0, 1, 24)[None, :, None]
-        points = (ends[:, None, :2] * (1 - along) + ends[:, None, 2:] * along)[:, :, None]
-        low, high = at - (0, TITLE), at + self._drawn
-        hit = ((points > low) & (points < high)).all(-1).any(1)
+        start, along = ends[:, None, :2], (ends[:, 2:] - ends[:, :2])[:, None]
+        # Where on the way from start (0) to end (1) a link is between the node's sides, left and right, top and bottom.
+        along = np.where(along == 0, 1e-9, along)
+        enter, leave = (at - (0, TITLE) - start) / along, (at + self._drawn - start) / along
+        first, last = np.minimum(enter, leave).max(2), np.maximum(enter, leave).min(2)
+        hit = np.maximum(first, 0) < np.minimum(last, 1)
         rows = np.arange(len(ends))
         hit[rows, self._ends[:, 0]] = hit[rows, self._ends[:, 1]] = False
         return int(hit.sum())
@@ -149,59 +191,72 @@ class Arrangement:
         places, frames = self.places()
         at = np.array([places[key] for key in self.boxes])
         ends, height = self.ends(at), max(frame[1] + frame[3] for frame in frames)
-        return (crossings(ends) + self.behind(at, ends) + np.abs(ends[:, 1] - ends[:, 3]).sum() / 4000 + height / 200
-                + sum(map(sum, self.lower)) / 2000)  # fmt: skip
+        steep, lowered = np.abs(ends[:, 1] - ends[:, 3]).sum(), sum(map(sum, self.order.lower)) + sum(self.order.drop)
+        return crossings(ends) + self.hidden(at, ends) / 2 + height / 400 + (steep + lowered) / 4000
 
-    def improve(self) -> None:
-        """Reorder and lower columns as long as that helps, and choose where loaders stand; the same for the same graph.
+    def improve(self, steps: int = 24000) -> None:
+        """Reorder, lower and exchange as long as that helps; the same for the same graph.
 
         A group that follows on no other stands at the left, or beside the first group that takes something from it,
         where that is better: far links cross much.
         """
-        first, ranks, found = self._state(), self.ranks, []
-        for late in (False, True):
-            self.ranks = self._beside_their_readers(ranks) if late else ranks
-            if late and self.ranks == ranks:
-                break
-            self.groups, self.lower = first
-            first = self._state()
-            self._anneal()
-            found.append((self.cost(), self._state(), self.ranks))
-        _, (self.groups, self.lower), self.ranks = min(found, key=lambda one: one[0])
-
-    def _beside_their_readers(self, ranks: list[int]) -> list[int]:
-        """Ranks with each group that follows on none, but the first group, in the rank of its first reader."""
-        between = {(self.boxes[one.origin].group, self.boxes[one.target].group) for one in self.links}
-        between = {(origin, target) for origin, target in between if origin != target}
-        following = {target for _, target in between}
-        return [rank if group == 0 or group in following
-                else min((ranks[target] for origin, target in between if origin == group), default=rank)
-                for group, rank in enumerate(ranks)]  # fmt: skip
-
-    def _anneal(self, steps: int = 6000, seed: int = 0) -> None:
-        """Change one column at a time; what harms is kept the less, the later it comes."""
-        draw = random.Random(seed)
-        columns = [(group, at) for group, found in enumerate(self.groups) for at in range(len(found))]
         if not self.links:
             return
+        first, found = self.order, []
+        starts = [first.ranks]
+        if (late := self._beside_their_readers(first.ranks)) != first.ranks:
+            starts.append(late)
+        for ranks in starts:
+            self.order = first.copy()
+            self.order.ranks = list(ranks)
+            found.append((self._anneal(steps // len(starts)), self.order))
+        _, self.order = min(found, key=lambda one: one[0])
+
+    def _anneal(self, steps: int, seed: int = 0) -> float:
+        """Change one thing at a time; what harms is kept the less, the later it comes. The least cost."""
+        draw = random.Random(seed)
         cost = best = self.cost()
-        kept = self._state()
+        kept = self.order.copy()
         for step in range(steps):
-            group, at = draw.choice(columns)
-            before, down = list(self.groups[group][at]), self.lower[group][at]
-            if len(before) > 1 and draw.random() < 0.6:
-                column = self.groups[group][at]
-                column.insert(draw.randrange(len(column)), column.pop(draw.randrange(len(column))))
-            else:
-                self.lower[group][at] = draw.choice(LOWER)
+            if (undo := self._change(draw)) is None:
+                continue
             new = self.cost()
-            if new <= cost or draw.random() < np.exp((cost - new) / (2.0 * (1 - step / steps) + 1e-6)):
+            if new <= cost or draw.random() < np.exp((cost - new) / (3.0 * (1 - step / steps) ** 2 + 1e-6)):
                 cost = new
                 if cost < best:
-                    best, kept = cost, self._state()
+                    best, kept = cost, self.order.copy()
             else:
-                self.groups[group][at], self.lower[group][at] = before, down
-        self.groups, self.lower = kept
+                self.order = undo
+        self.order = kept
+        return best
 
-    def _state(self) -> tuple[list[list[list[str]]], list[list[int]]]:
-        return [[list(one) for one in columns] for columns in self.groups], [list(one) for one in self.lower]
+    def _change(self, draw: random.Random) -> Order | None:
+        """One change of the order, and the order before it; None: this one would not go."""
+        order, before = self.order, self.order.copy()
+        group = draw.randrange(len(order.groups))
+        columns, kind = order.groups[group], draw.random()
+        at = draw.randrange(len(columns))
+        column = columns[at]
+        if kind < 0.4 and len(column) > 1:
+            column.insert(draw.randrange(len(column)), column.pop(draw.randrange(len(column))))
+        elif kind < 0.55 and len(columns) > 1:
+            key = draw.choice(column)
+            where = {one: place for place, keys in enumerate(columns) for one in keys}
+            low = max((where[one] for one in self._before[key]), default=-1) + 1
+            high = min((where[one] for one in self._behind[key]), default=len(columns)) - 1
+            to = draw.randint(low, high)
+            if to == at or len(column) == 1:
+                return None
+            column.remove(key)
+            columns[to].insert(draw.randint(0, len(columns[to])), key)
+        elif kind < 0.85:
+            order.lower[group][at] = draw.choice(LOWER)
+        elif kind < 0.95:
+            order.drop[group] = draw.choice(DROP)
+        else:
+            same = [one for one in range(len(order.groups)) if order.ranks[one] == order.ranks[group] and one != group]
+            if not same:
+                return None
+            a, b = order.turn.index(group), order.turn.index(draw.choice(same))
+            order.turn[a], order.turn[b] = order.turn[b], order.turn[a]
+        return before

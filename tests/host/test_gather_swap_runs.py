@@ -214,7 +214,7 @@ def test_an_inversion_has_no_part_in_it_and_rising_sigmas_are_refused():
 
 
 def test_clips_and_conditions_that_do_not_fit():
-    with pytest.raises(ValueError, match="group: 3 frames are more than the clip's 2"):
+    with pytest.raises(ValueError, match="frames: the clip has 2, but all frames look at 3"):
         ksampler(gather_swap(), frames=2)
     with pytest.raises(ValueError, match="group_frames: .* are not all in 0..4"):
         ksampler(gather_swap(frames=(1, 7)))
