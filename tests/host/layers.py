@@ -99,6 +99,8 @@ class Arrangement:
     def __init__(self, boxes: dict[str, Box], links: list[Link], left: float = 0.0):
         self.boxes, self.links, self.left = boxes, links, left
         count = max(box.group for box in boxes.values()) + 1
+        self._pairs = self._between()
+        self._following = {target for _, target in self._pairs}
         groups = []
         for group in range(count):
             keys = [key for key, box in boxes.items() if box.group == group]
@@ -125,18 +127,22 @@ class Arrangement:
         """Which groups may stand below each other: those that follow on the same number of others."""
         ranks: list[int] = []
         for group in range(count):
-            before = {origin for origin, target in self._between() if target == group}
+            before = {origin for origin, target in self._pairs if target == group}
             ranks.append(max((ranks[other] + 1 for other in before if other < group), default=0))
         # In the order of the groups: one that stands later never begins further to the left.
         return [max(ranks[: i + 1]) if ranks[i] else 0 for i in range(len(ranks))]
 
     def _beside_their_readers(self, ranks: list[int]) -> list[int]:
         """Ranks with each group that follows on none, but the first group, in the rank of its first reader."""
-        between = self._between()
-        following = {target for _, target in between}
-        return [rank if group == 0 or group in following
-                else min((ranks[target] for origin, target in between if origin == group), default=rank)
+        return [rank if group == 0 or group in self._following
+                else min((ranks[target] for origin, target in self._pairs if origin == group), default=rank)
                 for group, rank in enumerate(ranks)]  # fmt: skip
+
+    def _in_order(self, ranks: list[int]) -> bool:
+        """Whether groups stand from left to right as they are numbered; those that follow on none may stand later."""
+        numbered = [ranks[group] for group in range(len(ranks)) if group == 0 or group in self._following]
+        return ranks[0] == 0 and numbered == sorted(numbered) and all(
+            ranks[origin] <= ranks[target] for origin, target in self._pairs)
 
     def places(self) -> tuple[dict[str, tuple[float, float]], list[tuple[float, float, float, float]]]:
         """Each node's place, and the frame of each group: x, y, width, height."""
@@ -194,7 +200,7 @@ class Arrangement:
         steep, lowered = np.abs(ends[:, 1] - ends[:, 3]).sum(), sum(map(sum, self.order.lower)) + sum(self.order.drop)
         return crossings(ends) + self.hidden(at, ends) / 2 + height / 400 + (steep + lowered) / 4000
 
-    def improve(self, steps: int = 24000) -> None:
+    def improve(self, steps: int = 30000) -> None:
         """Reorder, lower and exchange as long as that helps; the same for the same graph.
 
         A group that follows on no other stands at the left, or beside the first group that takes something from it,
@@ -251,8 +257,13 @@ class Arrangement:
             columns[to].insert(draw.randint(0, len(columns[to])), key)
         elif kind < 0.85:
             order.lower[group][at] = draw.choice(LOWER)
-        elif kind < 0.95:
+        elif kind < 0.92:
             order.drop[group] = draw.choice(DROP)
+        elif kind < 0.96:
+            order.ranks[group] = draw.randrange(max(order.ranks) + 1)
+            if not self._in_order(order.ranks):
+                self.order = before
+                return None
         else:
             same = [one for one in range(len(order.groups)) if order.ranks[one] == order.ranks[group] and one != group]
             if not same:

@@ -8,7 +8,7 @@ sizes of nodes and frames of groups change, and nothing else: what the editor qu
 and after.
 Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
 
-Which group a node belongs to is where it lies; groups keep their order from left to right. A node's room is its larger
+Which group a node belongs to is where it lies; groups stand in the order of their numbers. A node's room is its larger
 size of both renderers and all hosts, and below it what a preview takes after a run (``PREVIEW``); notes and
 fields of text are made as high as their text.
 """
@@ -87,9 +87,15 @@ def open_part(opened: Any, graph: dict[str, Any]) -> None:
         frontend.settle(opened)
 
 
+def number_of(title: str) -> int:
+    """The number that a group's title begins with; 0: none."""
+    begins = re.match(r"\d+", title)
+    return int(begins[0]) if begins else 0
+
+
 def groups_of(part: dict[str, Any]) -> dict[str, int]:
     """The group of each node, by the middle of it; -1: none, as notes."""
-    ordered = sorted(part.get("groups", []), key=lambda group: group["bounding"][:2])
+    ordered = sorted(part.get("groups", []), key=lambda group: (number_of(group["title"]), group["bounding"][:2]))
     found = {}
     for node in part["nodes"]:
         x, y = (node["pos"][i] + node["size"][i] / 2 for i in (0, 1))
@@ -146,24 +152,18 @@ def measured(opened: Any, graph: dict[str, Any]) -> list[Sizes]:
     return [measure(opened, graph, nodes_2) for nodes_2 in (False, True)]
 
 
-def lay_out(opened: Any, graph: dict[str, Any], elsewhere: Sequence[Sizes] = ()) -> dict[str, Any]:
-    """The same graph with other places and sizes; ``graph`` itself is changed.
+def place(graph: dict[str, Any], member: dict[str, int], canvas: Sizes, elsewhere: Sequence[Sizes]) -> None:
+    """Move the nodes of ``graph`` to their places and give them their sizes.
 
     Args:
-        elsewhere: sizes of its nodes in other hosts.
-
-    Raises:
-        RuntimeError: the editor would not queue the same as before.
+        member: the group of each node; -1: none.
+        canvas: sizes of its nodes on the canvas, where links are drawn from.
+        elsewhere: their sizes in other renderers and hosts.
     """
     part = inner(graph)
-    member = groups_of(part)
-    frontend.choose_renderer(opened, False)
-    frontend.load_ui(opened, graph)
-    before = frontend.exported(opened)
-    canvas, vue = measured(opened, graph)
 
     def most(key: str, what: str) -> float:
-        return max(sizes[key][what] for sizes in (canvas, vue, *elsewhere))
+        return max(sizes[key][what] for sizes in (canvas, *elsewhere))
 
     notes = [str(node["id"]) for node in part["nodes"] if node["type"] in NOTES]
     boxes, loose = {}, len(part["groups"])
@@ -199,6 +199,24 @@ def lay_out(opened: Any, graph: dict[str, Any], elsewhere: Sequence[Sizes] = ())
             part["groups"][number]["bounding"] = [round(value) for value in frame]
     if part is not graph:
         ends_beside(part, frames)
+
+
+def lay_out(opened: Any, graph: dict[str, Any], elsewhere: Sequence[Sizes] = ()) -> dict[str, Any]:
+    """The same graph with other places and sizes; ``graph`` itself is changed.
+
+    Args:
+        elsewhere: sizes of its nodes in other hosts.
+
+    Raises:
+        RuntimeError: the editor would not queue the same as before.
+    """
+    frontend.choose_renderer(opened, False)
+    frontend.load_ui(opened, graph)
+    before = frontend.exported(opened)
+    # Groups are told by where nodes lie, so before their sizes change.
+    member = groups_of(inner(graph))
+    canvas, vue = measured(opened, graph)
+    place(graph, member, canvas, (vue, *elsewhere))
     graph.setdefault("extra", {})
     frontend.load_ui(opened, graph)
     if frontend.exported(opened) != before:
