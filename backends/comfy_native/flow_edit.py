@@ -11,6 +11,7 @@ import torch
 
 from ...methods.flow_edit import SOURCE, TARGET, check_sigmas, flow_edit
 from ...methods.via.latent_mask import keep_mask_of
+from .hint_pictures import picture_hints
 from .planned_checks import check_references
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class FlowEditGuider(comfy.samplers.CFGGuider):
             raise ValueError("noise: FlowEdit draws noise at every step, from the seed of this input; connect "
                              "RandomNoise.")
         keep = self.keep_of(latent_image.shape)
-        out = super().sample(noise, latent_image, sampler, sigmas, None, callback, disable_pbar, seed)
+        with picture_hints(self.original_conds, latent_image):
+            out = super().sample(noise, latent_image, sampler, sigmas, None, callback, disable_pbar, seed)
         # Scaling to the model's latents and back has rounded what was kept.
         return out if keep is None else torch.where(keep.to(out.device) == 1, latent_image.to(out), out)
 

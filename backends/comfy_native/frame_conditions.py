@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...methods.rave import to_grid
 from ...methods.via.editor_clip import REFERENCES
-from .hint_pictures import encoded_once
+from .hint_pictures import controls_of, encoded_once
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
@@ -86,18 +86,6 @@ def with_text_of(source: dict[str, Any], branches: Sequence[Conditions | None], 
         return {**condition, "model_conds": {**condition["model_conds"], **text}}
 
     return [None if conditions is None else [one(c) for c in conditions] for conditions in branches]
-
-
-def controls_of(branches: Sequence[Conditions | None]) -> list[ControlBase]:
-    """Every ControlNet of the conditions once, with those chained before it and its copies on other devices."""
-    found: dict[int, ControlBase] = {}
-    for condition in (c for conditions in branches for c in conditions or ()):
-        control = condition.get("control")
-        while control is not None:
-            for instance in (control, *getattr(control, "multigpu_clones", {}).values()):
-                found[id(instance)] = instance
-            control = getattr(control, "previous_controlnet", None)
-    return list(found.values())
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,11 +42,23 @@ class PictureByPicture:
         return torch.cat(found)
 
 
+def controls_of(branches: Iterable[Iterable[Mapping[str, Any]] | None]) -> list[ControlBase]:
+    """Every ControlNet of the conditions once, with those chained before it and its copies on other devices."""
+    found: dict[int, ControlBase] = {}
+    for condition in (c for conditions in branches for c in conditions or ()):
+        control = condition.get("control")
+        while control is not None:
+            for instance in (control, *getattr(control, "multigpu_clones", {}).values()):
+                found[id(instance)] = instance
+            control = getattr(control, "previous_controlnet", None)
+    return list(found.values())
+
+
 @contextmanager
-def encoded_once(control: ControlBase, names: Sequence[Hashable],
-                 kept: MutableMapping[Hashable, Tensor]) -> Iterator[None]:
-    """A ControlNet whose hints of these names are encoded one by one, each once for all who share ``kept``, inside the
-    ``with``; as it is, where it encodes none."""
+def encoded_once(control: ControlBase, names: Sequence[Hashable] | None,
+                 kept: MutableMapping[Hashable, Tensor] | None = None) -> Iterator[None]:
+    """A ControlNet that encodes its hints one by one, those of the same name once for all who share ``kept``, inside
+    the ``with``; as it is, where it encodes none."""
     vae = getattr(control, "vae", None)
     if vae is None:
         yield
@@ -56,3 +68,14 @@ def encoded_once(control: ControlBase, names: Sequence[Hashable],
         yield
     finally:
         control.vae = vae
+
+
+@contextmanager
+def picture_hints(conditions: Mapping[str, Iterable[Mapping[str, Any]]], latent: Tensor) -> Iterator[None]:
+    """ControlNets of conditions that encode their hints one by one where the rows of a LATENT are pictures in a video's
+    form, as Qwen-Image's, inside the ``with``."""
+    pictures = latent.ndim == 5 and latent.shape[0] > 1 and latent.shape[2] == 1
+    with ExitStack() as stack:
+        for control in controls_of(conditions.values()) if pictures else ():
+            stack.enter_context(encoded_once(control, None))
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.ldm.flux.math
 import comfy.ldm.qwen_image.model
 import comfy.model_management
+import comfy.sd
 import narrow_editors
 import narrow_flow
 import pytest
@@ -17,6 +18,8 @@ from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe, adapt
 from steadyedit.nodes.adaptation import TestTimeAdapt as Adapt
 from steadyedit.nodes.editor_conditioning import SIZES, EditorConditioning
+from steadyedit.standalone.rehearsal import layout_image
+from steadyedit.standalone.rehearsal import weights as rehearsal
 from tolerances import NETWORK, RUN
 from toys import BACKEND, Quiet, assert_untouched, traces, weights
 
@@ -107,6 +110,40 @@ def test_loss_and_gradients_are_those_of_the_merged_weights(kind, monkeypatch):
             assert "transformer_blocks.1.attn." in key and "add" in key
             continue
         assert (gradient - leaves[key].grad).abs().max() < 10 * NETWORK * scale, key
+
+
+@pytest.mark.once  # older hosts load FLUX.1 at its true width only
+def test_beside_scaled_fp8_weights_it_is_as_beside_what_they_stand_for():
+    """As ComfyUI's file of FLUX.1 Kontext has them; they stay as they are."""
+    layout = layout_image.flux(1, 1)
+    stored = rehearsal.fp8(rehearsal.filled(layout, torch.bfloat16), True)
+    scales = {key: value for key, value in stored.items() if key.endswith("scale_weight")}
+    plain = {key: value.float() * scales.get(f"{key.removesuffix('weight')}scale_weight", 1)
+             for key, value in stored.items() if key in layout}  # fmt: skip
+    generator = torch.Generator().manual_seed(3)
+    noisy, words = torch.randn(1, 16, 4, 6, generator=generator), torch.randn(1, 5, 4096, generator=generator)
+    pooled = torch.randn(1, 768, generator=generator)
+    prompt = [[words, {"pooled_output": pooled, "reference_latents": [noisy.flip(-1)]}]]
+    found, lora = [], None
+    for state in (stored, plain):
+        with torch.inference_mode():
+            patcher = comfy.sd.load_diffusion_model_state_dict(dict(state), model_options={"dtype": torch.float32}
+                                                               if state is plain else {})
+        lora = lora or started(patcher)
+        weight = patcher.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
+        before = getattr(weight, "_qdata", weight).clone()
+        assert before.itemsize == (1 if state is stored else 4)
+        with BACKEND.picture_training(patcher, lora) as view:
+            velocity = view.predict_velocity(noisy, torch.tensor(0.5), prompt)
+            velocity.square().mean().backward()
+            found.append({"v": velocity.detach(), **{key: p.grad.clone() for key, p in view.parameters.items()
+                                                     if p.grad is not None}})
+        weight = patcher.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
+        assert torch.equal(getattr(weight, "_qdata", weight), before)
+    ours, expected = found
+    assert ours.keys() == expected.keys() and len(ours) > 10
+    for key, value in expected.items():
+        assert (ours[key] - value).abs().max() < 10 * NETWORK * value.abs().max(), key
 
 
 @pytest.mark.parametrize("kind", KINDS)

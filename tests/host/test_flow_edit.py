@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.samplers
 import latent_preview
+import narrow_editors
 import narrow_flow
 import pytest
 import torch
@@ -18,6 +19,8 @@ from narrow_flow import latent, text
 from steadyedit.nodes.flow_edit import FlowEdit
 from tolerances import NETWORK
 from toys import assert_untouched, model, traces, weights
+
+from nodes import ControlNetApplyAdvanced
 
 STEPS, SEED = 6, 11
 VIDEO = (1, 16, 3, 4, 6)
@@ -167,6 +170,51 @@ def test_outside_of_the_mask_the_latents_are_the_sources_bit_for_bit(n_min):
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
 
 
+@pytest.mark.parametrize("n_min", [0, 1])
+def test_qwen_image_edits_each_frame_with_its_own_references_in_its_own_mask(n_min):
+    patcher, samples = narrow_flow.qwen(), latent(3, 16, 1, 4, 6)
+    references = [latent(3, 16, 1, 4, 6, seed=20), latent(1, 16, 1, 6, 4, seed=21)]
+    mask = torch.zeros(3, 32, 48)
+    mask[0, :, 24:], mask[2, :, 8:16] = 1, 0.5
+    keep = torch.ones(3, 1, 1, 1, 6, dtype=torch.float64)
+    keep[0, ..., 3:], keep[2, ..., 1] = 0, 0.5
+
+    def predict(x, sigma, seed):
+        ((words, _),), base = text(seed), patcher.model
+        return torch.cat([base.diffusion_model(
+            row.float(), torch.full((1,), sigma), words, None,
+            [base.process_latent_in(reference[i % len(reference)][None]) for reference in references]).double()
+            for i, row in enumerate(x.split(1))])
+
+    sides = enumerate(("source", "target", "negative"), 1)
+    prompts = {side: text(i, reference_latents=references) for i, side in sides}
+    found, _ = sampled(patcher, samples, n_min=n_min, mask=mask, **prompts)
+    expected = written_out(patcher, samples, predict, n_min=n_min, keep=keep)
+    assert (found - expected).abs().max() < NETWORK * expected.abs().max()
+    kept = (keep == 1).expand_as(samples)
+    assert torch.equal(found[kept], samples[kept]) and not (found[~kept] == samples[~kept]).all()
+
+
+def test_each_frame_of_qwen_image_follows_its_own_hint():
+    """Its VAE would make one clip of them."""
+    patcher, samples, vae = narrow_flow.qwen(), latent(2, 16, 1, 4, 6), narrow_editors.vae(True)
+    hints = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(4))
+
+    def edited(samples, hints):
+        control = narrow_editors.qwen_control()
+        with torch.inference_mode():
+            prompts = {name: ControlNetApplyAdvanced().apply_controlnet(text(i), text(i), control, hints, 0.8, 0.0, 1.0,
+                                                                       vae)[0]
+                       for i, name in enumerate(("source", "target", "negative"), 1)}
+        found, _ = sampled(patcher, samples, **prompts)
+        assert all(entry[1]["control"].vae is vae for prompt in prompts.values() for entry in prompt)
+        return found
+
+    whole = edited(samples, hints)
+    alone = torch.cat([edited(samples[i : i + 1], hints[i : i + 1]) for i in range(2)])
+    assert (whole - alone).abs().max() < NETWORK * alone.abs().max()
+
+
 def test_each_side_has_its_own_negative():
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
     one, _ = sampled(patcher, samples)
@@ -220,6 +268,9 @@ def test_a_lora_on_the_model_has_its_part():
     ({"extra": {"noise_mask": torch.ones(1, 32, 48)}}, "latent_image: carries a noise mask"),
     ({"noise": DisableNoise.execute()[0]}, "noise: FlowEdit draws noise at every step"),
     ({"steps": 3}, "n_max: 4 steps are more than the 3 that the sigmas have"),
+    ({"patcher": narrow_flow.sd3(), "samples": latent(1, 16, 4, 6),
+      "target": text(2, reference_latents=[latent(1, 16, 4, 6)])},
+     "positive: holds reference latents, which this model does not read"),
     ({"target": text(2, concat_latent_image=latent(1, 16, 5, 4, 6))}, "latent_image: .3, 4, 6. is another size than"),
     ({"mask": torch.ones(4, 32, 48)}, "mask: 4 masks do not fit a latent of 3 frames, which are 9 frames of video"),
     ({"mask": torch.ones(9, 32, 32)}, "mask: 32x32 has other proportions"),
