@@ -162,7 +162,9 @@ def size_of(model: ModelPatcher, sample: Sample, precision: str) -> NetworkSize:
     image = 0 if seen is None else seen.shape[1]
     itemsize = precise(precision, model.load_device).itemsize
     # The host keeps a sample's own and one that it has processed.
-    return video_network.size_of(video_network.network_of(model), embedding.shape[1], image, itemsize,
+    small = extra.get("conditioning_byt5small")
+    text = embedding.shape[1] + (0 if small is None else small.shape[1])
+    return video_network.size_of(video_network.network_of(model), text, image, itemsize,
                                  conditioning=2 * embedding.nbytes)
 
 

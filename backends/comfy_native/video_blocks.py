@@ -163,8 +163,8 @@ def frozen_transformer(
             for block in network.blocks.values() for module in block.children() if is_feed_forward(module)
         }  # fmt: skip
         for layer in network.module.modules():
-            if next(layer.children(), None) is not None:
-                # Its own parameters, such as Wan's modulation, are only added and keep no graph.
+            if next(layer.children(), None) is not None or isinstance(layer, torch.nn.Embedding):
+                # Its own parameters, such as Wan's modulation or a table, are only added and keep no graph.
                 continue
             if next(layer.parameters(recurse=False), None) is not None:
                 if hasattr(layer, "comfy_cast_weights"):

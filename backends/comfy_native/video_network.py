@@ -11,7 +11,7 @@ from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.ldm.wan.model import WanModel
 
-from ...methods.lora_edit.choices import HUNYUAN, WAN
+from ...methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
 from ...methods.lora_edit.memory import NetworkSize, hunyuan_moments, wan_moments
 
 if TYPE_CHECKING:
@@ -19,6 +19,31 @@ if TYPE_CHECKING:
 
 #: Wan's input: 16 channels of noise, 4 of mask, 16 of condition.
 WAN_CHANNELS = 36
+#: HunyuanVideo's kinds with one channel of mask behind those of noise and of condition: 33 of v1, 65 of 1.5.
+HUNYUANS = {comfy.model_base.HunyuanVideoI2V: HUNYUAN, comfy.model_base.HunyuanVideo15: HUNYUAN_15}
+#: Why no other of the host's video models can keep a region beside its noise, by the host's names for them.
+WHY_NOT = {
+    "HunyuanVideo": "is text-to-video, or image-to-video v2, which replaces the first frame's tokens; neither has a mask "
+                    "channel that keeps a region",
+    "HunyuanVideoSkyreelsI2V": "reads a picture beside its noise, and no mask that keeps a region",
+    "HunyuanVideo15_SR_Distilled": "makes a finished clip larger, and reads no mask of a region",
+    "WAN21_Vace": "keeps a region as it is, untrained, by its own control: see the graph vace_wan",
+    "WAN21_Camera": "follows a camera's path, and has no mask that keeps a region beside it",
+    "WAN21_HuMo": "follows speech and a portrait, and reads whole frames, not regions",
+    "WAN21_SCAIL": "follows a pose, and reads whole pictures, not regions",
+    "WAN22_Animate": "follows a pose and a face from channels of its own",
+    "WAN22_S2V": "follows speech and a first frame, and has no mask that keeps a region",
+    "WAN22": "(5B) holds its first frame among its own latents by their noise level, one for each whole frame, and has "
+             "no mask channel",
+    "LTXV": "holds frames among its own latents by their noise level, and has no channel for a mask and what is under it",
+    "LTXAV": "holds frames among its own latents by their noise level, and has no channel for a mask and what is under "
+             "it",
+    "CosmosVideo": "has a mask without a picture of what is under it, and takes whole frames",
+    "CosmosPredict2": "has a mask without a picture of what is under it, and takes whole frames",
+    "CogVideoX": "reads a picture beside its noise, and no mask that keeps a region",
+    "Kandinsky5": "has a mask channel, but ComfyUI leaves the picture under it empty",
+    "SVD_img2vid": "reads one picture for all of its frames, and no mask",
+}
 
 
 @dataclass(frozen=True)
@@ -68,16 +93,15 @@ def network_of(model: Any) -> VideoNetwork:
             raise TypeError(f"model: a Wan model with {channels} input channels has no mask of its own; load a Wan "
                             f"image-to-video model ({WAN_CHANNELS} channels), such as Wan2.1-I2V-14B-480P.")
         return VideoNetwork(network, WAN, {f"blocks.{i}": block for i, block in enumerate(network.blocks)})
-    if type(base) is comfy.model_base.HunyuanVideoI2V:
+    if family := HUNYUANS.get(type(base)):
         double = {f"double_blocks.{i}": block for i, block in enumerate(network.double_blocks)}
         single = {f"single_blocks.{i}": block for i, block in enumerate(network.single_blocks)}
-        return VideoNetwork(network, HUNYUAN, double | single)
-    if isinstance(network, HunyuanVideo):
-        raise TypeError("model: this HunyuanVideo (text-to-video, image-to-video v2 or 1.5) has no mask channel that "
-                        "keeps a region; load HunyuanVideo I2V v1 (33 input channels).")
+        return VideoNetwork(network, family, double | single)
     kind = type(base).__name__ if network is not None else type(model).__name__
-    raise TypeError(f"model: {kind} is no image-to-video model with a mask; load Wan 2.1 I2V, an expert of Wan 2.2 "
-                    "I2V, or HunyuanVideo I2V v1.")
+    why = next((WHY_NOT[parent.__name__] for parent in type(base).__mro__ if parent.__name__ in WHY_NOT),
+               "is no image-to-video model with a mask")
+    raise TypeError(f"model: {kind} {why}; load Wan 2.1 I2V, an expert of Wan 2.2 I2V, HunyuanVideo I2V v1 or "
+                    "HunyuanVideo 1.5.")
 
 
 def is_video(model: Any) -> bool:
@@ -119,6 +143,8 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int, conditi
     else:
         width, inner = module.hidden_size, int(module.hidden_size * module.params.mlp_ratio)
         moments = hunyuan_moments(len(module.double_blocks), len(module.single_blocks))
+    # Of HunyuanVideo 1.5 the tokens of CLIP vision run through the blocks with those of the text.
+    beside = text + image if network.family == HUNYUAN_15 else text
     weights = [layer.weight for layer in network.layers.values()]
     looked_at = network.family == WAN
     return NetworkSize(
@@ -126,8 +152,8 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int, conditi
         max(map(stored_bytes, blocks)),
         largest_layer=max(weight.numel() for weight in weights),
         stored_itemsize=weights[0].nbytes // weights[0].numel(),
-        extra_tokens=0 if looked_at else text, context_tokens=text + image if looked_at else 0,
-        patch=tuple(module.patch_size), conditioning=conditioning,
+        extra_tokens=0 if looked_at else beside, context_tokens=text + image if looked_at else 0,
+        patch=tuple(module.patch_size), conditioning=conditioning, cell=16 if network.family == HUNYUAN_15 else 8,
     )  # fmt: skip
 
 

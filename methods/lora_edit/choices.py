@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-WAN, HUNYUAN, HUNYUAN_2 = "Wan 2.1 I2V", "HunyuanVideo I2V v1", "HunyuanVideo I2V v2"
-FAMILIES = (WAN, HUNYUAN, HUNYUAN_2)
+WAN, HUNYUAN, HUNYUAN_15 = "Wan 2.1 I2V", "HunyuanVideo I2V v1", "HunyuanVideo 1.5 I2V"
+HUNYUAN_2 = "HunyuanVideo I2V v2"
+FAMILIES = (WAN, HUNYUAN, HUNYUAN_15, HUNYUAN_2)
 
 #: What of the clip is kept. The paper's figure 2 calls "first frame" the default of image-to-video, "nothing" case 1,
 #: "everything" case 2; "outside, first frame" is its case 3 and what LoRA-Edit trains. "outside" alone serves single

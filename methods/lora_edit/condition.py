@@ -8,23 +8,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .choices import FAMILIES, HUNYUAN, HUNYUAN_2, KEEPS, POOLINGS, WAN
+from .choices import FAMILIES, HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
 from .masks import hard
 from .packing import CELL, check_frames, latent_frames, packed, packed_single, pooled
 
 GRAY = 0.5
-#: The transformer's patches take 2x2 cells.
+#: The transformer's patches take 2x2 cells; HunyuanVideo 1.5's one cell of twice the side.
 SIDE = 2 * CELL
+#: Pixels to a side of a cell, and channels of a latent, where they are others than Wan's.
+CELLS, CHANNELS = {HUNYUAN_15: 2 * CELL}, {HUNYUAN_15: 32}
 
 
 def check_family(family: str) -> None:
     """Raise ValueError for a model without a mask, or an unknown one."""
     if family == HUNYUAN_2:
         raise ValueError(f"family: {HUNYUAN_2} replaces the first frame's tokens and has no mask channel, so that it "
-                         f"cannot keep a region; use {WAN} or {HUNYUAN}.")
+                         f"cannot keep a region; use {WAN}, {HUNYUAN} or {HUNYUAN_15}.")
     if family not in FAMILIES:
-        raise ValueError(f"family: {family!r} is none of {', '.join(FAMILIES[:2])}.")
+        raise ValueError(f"family: {family!r} is none of {', '.join(FAMILIES[:3])}.")
 
 
 def check_video(name: str, video: Tensor) -> None:
@@ -98,8 +101,9 @@ class Condition:
     """What goes into a CONDITIONING, under the host's own keys.
 
     Args:
-        concat_latent_image: raw latents of the pseudo-video, [1, 16, T', h, w]; of its first frame alone where
-            HunyuanVideo keeps no more (it was trained with zeros behind it, which the host fills in).
+        concat_latent_image: raw latents of the pseudo-video, [1, 16, T', h, w] ([1, 32, ...] for HunyuanVideo 1.5);
+            of its first frame alone where HunyuanVideo keeps no more: it was trained with zeros behind it, which the
+            host fills in for v1.
         concat_mask: 1 where the model generates, [1, 4, T', h, w], for HunyuanVideo [1, 1, T', h, w].
         clip_vision_output: the host's own value for the first frame, or None.
     """
@@ -153,13 +157,16 @@ def condition(
     masked = pseudo_video(video, generate)
     if family == HUNYUAN:
         generate = hard(generate)
-        only_first = len(video) > 1 and not generate[0].any() and bool(generate[1:].all())
+    if family != WAN:
+        only_first = len(video) > 1 and not generate[0].any() and bool((generate[1:] == 1).all())
         masked = pseudo_video(video, generate)[: 1 if only_first else None]
-    cells = pooled(generate, pooling)
+    cells = pooled(generate, pooling, CELLS.get(family, CELL))
     latent = encode(masked)
-    expected = (latent_frames(len(masked)), *cells.shape[1:])
-    if latent.ndim != 5 or latent.shape[2:] != expected:
-        raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but a video VAE gives "
-                         f"[1, 16, {', '.join(map(str, expected))}]; load the VAE of the model ({family}).")
+    expected = (CHANNELS.get(family, 16), latent_frames(len(masked)), *cells.shape[1:])
+    if latent.ndim != 5 or latent.shape[2:] != expected[1:] or (family in CHANNELS and latent.shape[1] != expected[0]):
+        raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but the video VAE of {family} gives "
+                         f"[1, {', '.join(map(str, expected))}]; load that of the model.")
+    if family == HUNYUAN_15:
+        latent = pad(latent, (0, 0, 0, 0, 0, latent_frames(len(video)) - latent.shape[2]))
     pack = packed if family == WAN else packed_single
     return Condition(latent, pack(cells), look(video[:1]) if look is not None else None)

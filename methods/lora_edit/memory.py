@@ -68,13 +68,15 @@ def diffusers_wan_moments(blocks: int, itemsize: int) -> tuple[Moment, ...]:
 
 
 def hunyuan_moments(double: int, single: int) -> tuple[Moment, ...]:
-    """The backward of HunyuanVideo's last single block, at its second product, and of its last double block.
+    """The backward of HunyuanVideo's last single block, at its second product, and of its last double block; 1.5 has
+    double blocks alone.
 
     A single block keeps its input twice, what its first product gives (queries, keys, values and the feed-forward's
     inner values, 3 and an inner), the rotated queries and keys (2), the attention's output in two orders (2), the inner
     values after their function, and both joined (1 and an inner); gradients lie beside them.
     """
-    return Moment(double + single, wide=13, inner=3, casts=0.72), Moment(double, wide=17, part=3, casts=1.15)
+    last_double = Moment(double, wide=17, part=3, casts=1.15)
+    return (Moment(double + single, wide=13, inner=3, casts=0.72), last_double) if single else (last_double,)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class NetworkSize:
         patch: cells of latent to a token (frames, rows, columns).
         stored_itemsize: bytes of a weight as it is stored.
         conditioning: bytes of a sample's text and what else conditions it.
+        cell: pixels to a side of a cell of latent.
     """
 
     width: int
@@ -110,6 +113,7 @@ class NetworkSize:
     patch: tuple[int, int, int] = (1, 2, 2)
     stored_itemsize: int = 2
     conditioning: int = 0
+    cell: int = 8
 
     def tokens(self, latent: tuple[int, ...]) -> int:
         """Tokens of a latent [1, channels, T', h, w]."""
@@ -209,7 +213,7 @@ def check(planned: MemoryPlan, size: NetworkSize, latent: tuple[int, ...], free:
         advice.append("keep fewer blocks on the device")
     frames = 4 * (latent[2] - 1) + 1
     raise MemoryError(
-        f"samples: training on {frames} frames of {latent[4] * 8}x{latent[3] * 8} needs {planned.needed / GIB:.1f} GiB "
+        f"samples: training on {frames} frames of {latent[4] * size.cell}x{latent[3] * size.cell} needs {planned.needed / GIB:.1f} GiB "
         f"({planned.activations / GIB:.1f} for activations, {(planned.needed - planned.activations) / GIB:.1f} for the "
         f"rest), but {device} has {free / GIB:.1f} GiB; {', or '.join(advice)}."
     )

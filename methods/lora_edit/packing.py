@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-#: Pixels to a latent cell, and frames to a latent frame after the first.
+#: Pixels to a latent cell where a family's VAE does not say more, and frames to a latent frame after the first.
 CELL, STRIDE = 8, 4
 
 
@@ -29,18 +29,18 @@ def check_frames(name: str, frames: int) -> None:
         raise ValueError(f"{name}: {frames} frames, but the video VAE needs 4N + 1; use {near}.")
 
 
-def pooled(generate: Tensor, pooling: str = "any") -> Tensor:
-    """G by latent cells, [frames, height / 8, width / 8].
+def pooled(generate: Tensor, pooling: str = "any", cell: int = CELL) -> Tensor:
+    """G by latent cells, [frames, height / cell, width / cell].
 
     ``any``: the largest value of the cell, so that one pixel keeps its cell. ``official``: its upper left pixel,
     which is what nearest down-sampling takes.
 
     Args:
-        generate: [frames, height, width], both sides multiples of 8.
+        generate: [frames, height, width], both sides multiples of ``cell``.
     """
     if pooling == "any":
-        return max_pool2d(generate[:, None], CELL)[:, 0]
-    return interpolate(generate[:, None], scale_factor=1 / CELL, mode="nearest")[:, 0]
+        return max_pool2d(generate[:, None], cell)[:, 0]
+    return interpolate(generate[:, None], scale_factor=1 / cell, mode="nearest")[:, 0]
 
 
 def packed(cells: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def packed(cells: Tensor) -> Tensor:
 def packed_single(cells: Tensor) -> Tensor:
     """G as HunyuanVideo reads it, [1, 1, T', h, w]: a latent frame generates where any of its four frames does.
 
-    The host rounds this mask, so that it must be hard.
+    The host rounds this mask for HunyuanVideo v1, so that it must be hard.
     """
     return packed(cells).amax(1, keepdim=True)
 

@@ -166,7 +166,8 @@ def check_samples(samples: Sequence[Sample]) -> None:
     if not samples:
         raise ValueError("samples: none are connected; add a Mask Sample.")
     if len({sample.family for sample in samples}) > 1:
-        raise ValueError("samples: some are made for Wan and some for HunyuanVideo; choose one family for all.")
+        raise ValueError(f"samples: are made for {' and '.join(sorted({sample.family for sample in samples}))}; choose one family "
+                         "for all.")
     for sample in samples:
         if not torch.isfinite(sample.latent).all():
             raise ValueError(f"samples: the latent of {sample.label} holds NaN or infinite values; check the VAE.")

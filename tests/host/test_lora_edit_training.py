@@ -22,7 +22,7 @@ from tolerances import FLOAT32, NETWORK, RUN
 from toys import assert_untouched, traces, weights
 from videos import BACKEND, model, sample
 
-KINDS = ("wan", "plain", "hunyuan")
+KINDS = ("wan", "plain", "hunyuan", "hunyuan 1.5")
 ANY = MemoryPlan(0, 0, 0, 0)
 SIGMA = 0.37
 
@@ -41,7 +41,8 @@ def gradients(patcher, found, lora, precision="auto", plan=ANY):
         velocity = view.predict_velocity(found.latent, torch.tensor(SIGMA), 0)
         loss = (velocity - 1).square().mean()
         loss.backward()
-        return loss.item(), {key: p.grad.clone() for key, p in view.parameters.items()}
+        # Nobody reads the text of HunyuanVideo 1.5's last block.
+        return loss.item(), {key: p.grad.clone() for key, p in view.parameters.items() if p.grad is not None}
 
 
 def assembled(patcher, found):
@@ -86,10 +87,12 @@ def reference(patcher, found, lora, monkeypatch):
         given |= {"y": extra["pooled_output"].double(), "guidance": torch.tensor([6.0]).double()}
     if "clip_vision_output" in extra:
         given["clip_fea"] = extra["clip_vision_output"].penultimate_hidden_states.double()
+    if "conditioning_byt5small" in extra:
+        given["txt_byt5"] = extra["conditioning_byt5small"].double()
     velocity = net(assembled(patcher, found), torch.tensor([SIGMA]) * 1000, **given)
     loss = (velocity - 1).square().mean()
-    found = torch.autograd.grad(loss, list(parameters.values()))
-    return loss.item(), dict(zip(parameters, found, strict=True))
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return loss.item(), {key: value for key, value in zip(parameters, found, strict=True) if value is not None}
 
 
 def copying(forward):
@@ -116,7 +119,8 @@ def test_gradients_are_those_of_a_plain_float64_copy(kind, monkeypatch):
     assert loss == pytest.approx(expected_loss, rel=FLOAT32)
     assert got.keys() == expected.keys()
     assert relative_error(got, expected) < NETWORK
-    assert all(value.abs().max() > 0 for value in got.values())
+    unread = {key for key in lora if key not in got or not got[key].any()}
+    assert all(kind == "hunyuan 1.5" and ".double_blocks.1.txt_" in key for key in unread), unread
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,7 +133,7 @@ def test_gradients_are_the_same_in_parts_and_with_inputs_in_main_memory(kind, mo
         monkeypatch.setattr(frozen_layers, "NORM_VALUES", 130)
         monkeypatch.setattr(offload, "to_main_memory", lambda x: moved.append(x.shape) or x.clone())
         _, got = gradients(patcher, found, lora, plan=replace(ANY, offloaded=1))
-    assert len(moved) == 1 and moved[0][-1] == (128 if kind == "hunyuan" else 64)
+    assert len(moved) == 1 and moved[0][-1] == (128 if "hunyuan" in kind else 64)
     assert relative_error(got, {key: value.double() for key, value in expected.items()}) < FLOAT32
 
 

@@ -9,11 +9,11 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 from steadyedit.backends.comfy_native import ComfyBackend
-from steadyedit.methods.lora_edit.choices import HUNYUAN, WAN
+from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
 from steadyedit.methods.lora_edit.samples import Sample
 
 BACKEND = ComfyBackend()
-TEXT, VISION = 32, 1280
+TEXT, VISION, SIGLIP, BYT5 = 32, 1280, 1152, 1472
 CPU = torch.device("cpu")
 
 
@@ -52,14 +52,29 @@ def hunyuan_base(kind=comfy.supported_models.HunyuanVideoI2V, channels=33, hidde
     return settings.get_model({}, "", device=CPU)
 
 
+def hunyuan15_base(kind=comfy.supported_models.HunyuanVideo15, channels=65, hidden=128, double=2, vision=SIGLIP):
+    """Double blocks alone, a cell to a token; text by two encoders and CLIP vision's tokens run along."""
+    config = {
+        "image_model": "hunyuan_video", "in_channels": channels, "patch_size": [1, 1, 1], "out_channels": 32,
+        "vec_in_dim": None, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT, "hidden_size": hidden,
+        "mlp_ratio": 2.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": 0, "theta": 256,
+        "qkv_bias": True, "byt5": True, "guidance_embed": False, "use_cond_type_embedding": True,
+        "vision_in_dim": vision, "meanflow_sum": True,
+    }  # fmt: skip
+    settings = kind(config)
+    settings.set_inference_dtype(torch.float32, None)
+    return settings.get_model({}, "", device=CPU)
+
+
 @lru_cache
 def _shared(kind: str):
-    base = {"wan": wan_base, "plain": lambda: wan_base(image=False), "hunyuan": hunyuan_base}[kind]()
+    base = {"wan": wan_base, "plain": lambda: wan_base(image=False), "hunyuan": hunyuan_base,
+            "hunyuan 1.5": hunyuan15_base}[kind]()  # fmt: skip
     return filled(base, seed=4)
 
 
 def model(kind: str = "wan"):
-    """A clone of one shared MODEL: "wan" with CLIP vision, "plain" without, "hunyuan"."""
+    """A clone of one shared MODEL: "wan" with CLIP vision, "plain" without, "hunyuan", "hunyuan 1.5"."""
     return _shared(kind).clone()
 
 
@@ -71,15 +86,21 @@ def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, 
     def random(*shape):
         return torch.randn(*shape, generator=generator)
 
-    channels = 1 if kind == "hunyuan" else 4
+    channels, latent = 1 if "hunyuan" in kind else 4, 32 if kind == "hunyuan 1.5" else 16
     extra = {
-        "concat_latent_image": random(1, 16, frames, height, width),
+        "concat_latent_image": random(1, latent, frames, height, width),
         "concat_mask": (random(1, channels, frames, height, width) > 0).float(),
     }
-    if kind == "hunyuan":
+    if "hunyuan" in kind:
         extra["pooled_output"] = random(1, 768)
     if kind == "wan":
         extra["clip_vision_output"] = comfy.clip_vision.Output()
         extra["clip_vision_output"]["penultimate_hidden_states"] = random(1, 5, VISION)
-    family = HUNYUAN if kind == "hunyuan" else WAN
-    return Sample(random(1, 16, frames, height, width), [[random(1, 7, text), extra]], repeats, f"seed {seed}", family)
+    if kind == "hunyuan 1.5":
+        extra["conditioning_byt5small"] = random(1, 3, BYT5)
+        extra["clip_vision_output"] = comfy.clip_vision.Output()
+        seen = random(1, 5, SIGLIP)
+        for name in ("last_hidden_state", "penultimate_hidden_states"):
+            extra["clip_vision_output"][name] = seen
+    family = {"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN)
+    return Sample(random(1, latent, frames, height, width), [[random(1, 7, text), extra]], repeats, f"seed {seed}", family)
