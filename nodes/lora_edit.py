@@ -18,7 +18,7 @@ FAMILY_TIP = ("Which model this is for; Wan 2.2's I2V models are as Wan 2.1. Hun
               "refused with the reason.")
 POOLING_TIP = ("How the mask comes to the latent's size: any masked pixel of a cell counts, or the authors' nearest, "
                "which can lose small things.")
-SOFT_TIP = ("Pass values between 0 and 1 on; the models were trained on hard masks, and HunyuanVideo rounds. Off: a "
+SOFT_TIP = ("Pass values between 0 and 1 on; the models were trained on hard masks, and HunyuanVideo v1 rounds. Off: a "
             "pixel counts as masked from 0.5 on.")
 
 
@@ -100,8 +100,8 @@ class MaskCondition(io.ComfyNode):
                 io.Image.Input("edited_first_frame", optional=True, lazy=True, tooltip="Takes the place of the "
                                "first frame, in the condition and for CLIP vision. Without it the clip is only "
                                "repeated."),
-                io.ClipVision.Input("clip_vision", optional=True, lazy=True,
-                                    tooltip="For models with an image branch (Wan 2.1 I2V): looks at the first frame."),
+                io.ClipVision.Input("clip_vision", optional=True, lazy=True, tooltip="For models with an image branch "
+                                    "(Wan 2.1 I2V, HunyuanVideo 1.5): looks at the first frame."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With condition latents and mask."),

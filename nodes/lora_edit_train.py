@@ -23,8 +23,8 @@ class MaskLoRATrain(io.ComfyNode):
             "where they do not fit. Memory is checked before it begins. Cancelled, it goes on from its last checkpoint "
             "next time; the same samples, model and recipe are found again, not trained twice.",
             inputs=[
-                io.Model.Input("model", lazy=True, tooltip="Wan 2.1 I2V, an expert of Wan 2.2 I2V, or HunyuanVideo "
-                               "I2V v1."),
+                io.Model.Input("model", lazy=True, tooltip="Wan 2.1 I2V, an expert of Wan 2.2 I2V, HunyuanVideo I2V "
+                               "v1, or HunyuanVideo 1.5."),
                 Samples.Input("samples", tooltip="From Mask Sample and Frame Sample."),
                 io.Int.Input("steps", default=100, min=1, max=100000, tooltip="Training steps; 100 in the paper, for "
                              "each stage. Short clips need more: each is a sample of its own."),

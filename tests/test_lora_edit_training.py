@@ -278,7 +278,7 @@ def test_the_frames_that_would_fit_are_named():
 @pytest.mark.parametrize("samples, words", [
     ([], "samples: none"),
     ([sample(family=HUNYUAN)], "samples: are made for HunyuanVideo"),
-    ([sample(), sample(family=HUNYUAN)], "samples: some are made for Wan"),
+    ([sample(), sample(family=HUNYUAN)], "samples: are made for HunyuanVideo I2V v1 and Wan 2.1 I2V"),
 ])  # fmt: skip
 def test_bad_samples_are_one_sentence(model, samples, words):
     with pytest.raises(ValueError, match=words):

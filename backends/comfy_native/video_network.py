@@ -23,8 +23,8 @@ WAN_CHANNELS = 36
 HUNYUANS = {comfy.model_base.HunyuanVideoI2V: HUNYUAN, comfy.model_base.HunyuanVideo15: HUNYUAN_15}
 #: Why no other of the host's video models can keep a region beside its noise, by the host's names for them.
 WHY_NOT = {
-    "HunyuanVideo": "is text-to-video, or image-to-video v2, which replaces the first frame's tokens; neither has a mask "
-                    "channel that keeps a region",
+    "HunyuanVideo": "is text-to-video, or image-to-video v2, which replaces the first frame's tokens; neither has a "
+                    "mask channel that keeps a region",
     "HunyuanVideoSkyreelsI2V": "reads a picture beside its noise, and no mask that keeps a region",
     "HunyuanVideo15_SR_Distilled": "makes a finished clip larger, and reads no mask of a region",
     "WAN21_Vace": "keeps a region as it is, untrained, by its own control: see the graph vace_wan",
@@ -33,11 +33,10 @@ WHY_NOT = {
     "WAN21_SCAIL": "follows a pose, and reads whole pictures, not regions",
     "WAN22_Animate": "follows a pose and a face from channels of its own",
     "WAN22_S2V": "follows speech and a first frame, and has no mask that keeps a region",
-    "WAN22": "(5B) holds its first frame among its own latents by their noise level, one for each whole frame, and has "
-             "no mask channel",
-    "LTXV": "holds frames among its own latents by their noise level, and has no channel for a mask and what is under it",
-    "LTXAV": "holds frames among its own latents by their noise level, and has no channel for a mask and what is under "
-             "it",
+    "WAN22": "(5B) holds its first frame among its own latents by their noise level, one for each whole frame, and "
+             "has no mask channel",
+    "LTXV": "holds frames among its own latents by their noise level, and has no channel for a mask and what it hides",
+    "LTXAV": "holds frames among its own latents by their noise level, and has no channel for a mask and what it hides",
     "CosmosVideo": "has a mask without a picture of what is under it, and takes whole frames",
     "CosmosPredict2": "has a mask without a picture of what is under it, and takes whole frames",
     "CogVideoX": "reads a picture beside its noise, and no mask that keeps a region",

@@ -163,9 +163,10 @@ def condition(
     cells = pooled(generate, pooling, CELLS.get(family, CELL))
     latent = encode(masked)
     expected = (CHANNELS.get(family, 16), latent_frames(len(masked)), *cells.shape[1:])
-    if latent.ndim != 5 or latent.shape[2:] != expected[1:] or (family in CHANNELS and latent.shape[1] != expected[0]):
-        raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but the video VAE of {family} gives "
-                         f"[1, {', '.join(map(str, expected))}]; load that of the model.")
+    same = latent.shape[2:] == expected[1:] and (family not in CHANNELS or latent.shape[1] == expected[0])
+    if latent.ndim != 5 or not same:
+        raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but the video VAE of {family} "
+                         f"gives [1, {', '.join(map(str, expected))}]; load that of the model.")
     if family == HUNYUAN_15:
         latent = pad(latent, (0, 0, 0, 0, 0, latent_frames(len(video)) - latent.shape[2]))
     pack = packed if family == WAN else packed_single

@@ -75,8 +75,10 @@ def hunyuan_moments(double: int, single: int) -> tuple[Moment, ...]:
     inner values, 3 and an inner), the rotated queries and keys (2), the attention's output in two orders (2), the inner
     values after their function, and both joined (1 and an inner); gradients lie beside them.
     """
-    last_double = Moment(double, wide=17, part=3, casts=1.15)
-    return (Moment(double + single, wide=13, inner=3, casts=0.72), last_double) if single else (last_double,)
+    if not single:
+        # Nothing of the two streams joined, and its gradient, lies beside the last double block then.
+        return (Moment(double, wide=15, part=3, casts=1.15),)
+    return Moment(double + single, wide=13, inner=3, casts=0.72), Moment(double, wide=17, part=3, casts=1.15)
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ def check(planned: MemoryPlan, size: NetworkSize, latent: tuple[int, ...], free:
         advice.append("keep fewer blocks on the device")
     frames = 4 * (latent[2] - 1) + 1
     raise MemoryError(
-        f"samples: training on {frames} frames of {latent[4] * size.cell}x{latent[3] * size.cell} needs {planned.needed / GIB:.1f} GiB "
+        f"samples: training on {frames} frames of {latent[4] * size.cell}x{latent[3] * size.cell} needs "
+        f"{planned.needed / GIB:.1f} GiB "
         f"({planned.activations / GIB:.1f} for activations, {(planned.needed - planned.activations) / GIB:.1f} for the "
         f"rest), but {device} has {free / GIB:.1f} GiB; {', or '.join(advice)}."
     )

@@ -165,9 +165,9 @@ def check_samples(samples: Sequence[Sample]) -> None:
     """Raise ValueError where there is nothing to train on, or what cannot be trained together."""
     if not samples:
         raise ValueError("samples: none are connected; add a Mask Sample.")
-    if len({sample.family for sample in samples}) > 1:
-        raise ValueError(f"samples: are made for {' and '.join(sorted({sample.family for sample in samples}))}; choose one family "
-                         "for all.")
+    families = sorted({sample.family for sample in samples})
+    if len(families) > 1:
+        raise ValueError(f"samples: are made for {' and '.join(families)}; choose one family for all.")
     for sample in samples:
         if not torch.isfinite(sample.latent).all():
             raise ValueError(f"samples: the latent of {sample.label} holds NaN or infinite values; check the VAE.")

@@ -11,7 +11,7 @@ import torch
 from steadyedit.backends.comfy_native import ComfyBackend, video
 from steadyedit.benchmarks.common.live import fake
 from steadyedit.benchmarks.full_size.step import RANK, Step, training_step
-from steadyedit.methods.lora_edit.choices import HUNYUAN, WAN
+from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
 from steadyedit.methods.lora_edit.samples import Sample
 from steadyedit.methods.lora_edit.train import VideoSettings
@@ -19,7 +19,7 @@ from steadyedit.methods.lora_edit.train import VideoSettings
 BACKEND, CPU = ComfyBackend(), torch.device("cpu")
 #: Heads, width of the feed-forward, blocks.
 WANS = {"1.3B": (12, 8960, 30), "14B": (40, 13824, 40)}
-TEXT, LLAMA, VISION = 512, 256, 257
+TEXT, LLAMA, VISION, QWEN, BYT5, SIGLIP = 512, 256, 257, 256, 128, 729
 
 
 def wan(name: str, image: bool, blocks: int | None):
@@ -44,16 +44,33 @@ def hunyuan(double: int = 20, single: int = 40):
     })  # fmt: skip
 
 
+def hunyuan15(double: int = 54):
+    """Settings of HunyuanVideo 1.5, but for the table of kinds of tokens, which can not be moved in fake tensors."""
+    return comfy.supported_models.HunyuanVideo15({
+        "image_model": "hunyuan_video", "in_channels": 65, "patch_size": [1, 1, 1], "out_channels": 32,
+        "vec_in_dim": None, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": 3584, "hidden_size": 2048,
+        "mlp_ratio": 4.0, "num_heads": 16, "depth": double, "depth_single_blocks": 0, "theta": 256, "qkv_bias": True,
+        "byt5": True, "guidance_embed": False, "use_cond_type_embedding": False, "vision_in_dim": 1152,
+        "meanflow_sum": True,
+    })  # fmt: skip
+
+
 def sample(family: str, latent: tuple[int, ...], image: bool) -> Sample:
     """Random latents and tokens of the true shapes."""
     extra = {"concat_latent_image": torch.randn(latent),
-             "concat_mask": torch.ones(1, 1 if family == HUNYUAN else 4, *latent[2:])}  # fmt: skip
-    if family == HUNYUAN:
+             "concat_mask": torch.ones(1, 4 if family == WAN else 1, *latent[2:])}  # fmt: skip
+    if family != WAN:
         extra["pooled_output"] = torch.randn(1, 768)
+    if family == HUNYUAN_15:
+        extra["conditioning_byt5small"], seen = torch.randn(1, BYT5, 1472), torch.randn(1, SIGLIP, 1152)
+        extra["clip_vision_output"] = comfy.clip_vision.Output()
+        for name in ("last_hidden_state", "penultimate_hidden_states"):
+            extra["clip_vision_output"][name] = seen
     elif image:
         extra["clip_vision_output"] = comfy.clip_vision.Output()
         extra["clip_vision_output"]["penultimate_hidden_states"] = torch.randn(1, VISION, 1280)
-    text = torch.randn(1, LLAMA if family == HUNYUAN else TEXT, 4096)
+    text = {HUNYUAN: (LLAMA, 4096), HUNYUAN_15: (QWEN, 3584)}.get(family, (TEXT, 4096))
+    text = torch.randn(1, *text)
     return Sample(torch.randn(latent), [[text, extra]], 1, "full size", family)
 
 
@@ -62,7 +79,7 @@ def step(
     blocks: tuple[int, ...] | None = None, targets: str = "attention and feed-forward",
     settings: VideoSettings | None = None, noted: bool = False,
 ) -> Step:  # fmt: skip
-    """A training step of "wan 14B", "plain 1.3B" or "hunyuan" in fake tensors.
+    """A training step of "wan 14B", "plain 1.3B", "hunyuan" or "hunyuan 1.5" in fake tensors.
 
     Args:
         size: frames x width x height.
@@ -72,15 +89,18 @@ def step(
     """
     family, _, name = kind.partition(" ")
     frames, width, height = map(int, size.split("x"))
-    latent, image = (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8), family == "wan"
+    newer, image = kind == "hunyuan 1.5", family == "wan"
+    channels, cell = (32, 16) if newer else (16, 8)
+    latent = 1, channels, (frames - 1) // 4 + 1, height // cell, width // cell
     # The weights lie there; a fake model cannot be moved.
     with (fake(), patch.object(video, "training_dtype", lambda device: dtype),
           patch.object(video, "load", lambda *args: None)):  # fmt: skip
-        made = hunyuan(*blocks or ()) if family == "hunyuan" else wan(name, image, *blocks or (None,))
+        build = hunyuan15 if newer else hunyuan
+        made = build(*blocks or ()) if family == "hunyuan" else wan(name, image, *blocks or (None,))
         made.set_inference_dtype(stored or dtype, dtype if stored not in (None, dtype) else None)
         base = made.get_model({}, "", device=CPU)
         model = comfy.model_patcher.ModelPatcher(base, CPU, CPU)
-        found = sample(HUNYUAN if family == "hunyuan" else WAN, latent, image)
+        found = sample({"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN), latent, image)
         return training_step(
             BACKEND, model, [found], recipe=MaskLoRARecipe(rank=RANK, targets=targets), settings=settings,
             noted=noted, weights=[*base.parameters(), *base.buffers()],

@@ -6,7 +6,7 @@ import comfy.model_base
 import pytest
 import torch
 from steadyedit import nodes
-from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_2, WAN
+from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_2, HUNYUAN_15, WAN
 from tolerances import FLOAT32_STEP
 from toys import Quiet, assert_untouched, traces, weights
 from videos import BACKEND, TEXT, VISION, model
@@ -28,12 +28,17 @@ def run(node_id, **inputs):
 
 
 class VideoVAE:
-    """Cells' means in the causal VAE's pattern, 16 channels."""
+    """Cells' means in the causal VAE's pattern, 16 channels of 8x8 pixels; for HunyuanVideo 1.5 32 of 16x16."""
+
+    def __init__(self, channels=16, cell=8):
+        self.channels, self.cell = channels, cell
 
     def encode(self, images):
-        cells = images[..., :3].reshape(len(images), images.shape[1] // 8, 8, images.shape[2] // 8, 8, 3).mean((2, 4))
+        count, height, width = images.shape[:3]
+        cells = images[..., :3].reshape(count, height // self.cell, self.cell, width // self.cell, self.cell, 3)
+        cells = cells.mean((2, 4))
         frames = [cells[0]] + [cells[i : i + 4].mean(0) for i in range(1, len(cells), 4)]
-        return torch.stack(frames).permute(3, 0, 1, 2)[None].repeat(1, 6, 1, 1, 1)[:, :16]
+        return torch.stack(frames).permute(3, 0, 1, 2)[None].repeat(1, 11, 1, 1, 1)[:, : self.channels]
 
 
 class Vision:
@@ -115,6 +120,63 @@ def test_hunyuan_gets_its_one_rounded_channel():
     assert found.shape[1] == 17 and torch.equal(found[0, 16], keep)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_hunyuan_1_5_gets_its_one_channel_in_cells_of_16(soft):
+    """Noise, condition, mask: 65 channels of the host's own network."""
+    given = mask() * 0.6
+    positive, _, latent = run("SteadyEditMaskCondition", positive=text(pooled=True), negative=text(pooled=True),
+                              vae=VideoVAE(32, 16), video=video(), mask=given, family=HUNYUAN_15, soft=soft)
+    base = model("hunyuan 1.5").model
+    assert type(base) is comfy.model_base.HunyuanVideo15 and latent["samples"].shape == (1, 32, 2, 2, 3)
+    found = base.concat_cond(noise=latent["samples"], device=torch.device("cpu"), **positive[0][1])
+    keep = torch.ones(2, 2, 3)
+    keep[1, :, :2] = 0.4 if soft else 0
+    assert found.shape[1] == 33 and torch.allclose(found[0, 32], keep, atol=FLOAT32_STEP)
+    hidden = (given if soft else (given >= 0.5).float())[..., None]
+    pixels = video() * (1 - hidden) + 0.5 * hidden
+    pixels[0] = video()[0]
+    expected = base.process_latent_in(VideoVAE(32, 16).encode(pixels))
+    assert torch.allclose(found[0, :32], expected[0], atol=FLOAT32_STEP)
+
+
+def test_hunyuan_1_5_with_the_first_frame_alone_is_the_hosts_own():
+    import comfy_extras.nodes_hunyuan as hunyuan
+
+    found, _, _ = run("SteadyEditMaskCondition", positive=text(), negative=text(2), vae=VideoVAE(32, 16), video=video(),
+                      keep="first frame", family=HUNYUAN_15)  # fmt: skip
+    arguments = (text(), text(2), VideoVAE(32, 16), 48, 32, 5, 1)
+    given = hunyuan.HunyuanVideo15ImageToVideo.execute(*arguments, start_image=video()[:1]).result[0]
+    noise = torch.zeros(1, 32, 2, 2, 3)
+    ours, theirs = (model("hunyuan 1.5").model.concat_cond(noise=noise, device=noise.device, **conditioning[0][1])
+                    for conditioning in (found, given))  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=FLOAT32_STEP)
+    with pytest.raises(ValueError, match=r"vae: .* the video VAE of HunyuanVideo 1.5 I2V gives \[1, 32, 1, 2, 3\]"):
+        run("SteadyEditMaskCondition", positive=text(), negative=text(2), vae=VideoVAE(), video=video(),
+            keep="first frame", family=HUNYUAN_15)  # fmt: skip
+
+
+def test_hunyuan_1_5_is_known_in_its_files_format_and_samples_with_its_condition():
+    """By core's own loader, CFG and sampler."""
+    import comfy.samplers
+    import comfy.sd
+
+    state = {key: value.clone() for key, value in model("hunyuan 1.5").model.diffusion_model.state_dict().items()}
+    with torch.inference_mode():
+        loaded = comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": torch.float32})
+    assert BACKEND.video_family(loaded) == HUNYUAN_15
+    prompts = run("SteadyEditMaskCondition", positive=text(pooled=True), negative=text(2, pooled=True),
+                  vae=VideoVAE(32, 16), video=video(), mask=mask(), family=HUNYUAN_15)  # fmt: skip
+    guider = comfy.samplers.CFGGuider(loaded)
+    guider.set_conds(*prompts[:2])
+    guider.set_cfg(3.0)
+    clip = prompts[2]["samples"]
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        out = guider.sample(noise, clip, comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.5, 0.0]), seed=0,
+                            disable_pbar=True)
+    assert out.shape == clip.shape and torch.isfinite(out).all() and out.std() > 0
+
+
 def test_clip_vision_sees_the_original_in_training_and_the_edit_in_use():
     vision, edited = Vision(), video()[:1] * 0.25
     run("SteadyEditMaskCondition", positive=text(), negative=text(2), vae=VideoVAE(), video=video(), mask=mask(),
@@ -140,7 +202,7 @@ def test_samples_chain_and_cut():
         frame * (1 - mask(1)[..., None]) + 0.5 * mask(1)[..., None]))  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["plain", "hunyuan"])
+@pytest.mark.parametrize("kind", ["plain", "hunyuan", "hunyuan 1.5"])
 def test_a_trained_lora_goes_through_the_core_loaders(kind, tmp_path, monkeypatch):
     """Trained, saved and loaded by the host's own nodes: the same model; the input MODEL bit for bit as it was."""
     import comfy.utils
@@ -151,7 +213,9 @@ def test_a_trained_lora_goes_through_the_core_loaders(kind, tmp_path, monkeypatc
     monkeypatch.setattr(BACKEND.__class__, "progress", lambda self, total, label: Quiet())
     patcher = model(kind)
     before, marks = weights(patcher), traces(patcher)
-    samples = sample_of(positive=text(pooled=kind == "hunyuan"), family=HUNYUAN if kind == "hunyuan" else WAN)
+    family = {"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN)
+    vae = VideoVAE(32, 16) if family == HUNYUAN_15 else VideoVAE()
+    samples = sample_of(positive=text(pooled=family != WAN), family=family, vae=vae)
     lora, trained, loss_map = run("SteadyEditMaskLoRATrain", model=patcher, samples=samples, steps=20,
                                   learning_rate=3e-3, rank=2)  # fmt: skip
     assert_untouched(patcher, before, marks)

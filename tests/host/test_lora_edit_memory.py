@@ -10,7 +10,7 @@ from steadyedit.benchmarks.common.memory import allocated_peak
 from steadyedit.methods.lora import new_lora
 from steadyedit.methods.lora_edit.memory import MemoryPlan, plan
 from steadyedit.methods.lora_edit.recipe import targeted
-from videos import BACKEND, filled, hunyuan_base, sample, wan_base
+from videos import BACKEND, filled, hunyuan15_base, hunyuan_base, sample, wan_base
 
 RANK, LATENT = 4, {"frames": 4, "height": 20, "width": 20}
 
@@ -18,11 +18,13 @@ RANK, LATENT = 4, {"frames": 4, "height": 20, "width": 20}
 def built(kind):
     if kind == "hunyuan":
         return filled(hunyuan_base(double=1, single=2), 4)
+    if kind == "hunyuan 1.5":
+        return filled(hunyuan15_base(double=3), 4)
     return filled(wan_base(dim=128, ffn=384, layers=3, image=kind == "wan"), 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells of the CPU's allocations")
-@pytest.mark.parametrize("kind", ["wan", "plain", "hunyuan"])
+@pytest.mark.parametrize("kind", ["wan", "plain", "hunyuan", "hunyuan 1.5"])
 def test_the_prediction_is_within_a_tenth_of_what_is_measured(kind):
     """PyTorch's own allocations during one step, those inside of operators included; the weights lie there before."""
     patcher, found = built(kind), sample(kind, **LATENT)

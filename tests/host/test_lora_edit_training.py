@@ -190,14 +190,20 @@ def test_a_lora_below_is_part_of_the_base():
 
 def test_models_without_a_mask_are_refused_by_name():
     import comfy.supported_models
+    import narrow_flow
     from toys import model as unet
-    from videos import filled, hunyuan_base, wan_base
+    from videos import filled, hunyuan15_base, hunyuan_base, wan_base
 
     plain = comfy.supported_models.HunyuanVideo
     cases = {
         "36 channels": filled(wan_base(image=False, in_dim=16), 1),
         "v2": filled(hunyuan_base(plain, channels=16), 1),
         "SD15|BaseModel": unet(),
+        "HunyuanVideoSkyreelsI2V reads a picture": filled(hunyuan_base(
+            comfy.supported_models.HunyuanVideoSkyreelsI2V, channels=32), 1),
+        "HunyuanVideo15_SR_Distilled makes a finished clip larger": filled(hunyuan15_base(
+            comfy.supported_models.HunyuanVideo15_SR_Distilled, channels=98), 1),
+        "LTXV holds frames among its own latents": narrow_flow.ltxv(),
     }
     for words, patcher in cases.items():
         with pytest.raises(TypeError, match=words) as told:

@@ -57,7 +57,7 @@ def hunyuan15_base(kind=comfy.supported_models.HunyuanVideo15, channels=65, hidd
     config = {
         "image_model": "hunyuan_video", "in_channels": channels, "patch_size": [1, 1, 1], "out_channels": 32,
         "vec_in_dim": None, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT, "hidden_size": hidden,
-        "mlp_ratio": 2.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": 0, "theta": 256,
+        "mlp_ratio": 4.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": 0, "theta": 256,
         "qkv_bias": True, "byt5": True, "guidance_embed": False, "use_cond_type_embedding": True,
         "vision_in_dim": vision, "meanflow_sum": True,
     }  # fmt: skip
@@ -103,4 +103,5 @@ def sample(kind: str = "wan", frames: int = 2, height: int = 6, width: int = 4, 
         for name in ("last_hidden_state", "penultimate_hidden_states"):
             extra["clip_vision_output"][name] = seen
     family = {"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN)
-    return Sample(random(1, latent, frames, height, width), [[random(1, 7, text), extra]], repeats, f"seed {seed}", family)
+    clean = random(1, latent, frames, height, width)
+    return Sample(clean, [[random(1, 7, text), extra]], repeats, f"seed {seed}", family)
