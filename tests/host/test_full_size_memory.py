@@ -17,7 +17,7 @@ FEW = [
     ("wan 1.3B", "5x832x480", F32, None, (2,)),
     ("plain 1.3B", "81x1280x720", BF16, None, (2,)),
     ("hunyuan", "49x832x480", BF16, None, (1, 2)),
-    ("hunyuan 1.5", "49x832x480", BF16, None, (3,)),
+    ("hunyuan 1.5", "49x832x480", BF16, None, (2,)),
 ]
 ALL = [(kind, size, dtype, None, None) for kind in ("wan 14B", "wan 1.3B", "plain 1.3B", "hunyuan", "hunyuan 1.5")
        for size in ("5x832x480", "49x832x480", "81x1280x720") for dtype in (BF16, F32)]  # fmt: skip
