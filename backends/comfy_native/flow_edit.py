@@ -90,6 +90,9 @@ class FlowEditGuider(comfy.samplers.CFGGuider):
         if not torch.count_nonzero(noise):
             raise ValueError("noise: FlowEdit draws noise at every step, from the seed of this input; connect "
                              "RandomNoise.")
+        if getattr(self.model_options.get("context_handler"), "freenoise", False):
+            raise ValueError("model: its context windows have freenoise on, which shuffles the noise that a run begins "
+                             "with, but FlowEdit draws noise at every step; turn freenoise off there.")
         keep = self.keep_of(latent_image.shape)
         with picture_hints(self.original_conds, latent_image):
             out = super().sample(noise, latent_image, sampler, sigmas, None, callback, disable_pbar, seed)

@@ -1,58 +1,79 @@
 """Peak memory and time of a streamed edit in the real host, by length of clip.
 
-    python tests/host/memory_by_length.py [SIDE] [FRAMES ...]
+    python tests/host/memory_by_length.py [SIDE] [FRAMES ...] [--keep FOLDER] [--json FILE]
 
-Each length is a process of its own, with the node, the toy model and gather-swap's group, one step of euler. Prints
-the process's largest resident memory, and the seconds of each tenth of its windows: a second of video costs the same at
-the end as at the beginning. Finished windows stay where a run was stopped, but its memory is then of the rest alone.
+Each length is a process of its own: the node with the toy model, gather-swap's group, the source's inversion and a mask
+video, so that every window is read, encoded, inverted, sampled with the region kept, decoded, composited and written.
+Inversion and sampling have one step each, for memory does not depend on their number. Printed are the process's largest
+resident memory and the processor's seconds for a second of video along the clip: it costs the same at the end as at the
+beginning. With ``--keep`` a stopped run goes on behind its last window; its memory is then the largest of all parts.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import killed_edit
 
-WINDOW, MIB = 8, 1024
+WINDOW, RATE, MIB = 8, 24, 1024
+CLIP, MASK, LOG = "clip.mp4", "mask.mp4", "windows.jsonl"
+#: Parts of a clip in the printed line.
+PARTS = 10
 
 
 def child(folder: Path, side: int) -> None:
-    """One length; prints its numbers as JSON."""
+    """One length; a line for each window in ``LOG``, and one for what comes behind them."""
     killed_edit.set_up()
     import folder_paths
 
     folder_paths.folder_names_and_paths["steadyedit"] = ([str(folder / "steadyedit")], set())
     import torch
+    from comfy_api.latest import InputImpl
+    from comfy_extras import nodes_custom_sampler as custom
+    from steadyedit.streaming.inversion import StreamedInversion
     from steadyedit.streaming.store import WindowStore
+    from toys import text
 
-    moments, keep = [], WindowStore.keep
+    last, keep = time.process_time(), WindowStore.keep
 
-    def told(store, window, frames):
+    def note(**what: Any) -> None:
+        nonlocal last
+        now = time.process_time()
+        line = {**what, "seconds": now - last, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB}
+        with (folder / LOG).open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        last = now
+
+    def told(store: Any, window: Any, frames: Any) -> None:
         keep(store, window, frames)
-        moments.append(time.process_time())
+        note(first=window.first, count=window.count)
 
     WindowStore.keep = told
     node, inputs = killed_edit.edit_of(folder)
-    began = time.process_time()
+    model, sigmas = inputs["guider"].model_patcher, inputs["sigmas"][[0, -1]]
+    note(of="start")
     with torch.inference_mode():
-        info = node.execute(**{**inputs, "size": side, "window": WINDOW, "sigmas": inputs["sigmas"][[0, -1]]}).args[1]
-    spent = [after - before for before, after in zip([began, *moments], moments)]
-    tenth = max(1, len(spent) // 10)
-    print(json.dumps({
-        "info": info, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB,
-        "processor_seconds_a_window": [sum(part) / len(part) for part in (spent[at : at + tenth] for at in range(
-            0, len(spent), tenth))]}))  # fmt: skip
+        node.execute(**{
+            **inputs, "size": side, "window": WINDOW, "sigmas": sigmas,
+            "guider": custom.CFGGuider.execute(model, text(1), text(2), 1.0)[0],
+            "mask_video": InputImpl.VideoFromFile(str(folder / MASK)),
+            "inversion": StreamedInversion(model, text(2), sigmas, blend="ramp"),
+        })  # fmt: skip
+    note(of="file")
 
 
-def frames_of(frames: int, side: int):
+def frames_of(frames: int, side: int) -> Iterator[Any]:
     """A scene that goes back and forth, a picture at a time."""
     from steadyedit.toyworld import render, sample_scene
 
@@ -62,25 +83,81 @@ def frames_of(frames: int, side: int):
         yield from scene.flip(0)
 
 
-def main(side: int = 512, *lengths: int) -> None:
-    """One line a length."""
-    killed_edit.set_up()
+def masks_of(side: int) -> Iterator[Any]:
+    """The same square in every frame."""
+    import torch
+
+    mask = torch.zeros(side, side, 3)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    while True:
+        yield mask
+
+
+def measured(folder: Path, frames: int, side: int) -> dict[str, Any]:
+    """One length, in a process of its own."""
     from steadyedit.video.write import write_clip
 
-    for frames in lengths or (120, 1440):
-        with tempfile.TemporaryDirectory() as place:
-            write_clip(Path(place) / "clip.mp4", islice(frames_of(frames, side), frames), Fraction(24))
-            command = [sys.executable, __file__, "--child", place, str(side)]
-            said = subprocess.run(command, capture_output=True, text=True)
-            if said.returncode:
-                raise SystemExit(said.stderr)
-            found = json.loads(said.stdout.strip().splitlines()[-1])
-            print(f"{frames} frames of {side}x{side}: {found['peak_mib']:.0f} MiB at most; seconds a window: "
-                  + " ".join(f"{part:.2f}" for part in found["processor_seconds_a_window"]), flush=True)  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pictures in ((CLIP, frames_of(frames, side)), (MASK, masks_of(side))):
+        if not (folder / name).exists():
+            write_clip(folder / name, islice(pictures, frames), Fraction(RATE), count=frames)
+    said = subprocess.run([sys.executable, __file__, "--child", str(folder), str(side)], capture_output=True, text=True)
+    if said.returncode:
+        raise SystemExit(said.stderr)
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    windows = sorted((line for line in lines if "first" in line), key=lambda line: line["first"])
+    return {
+        "frames": frames, "side": side, "window": WINDOW, "rate": RATE,
+        "peak_mib": max(line["peak_mib"] for line in lines),
+        "starts": sum(line.get("of") == "start" for line in lines),
+        "file_seconds": sum(line["seconds"] for line in lines if line.get("of") == "file"),
+        "seconds_of_a_second": by_second(windows),
+        "peak_mib_behind_a_second": [max(line["peak_mib"] for line in part) for part in seconds_of(windows)],
+    }  # fmt: skip
+
+
+def seconds_of(windows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The windows of each whole second of video."""
+    each = RATE // WINDOW
+    return [windows[at : at + each] for at in range(0, len(windows) - each + 1, each)]
+
+
+def by_second(windows: list[dict[str, Any]]) -> list[float]:
+    """The processor's seconds for each whole second of video."""
+    return [sum(line["seconds"] for line in part) for part in seconds_of(windows)]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """A length in a line."""
+    each = row["seconds_of_a_second"]
+    part = max(1, len(each) // PARTS)
+    means = (sum(each[at : at + part]) / len(each[at : at + part]) for at in range(0, len(each), part))
+    return (f"{row['frames']} frames of {row['side']}x{row['side']}: {row['peak_mib']:.0f} MiB at most; the processor's "
+            f"seconds for a second of video, along the clip: {' '.join(f'{mean:.1f}' for mean in means)}; for the file: "
+            f"{row['file_seconds']:.1f}")  # fmt: skip
+
+
+def main(arguments: list[str]) -> None:
+    """One line a length."""
+    parser = argparse.ArgumentParser(description="Memory and time of a streamed edit in the host, by length.")
+    parser.add_argument("side", type=int, nargs="?", default=512)
+    parser.add_argument("frames", type=int, nargs="*", default=[120, 1440])
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    killed_edit.set_up()
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for frames in given.frames:
+            folder = (given.keep or Path(place)).resolve() / f"{frames} of {given.side}"
+            rows.append(measured(folder, frames, given.side))
+            print(shown(rows[-1]), flush=True)
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]), int(sys.argv[3]))
     else:
-        main(*map(int, sys.argv[1:]))
+        main(sys.argv[1:])
