@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -128,6 +128,12 @@ class Attachment:
         """Everything of it that holds weights. Of the three, only ``modules`` see other frames."""
         trees = (tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
         return tuple(tree for tree in trees if next(tree.parameters(), None) is not None)
+
+    def with_trees(self, trees: Sequence[nn.ModuleDict]) -> Attachment:
+        """The same with other weights, in the order of ``trees``."""
+        own = {id(tree): other for tree, other in zip(self.trees, trees, strict=True)}
+        return replace(self, modules=own.get(id(self.modules), self.modules), norms=own.get(id(self.norms), self.norms),
+                       outputs=own.get(id(self.outputs), self.outputs))
 
     @property
     def replaces(self) -> tuple[str, ...]:

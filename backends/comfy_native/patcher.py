@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...methods.tuned_weights import is_tuned
 from . import planned
 from .blocks import refuse_second_owner, sites_of
+from .devices import each_its_own, held
 from .joint_blocks import joint_network_of, joint_sites_of
 from .joint_patches import run_joint
 from .merging import guard_merges
@@ -19,6 +19,7 @@ from .runtime import check_conditions, run_attached
 from .state import KEY, Attached, attached_to
 
 if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
     from torch import Tensor
 
     from ...methods.attachment import Attachment
@@ -34,7 +35,8 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[KEY] = state
     run = run_attached if joint_network_of(model) is None else run_joint
-    wrappers = [(WrappersMP.DIFFUSION_MODEL, run), (WrappersMP.OUTER_SAMPLE, check_conditions)]
+    wrappers = [(WrappersMP.DIFFUSION_MODEL, run), (WrappersMP.OUTER_SAMPLE, check_conditions),
+                (WrappersMP.SAMPLER_SAMPLE, each_its_own)]
     if any(attachment.plan is not None for attachment in state.attachments):
         wrappers += planned.WRAPPERS
     for kind in {*planned.KINDS, WrappersMP.DIFFUSION_MODEL}:
@@ -62,9 +64,8 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
     key = f"{KEY}.{attachment.method}"
     clone.remove_additional_models(key)
     if attachment.trees:
-        # Under the host's own memory management: counted, loaded with the MODEL and taken off the device with it.
-        loaded = [ModelPatcher(tree, model.load_device, model.offload_device) for tree in attachment.trees]
-        clone.set_additional_models(key, loaded)
+        clone.set_additional_models(key, [held(tree, model.load_device, model.offload_device)
+                                          for tree in attachment.trees])  # fmt: skip
     if is_tuned(attachment):
         guard_merges(clone)
     return clone

@@ -6,7 +6,7 @@ The sampler sees x [F + g]: the clip's frames first, then the plan's reference f
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -16,7 +16,7 @@ from ...methods.sampling_plan import PlannedRun, Replacement
 from .frame_conditions import Conditions, for_rows, rows_of, shapes_of, with_own_names, with_text_of
 from .guidance import GuidedRows
 from .row_noise import RowNoise
-from .state import KEY, attached_to
+from .state import without_mixing
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -209,7 +209,6 @@ def call_options(options: Mapping[str, Any], ids: Sequence[int], frames: int, ca
     if grid == 1:
         # In the form in which IPAdapter and others ask which of a clip's frames a call holds.
         inner["ad_params"] = {"sub_idxs": list(ids), "full_length": frames, "context_length": len(ids)}
-    state = attached_to(given)
     if not mixing:
-        inner[KEY] = replace(state, attachments=tuple(a for a in state.attachments if not a.mixes_frames))
+        inner.update(without_mixing(given))
     return {**options, "transformer_options": inner}

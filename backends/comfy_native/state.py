@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ...methods.attachment import Attachment
 
 KEY = "steadyedit"
+#: The same for each device beside the first, where the host computes on several; and the device of a call, its name.
+DEVICES, DEVICE = "steadyedit_devices", "multigpu_thread_device"
 
 
 @dataclass(frozen=True)
@@ -91,5 +93,15 @@ def works(module: nn.Module) -> bool:
 
 
 def attached_to(options: Mapping[str, Any]) -> Attached:
-    """The value in a dict of transformer options; nothing attached where there is none."""
-    return options.get(KEY, Attached())
+    """The value in a dict of transformer options, for the device of the call; nothing attached where there is none."""
+    here = options.get(DEVICES, {}).get(options.get(DEVICE))
+    return here or options.get(KEY, Attached())
+
+
+def without_mixing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the transformer options says what is attached, with only what leaves frames apart."""
+    def apart(state: Attached) -> Attached:
+        return replace(state, attachments=tuple(a for a in state.attachments if not a.mixes_frames))
+
+    return {KEY: apart(options.get(KEY, Attached())),
+            DEVICES: {device: apart(state) for device, state in options.get(DEVICES, {}).items()}}

@@ -5,9 +5,10 @@
 Each length is a process of its own: the node with gather-swap's group, the source's inversion and a mask video, so that
 every window is read, encoded, inverted, sampled with the region kept, decoded, composited and written. What decides
 the frames is cut down, for memory by length does not depend on it: inversion and sampling have one step each, and U-Net
-and VAE have the toy models' shape at a quarter of their width, which leaves less for a growth to hide in. Printed are the process's largest
-resident memory and the processor's seconds for a second of video along the clip: it costs the same at the end as at the
-beginning. With ``--keep`` a stopped run goes on behind its last window; its memory is then the largest of all parts.
+and VAE have the toy models' shape at a quarter of their width, which leaves less for a growth to hide in. Printed are
+the process's largest resident memory and the processor's seconds for a second of video along the clip: it costs the
+same at the end as at the beginning. With ``--keep`` a stopped run goes on behind its last window; its memory is then
+the largest of all parts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unittest.mock import patch
 
@@ -154,10 +156,10 @@ def shown(row: dict[str, Any]) -> str:
     """A length in a line."""
     each = row["seconds_of_a_second"]
     part = max(1, len(each) // PARTS)
-    means = (sum(each[at : at + part]) / len(each[at : at + part]) for at in range(0, len(each), part))
-    return (f"{row['frames']} frames of {row['side']}x{row['side']}: {row['peak_mib']:.0f} MiB at most; the processor's "
-            f"seconds for a second of video, along the clip: {' '.join(f'{mean:.1f}' for mean in means)}; for the file: "
-            f"{row['file_seconds']:.1f}")  # fmt: skip
+    means = (f"{fmean(each[at : at + part]):.1f}" for at in range(0, len(each), part))
+    return (f"{row['frames']} frames of {row['side']}x{row['side']}: {row['peak_mib']:.0f} MiB at most; "
+            f"the processor's seconds for a second of video, along the clip: {' '.join(means)}; "
+            f"for the file: {row['file_seconds']:.1f}")  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
