@@ -18,15 +18,11 @@ if TYPE_CHECKING:
 NAMES = ("positive", "negative", "middle")
 
 
-def model_of(guider: Any) -> DiffusersModel:
+def model_of(guider: Any) -> Any:
     """``Guiding.guider_model``."""
-    model = getattr(guider, "model", None)
     if not hasattr(guider, "positive"):
         raise TypeError(f"guider: expected a GUIDER such as CFGGuider's, but got {type(guider).__name__}.")
-    if not isinstance(model, DiffusersModel):
-        raise ValueError("guider: its model is one of whole clips, in which frames depend on each other, so that it "
-                         "cannot be edited in windows; edit as many frames as it takes in a graph of single nodes.")
-    return model
+    return guider.model
 
 
 def conditions_of(guider: Any) -> dict[str, list[Mapping[str, Any]]]:
@@ -36,7 +32,7 @@ def conditions_of(guider: Any) -> dict[str, list[Mapping[str, Any]]]:
             for name, entries in given.items() if entries is not None}  # fmt: skip
 
 
-def changed(guider: Any, model: DiffusersModel, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+def changed(guider: Any, model: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
     """``Guiding.changed_guider``."""
     conditions = {name: [[text, change(values)] for text, values in getattr(guider, name)]
                   for name in NAMES if getattr(guider, name) is not None}  # fmt: skip
@@ -45,7 +41,14 @@ def changed(guider: Any, model: DiffusersModel, change: Callable[[Mapping[str, A
 
 def check(guider: Any, sampler: Any) -> None:
     """``Guiding.check_guided``."""
-    model_of(guider)
+    if not isinstance(model_of(guider), DiffusersModel):
+        raise ValueError("guider: its model is one of whole clips, in which frames depend on each other, so that it "
+                         "cannot be edited in windows; edit as many frames as it takes in a graph of single nodes.")
+    check_sampler(sampler)
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raise ValueError where a sampler draws noise of its own."""
     if sampler in STOCHASTIC:
         raise ValueError(f"sampler: {sampler} draws new noise on its way, which would differ by window; use one that "
                          "draws none, such as euler or dpmpp_2m.")
@@ -74,12 +77,10 @@ def _plain(value: Any) -> Any:
 class _Given:
     """NOISE that is there already."""
 
-    silent = False
-
     def __init__(self, noise: Tensor, seed: int) -> None:
         self.noise, self.seed = noise, seed
 
-    def for_latent(self, latent: dict[str, Any]) -> Tensor:
+    def generate_noise(self, latent: dict[str, Any]) -> Tensor:
         """The host's call."""
         return self.noise
 
@@ -87,6 +88,7 @@ class _Given:
 def run(guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tensor, seed: int,
         step: Callable[[int], None]) -> Tensor:  # fmt: skip
     """``Guiding.guided``."""
+    check_sampler(sampler)
     step(0)
     return guider.sample(_Given(noise, seed), sampler, sigmas, {"samples": samples})["samples"]
 

@@ -68,9 +68,10 @@ def short_graph(name):
                "SteadyEditMaskLoRATrain": {"steps": 2, "reuse": False}, "KSampler": {"steps": 4},
                "SteadyEditGatherSwap": {"group": 3}, "SteadyEditFlowEdit": {"n_max": 4},
                "SteadyEditNullTextInversion": {"steps": 2, "inner_steps": 1, "reuse": False},
-               "BasicScheduler": {"steps": 5}}  # fmt: skip
+               "BasicScheduler": {"steps": 5}, "SteadyEditApproximateWindows": {"length": 3, "overlap": 1},
+               "SteadyEditMaskSample": {"clip_length": 0}, "SteadyEditMaskWindows": {"length": 5}}  # fmt: skip
     if any(node["class_type"] == "SteadyEditToyWan" for node in graph.values()):
-        changes["SteadyEditToyClip"] = {"frames": 5}
+        changes["SteadyEditToyClip"] = {"frames": 9 if name.endswith("_windows") else 5}
     for node in graph.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
     (made,) = (node["inputs"]["images"] for node in graph.values() if node["class_type"] == "CreateVideo")
@@ -116,7 +117,8 @@ for name in sys.argv[1:]:
 @pytest.mark.parametrize(("name", "most"), [
     ("toy_ei2", 16), ("toy_dape", 16), ("toy_rave", 2), ("toy_via_global", 2), ("toy_via_local", 2),
     ("toy_tokenflow", 2), ("toy_via_local_text", 2), ("toy_lora_edit", 2), ("toy_lora_edit_text", 2),
-    ("toy_flow_edit", 2), ("toy_prompt_to_prompt", 2), ("toy_via_flow", 2)])  # fmt: skip
+    ("toy_flow_edit", 2), ("toy_prompt_to_prompt", 2), ("toy_via_flow", 2),
+    ("toy_ei2_windows", 16), ("toy_lora_edit_windows", 2)])  # fmt: skip
 def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, standalone, name, most):
     """To so many of 255 levels; the host cuts pictures off to 8 bits, standalone rounds them."""
     history = run(server, short_graph(name))
@@ -124,7 +126,7 @@ def test_toy_graphs_run_and_standalone_gives_the_same_frames(server, standalone,
     (video,) = server.output.rglob(f"{name}_0*.mp4")
     assert video.stat().st_size > 1000
     here, there = pictures(server.output / name), standalone[name]
-    frames = 5 if name.startswith(("toy_lora_edit", "toy_flow_edit")) else 4
+    frames = 9 if name == "toy_lora_edit_windows" else 5 if name.startswith(("toy_lora_edit", "toy_flow_edit")) else 4
     assert here.shape == there.shape == (frames, 128, 128, 3)
     assert here.std() > 1, "a flat picture would prove nothing"
     assert (here - there).abs().mean() < 1 and (here - there).abs().max() <= most
