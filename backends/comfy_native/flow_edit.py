@@ -12,6 +12,7 @@ import torch
 from ...methods.flow_edit import SOURCE, TARGET, check_sigmas, flow_edit
 from ...methods.via.latent_mask import keep_mask_of
 from .hint_pictures import picture_hints
+from .planned import planned
 from .planned_checks import check_references
 
 if TYPE_CHECKING:
@@ -34,8 +35,13 @@ def flow_edit_guider(
 
     Raises:
         TypeError: the MODEL is no flow model (one sentence).
+        ValueError: a method on it has a part in the sampler's run (one sentence).
     """
     check_flow(model, "FlowEdit")
+    if (found := planned(model.model_options)) is not None:
+        name = found[0].name
+        raise ValueError(f"model: carries {name}, which needs a hand in the sampler's run, but FlowEdit has its own "
+                         f"sampler; give FlowEdit the model from before {name}.")
     return FlowEditGuider(model, prompts, settings), FlowEditSampler()
 
 

@@ -16,9 +16,10 @@ from comfy_extras.nodes_custom_sampler import (
     SamplerCustomAdvanced,
 )
 from narrow_flow import latent, text
+from steadyedit.methods.registry import build_on
 from steadyedit.nodes.flow_edit import FlowEdit
 from tolerances import NETWORK
-from toys import assert_untouched, model, traces, weights
+from toys import BACKEND, assert_untouched, model, traces, weights
 
 from nodes import ControlNetApplyAdvanced
 
@@ -284,6 +285,8 @@ def test_bad_input_is_told_before_a_step_is_taken(changes, said):
 def test_other_models_guiders_and_samplers_are_told():
     with pytest.raises(TypeError, match="model: FlowEdit needs a flow model, such as Wan"):
         made(model())
+    with pytest.raises(ValueError, match="model: carries gather-swap, which needs a hand in the sampler's run"):
+        made(BACKEND.attach(narrow_flow.flux(), build_on(BACKEND, narrow_flow.flux(), "gather-swap", {})))
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
     guider, sampler = made(patcher)
     plain = comfy.samplers.CFGGuider(patcher)
