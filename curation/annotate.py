@@ -63,7 +63,7 @@ def annotate(row: Row, frames: Tensor, captioner: Captioner) -> list[str]:
         frames: [8, H, W, 3], evenly spaced.
     """
     if not captioner.chats:
-        fill(row, {"caption": captioner.caption(frames[len(frames) // 2])})
+        fill_empty_cells(row, {"caption": captioner.caption(frames[len(frames) // 2])})
         return ["the model only captions: classes and edits are to be filled in"]
     told: list[str] = []
     if any(not row[column] for column in LABELS):
@@ -74,7 +74,7 @@ def annotate(row: Row, frames: Tensor, captioner: Captioner) -> list[str]:
         told += asked(row, prompts_question(row, pair), lambda words: captioner.ask(frames, words, TOKENS),
                       lambda answer: prompts_of(answer, row["caption"]))  # fmt: skip
         if row[f"{COMBINATION}_prompt"] and not had:
-            fill(row, {"combination_of": " and ".join(pair)})
+            fill_empty_cells(row, {"combination_of": " and ".join(pair)})
     return told
 
 
@@ -84,14 +84,14 @@ def asked(row: Row, question: str, ask: Callable[[str], str], parse: Callable[[s
     for _ in range(ROUNDS):
         again = f" Your last answer could not be used: {'; '.join(left.values())}." if left else ""
         cells, wrong = parse(ask(question + again))
-        fill(row, cells)
+        fill_empty_cells(row, cells)
         left = {column: words for column, words in wrong.items() if not row[column]}
         if not left:
             break
     return list(left.values())
 
 
-def fill(row: Row, cells: Mapping[str, str]) -> None:
+def fill_empty_cells(row: Row, cells: Mapping[str, str]) -> None:
     """Set cells that are empty; what stands there, a person may have written."""
     for column, value in cells.items():
         row[column] = row.get(column) or value

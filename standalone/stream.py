@@ -124,10 +124,10 @@ def shared_out(store: WindowStore, size: int, edit: GraphEdit, identity: str) ->
     with team() as all_of_us:
         all_of_us.agree("graphs or videos", f"{identity} {size}")
         store.folder.mkdir(parents=True, exist_ok=True)
-        if not all(all_of_us.told(_common(store, all_of_us))):
+        if not all(all_of_us.all_gather(_common(store, all_of_us))):
             raise GraphError(f"--output: {store.folder.parent} is not one folder for all processes; name one that all "
                              "machines share.")
-        windows = all_of_us.told(store.missing(size) if all_of_us.rank == 0 else None)[0]
+        windows = all_of_us.all_gather(store.missing(size) if all_of_us.rank == 0 else None)[0]
         if windows:
             all_of_us.agree("results of what runs once", all_of_us.in_turn(edit.prepared))
         return windows, all_of_us.rank
@@ -136,10 +136,10 @@ def shared_out(store: WindowStore, size: int, edit: GraphEdit, identity: str) ->
 def _common(store: WindowStore, all_of_us: Team) -> bool:
     """Whether this process sees what the first one writes."""
     sign = store.folder / "shared.json"
-    word = all_of_us.told(uuid4().hex)[0]
+    word = all_of_us.all_gather(uuid4().hex)[0]
     if all_of_us.rank == 0:
         write_bytes(sign, word.encode())
-    all_of_us.told(None)
+    all_of_us.all_gather(None)
     return sign.is_file() and sign.read_text() == word
 
 

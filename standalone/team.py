@@ -58,7 +58,7 @@ class Team:
     rank: int = 0
     size: int = 1
 
-    def told(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every process gives here, in their order.
 
         Raises:
@@ -75,7 +75,7 @@ class Team:
 
     def agree(self, what: str, value: str | None) -> None:
         """Raise GraphError unless all processes have the same."""
-        if len(set(self.told(value))) > 1:
+        if len(set(self.all_gather(value))) > 1:
             raise GraphError(f"--stream: the {self.size} processes have different {what}, so that their windows would "
                              "not fit together; let them run on devices of one kind, with the same files.")
 
@@ -83,7 +83,7 @@ class Team:
         """``make()`` by the first process, then by the others, which find what the first one has kept."""
         if self.rank == 0:
             made = make()
-        self.told(None)
+        self.all_gather(None)
         return made if self.rank == 0 else make()
 
 

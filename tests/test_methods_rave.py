@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from steadyedit.methods.rave import Rave, denoise_in_grids, from_grid, to_grid
-from steadyedit.methods.rave.grids import filled, permutation
+from steadyedit.methods.rave.frame_grid import filled, permutation
 from steadyedit.methods.sampling_plan import RunFacts
 
 SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])

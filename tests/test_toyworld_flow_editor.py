@@ -58,7 +58,7 @@ def test_instructions_fit_and_their_ends_are_found():
             return type("Out", (), {"last_hidden_state": ids[..., None].float()})
 
     ids = models.tokenize(["", "replace the background with a photo of an astronaut"])
-    text, pooled = flow_editor.told(Echo(), ids)
+    text, pooled = flow_editor.embed_text(Echo(), ids)
     assert text.shape == (2, flow_editor.TOKENS, 1) and text[1, -1] == models.EOS == pooled[1]
     longest = max(int((models.tokenize([edit.instruction])[0] != models.EOS).sum())
                   for seed in range(12) for edit in edits_of(sample_scene(seed, "train"), photos=True))

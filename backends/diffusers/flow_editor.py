@@ -31,7 +31,7 @@ from .. import fingerprint
 from ..toy_text import check_length
 from .blend import BlendedSampler
 from .encoders import Autoencoder, TextEncoder, length_of
-from .joint import layers_of, replaced_attention, with_loras
+from .joint_attention import layers_of, replaced_attention, with_loras
 from .local import Local
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class FlowTextEncoder(TextEncoder):
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: Tensor) -> list[list[Any]]:
         """CONDITIONING: ``[[tensor [1, TOKENS, C], {"pooled_output": [1, C]}]]``."""
-        text, pooled = flow_editor.told(self.encoder, tokens)
+        text, pooled = flow_editor.embed_text(self.encoder, tokens)
         return [[text, {"pooled_output": pooled}]]
 
 

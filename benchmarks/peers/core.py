@@ -22,7 +22,7 @@ CRF = 23.0
 RANK, LAYERS, WIDTH_OF_WAN, INNER, TEXT = 16, 12, 512, 2304, 512
 
 
-def opened(folders: Mapping[str, Path]) -> None:
+def make_importable(folders: Mapping[str, Path]) -> None:
     """Make the host importable.
 
     Raises:
@@ -43,7 +43,7 @@ def opened(folders: Mapping[str, Path]) -> None:
 
 def reading(folders: Mapping[str, Path], size: tuple[int, int, int] = (FRAMES, HEIGHT, WIDTH)) -> Contest:
     """60 frames of 1920x1080, beside core's Load Video with Get Video Components."""
-    opened(folders)
+    make_importable(folders)
     from comfy_api.latest import InputImpl
 
     from ...video.read import read_clip
@@ -57,7 +57,7 @@ def reading(folders: Mapping[str, Path], size: tuple[int, int, int] = (FRAMES, H
 
 def writing(folders: Mapping[str, Path], size: tuple[int, int, int] = (30, HEIGHT, WIDTH)) -> Contest:
     """30 frames of 1920x1080 as mp4 of the same quality, beside core's Create Video with Save Video."""
-    opened(folders)
+    make_importable(folders)
     from fractions import Fraction
 
     from comfy_api.latest import InputImpl, Types
@@ -114,7 +114,7 @@ def lora_step(folders: Mapping[str, Path], latent: tuple[int, int, int] = (4, 16
 
     Core trains norms and biases as well and keeps a second copy of the model. Both have blocks computed again.
     """
-    opened(folders)
+    make_importable(folders)
     from comfy_extras.nodes_train import TrainLoraNode
 
     from ...backends.comfy_native import ComfyBackend
@@ -182,7 +182,7 @@ def gradient_error(backend: Any, model: Any, sample: Any, lora: Mapping[str, Ten
 
 def rave(folders: Mapping[str, Path], frames: int = 18, side: int = 16, steps: int = 4) -> Contest:
     """RAVE on the toy world's model, beside the pack's sampler with the same orders of frames."""
-    opened(folders)
+    make_importable(folders)
     if "rave" not in folders:
         raise Absent("needs the RAVE pack (--peers rave=FOLDER)")
     spec = importlib.util.spec_from_file_location("rave_pack", folders["rave"] / "nodes.py")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..attachment import Attachment, BlockSite
 from ..sampling_plan import Calls, RunFacts, in_chunks
-from .grids import filled, from_grid, permutation, to_grid
+from .frame_grid import filled, from_grid, permutation, to_grid
 
 
 @dataclass(frozen=True)

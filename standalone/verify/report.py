@@ -67,12 +67,12 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def _row(node: Mapping[str, Any]) -> str:
-    def told(value: float | None, places: int = 2) -> str:
+    def number(value: float | None, places: int = 2) -> str:
         return "" if value is None else f"{value:.{places}f}"
 
     cells: Sequence[str] = (
-        f"{node['title']} ({node['class']})".replace("|", "/"), told(node["seconds"], 1),
-        told(node["predicted_seconds"], 1), told(node["device_gib"]), told(node["predicted_gib"]),
-        told(node["device_in_use_gib"]), told(node["process_gib"]),
+        f"{node['title']} ({node['class']})".replace("|", "/"), number(node["seconds"], 1),
+        number(node["predicted_seconds"], 1), number(node["device_gib"]), number(node["predicted_gib"]),
+        number(node["device_in_use_gib"]), number(node["process_gib"]),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -155,7 +155,7 @@ def velocity(network, latents: torch.Tensor, source: torch.Tensor, sigma: torch.
     return unpatched(found[:, :tokens.shape[1] // 2], height, width)
 
 
-def told(encoder, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_text(encoder, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Text [B,TOKENS,96] and pooled [B,96] of token ids [B,77]."""
     hidden = encoder(ids).last_hidden_state
     return hidden[:, :TOKENS], hidden[torch.arange(len(ids)), (ids == EOS).int().argmax(1)]

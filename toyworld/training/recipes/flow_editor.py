@@ -58,7 +58,7 @@ class Pairs:
         new = [word for word in dict.fromkeys(words) if word not in self.numbers]
         if new:
             self.numbers |= {word: len(self.numbers) + i for i, word in enumerate(new)}
-            text, pooled = flow_editor.told(self.encoder, models.tokenize(new))
+            text, pooled = flow_editor.embed_text(self.encoder, models.tokenize(new))
             self.text = torch.cat([self.text, text]) if len(self.text) else text
             self.pooled = torch.cat([self.pooled, pooled]) if len(self.pooled) else pooled
 
