@@ -1,7 +1,8 @@
 """EI2 on long toy clips, in windows with one choice of anchors or another: ``python -m steadyedit bench windows``.
 
-Every method has the same weights, tuned on the clip's first frames, the same inversion, noise levels and guidance. What
-differs is what a frame sees in one evaluation. Finished rows lie beside the JSON, in NAME.rows: the same command goes
+The methods of one base have the same weights, tuned on the clip's first frames where the base is tuned, and all have
+the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods`` also
+Tune-A-Video and TokenFlow: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the JSON, in NAME.rows: the same command goes
 on where it was stopped.
 """
 
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...diffusion.trajectory import Trajectory
 from ...methods.approximate_windows import build_approximate_windows, windows_of
 from ...methods.ei2 import build_ffam, build_stam
+from ...methods.tokenflow import Source, build_tokenflow
+from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
 from ...methods.tune_recipe import TuneRecipe
 from ...methods.tuning import tune
 from ...vision import metrics
@@ -45,19 +49,25 @@ KEYS: dict[str, tuple[str, str, int]] = {
     "seconds": ("s", ".0f", -1),
 }
 #: What a frame sees; the first is the clip in one piece.
-METHODS: dict[str, dict[str, Any] | None] = {
+WINDOWS: dict[str, dict[str, Any] | None] = {
     "whole": None,
     "apart": {"overlap": 0, "anchors": "none"},
     "none": {"anchors": "none"},
     "first": {"anchors": "first"},
     "keyframes": {"anchors": "keyframes", "keyframes": 4},
 }
+#: What lets frames see each other; the first is meant where none is named.
+BASES = ("ei2", "tune-a-video", "tokenflow")
+#: name -> base, windows.
+METHODS: dict[str, tuple[str, dict[str, Any] | None]] = {
+    (how if base == BASES[0] else f"{base}-{how}"): (base, windows) for base in BASES for how, windows in
+    WINDOWS.items()}  # fmt: skip
 NOTES = (
     "whole: all frames in one call. apart: windows without overlap and anchors, as if each were a clip of its own.",
     "none, first, keyframes: windows that overlap, with these anchors.",
     "Flicker is of pairs of neighbouring frames; a join is a pair in which another window has the largest share of the "
     "later frame. The whole clip's is measured at the joins of the overlapping windows.",
-    "EI2 is tuned on the clip's first window; the inversion is frame by frame, by the model before tuning, so that all "
+    "EI2, or Tune-A-Video, is tuned on the clip's first window; the inversion is frame by frame, by the model before tuning, so that all "
     "methods begin alike.",
 )
 
@@ -87,7 +97,7 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
 
     Args:
         clips: number of held-out edits, 2 if None.
-        methods: of ``METHODS``; intervals are against the first one.
+        methods: of ``METHODS``, those of EI2 if None; intervals are against the first one.
         json_path: where the numbers go.
         settings, world, frames, size: other than the table's.
 
@@ -97,7 +107,7 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
     Raises:
         ValueError: an unknown method, no clip, or rows that were measured with other settings.
     """
-    count, chosen = count_of(clips, 2), chosen_of(methods or METHODS, METHODS)
+    count, chosen = count_of(clips, 2), chosen_of(methods or WINDOWS, METHODS)
     settings = settings or Windowed()
     used = {"frames": frames, "size": size, "seed": SEED, **asdict(settings)}
     with rows_folder(json_path) as rows_path:
@@ -116,22 +126,22 @@ def main(clips: int | None = None, methods: Sequence[str] | None = None, json_pa
 
 
 def _measure(world: World, case: Case, clip: int, methods: Sequence[str], settings: Windowed, journal: Journal) -> None:
-    """Tune and invert once, then every method."""
-    backend, sites = world.backend, world.backend.sites(world.model)
+    """Invert once, prepare each base once, then every method."""
+    backend = world.backend
     sigmas = backend.schedule(world.model).ddim_sigmas(settings.steps)
-    trajectory = backend.invert(world.model, case.empty, case.samples, sigmas.flip(0), 0,
-                                backend.progress(settings.steps, "inversion"))  # fmt: skip
-    model = world.model
-    for attachment in (build_stam(sites, seed=SEED + clip), build_ffam(sites, ratio=2)):
-        model = backend.attach(model, attachment)
-    model = tune(backend, model, case.samples[: settings.length], case.source_text, settings.recipe).model
+    path = backend.invert(world.model, case.empty, case.samples, sigmas.flip(0), 0,
+                          backend.progress(settings.steps, "inversion"))  # fmt: skip
+    models: dict[str, Any] = {}
     for method in methods:
-        windows, cut = METHODS[method], model
+        base, windows = METHODS[method]
+        if base not in models:
+            models[base] = _prepared(world, case, base, SEED + clip, settings, Trajectory(path, sigmas.flip(0)))
+        cut = models[base]
         if windows is not None:
             windows = {"length": settings.length, "overlap": settings.overlap, **windows}
-            cut = backend.attach(model, build_approximate_windows(sites, **windows))
+            cut = backend.attach(cut, build_approximate_windows(backend.sites(world.model), **windows))
         with timed() as seconds:
-            samples = backend.sample(cut, case.target_text, case.empty, settings.guidance, trajectory[-1], sigmas,
+            samples = backend.sample(cut, case.target_text, case.empty, settings.guidance, path[-1], sigmas,
                                      backend.progress(settings.steps, "sampling"))  # fmt: skip
         frames = world.vae.decode(samples)
         overlap = settings.overlap if windows is None else windows["overlap"]
@@ -139,6 +149,18 @@ def _measure(world: World, case: Case, clip: int, methods: Sequence[str], settin
                                                                                            overlap))}  # fmt: skip
         journal.keep(clip, method, {**row, "seconds": seconds.own}, frames)
         print(f"{case.name}: {method}: {row['flicker_joins']:.4f} at joins", flush=True)
+
+
+def _prepared(world: World, case: Case, base: str, seed: int, settings: Windowed, inverted: Trajectory) -> Any:
+    """The model of one base, tuned where it is."""
+    backend, sites, model = world.backend, world.backend.sites(world.model), world.model
+    if base == "tokenflow":
+        return backend.attach(model, build_tokenflow(sites, source=Source(inverted, case.empty), spacing=4))
+    parts = ((build_stam(sites, seed=seed), build_ffam(sites, ratio=2)) if base == "ei2"
+             else (build_sparse_causal(sites), build_temporal_attention(sites, seed=seed)))  # fmt: skip
+    for attachment in parts:
+        model = backend.attach(model, attachment)
+    return tune(backend, model, case.samples[: settings.length], case.source_text, settings.recipe).model
 
 
 def joins_of(frames: int, length: int, overlap: int) -> list[int]:
