@@ -62,11 +62,11 @@ def edit_windows(store: WindowStore, size: int, edit: Edit, report: Report,
         def part(share: float, before: int = done, window: Window = window) -> None:
             report.update(before + int(share * window.count))
 
-        frames = edit(window, part, store.room(window))
-        if len(frames) != window.count:
-            raise ValueError(f"video: {window.count} frames went in and {len(frames)} came out, so it cannot be edited "
-                             "in windows.")
         try:
+            frames = edit(window, part, store.room(window))
+            if len(frames) != window.count:
+                raise ValueError(f"video: {window.count} frames went in and {len(frames)} came out, so it cannot be "
+                                 "edited in windows.")
             store.keep(window, frames)
         except NotSaved as error:
             raise NotSaved(error.errno, f"{error} The {done} frames that are finished are kept: make room, and queue "

@@ -68,3 +68,19 @@ def test_no_steps_change_nothing(editor):
     found = call("SamplerCustomAdvanced", noise=call("RandomNoise", noise_seed=0)[0], guider=guider, sampler="euler",
                  sigmas=sigmas, latent_image=latent)[0]
     assert torch.equal(found["samples"], latent["samples"])
+
+
+def test_noise_that_is_given_is_the_one_that_is_drawn(editor):
+    """As Streamed Edit and Edit in Windows give each window its part of the clip's."""
+    from steadyedit.backends import current
+
+    guider = call("BasicGuider", model=editor, conditioning=[[torch.zeros(1, 77, 96), {
+        "concat_latent_image": torch.zeros(1, 4, 8, 8)}]])[0]  # fmt: skip
+    sigmas, latent = torch.tensor([2.0, 0.0]), {"samples": torch.zeros(1, 4, 8, 8)}
+    (noise,) = call("RandomNoise", noise_seed=3)
+    drawn = call("SamplerCustomAdvanced", noise=noise, guider=guider, sampler="euler", sigmas=sigmas,
+                 latent_image=latent)[0]["samples"]  # fmt: skip
+    settings = (guider, noise.for_latent(latent), latent["samples"])
+    assert torch.equal(current().guided(*settings, "euler", sigmas, 3, lambda step: None), drawn)
+    with pytest.raises(ValueError, match="sampler: euler_ancestral draws new noise"):
+        current().guided(*settings, "euler_ancestral", sigmas, 3, lambda step: None)

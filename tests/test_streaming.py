@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from steadyedit.files import writing
+from steadyedit.files.writing import NotSaved
 from steadyedit.streaming.noise import OWN, SAME, FrameNoise
 from steadyedit.streaming.per_frame import check_conditions
 from steadyedit.streaming.run import edit_windows
@@ -124,6 +125,18 @@ def test_a_full_disk_keeps_what_is_finished(store, monkeypatch):
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     assert edited(store) == [(6, 1)]
+
+
+def test_a_disk_that_is_full_while_a_window_is_at_work_says_what_is_kept(store):
+    """Its inversion lies on the disk, too."""
+    with pytest.raises(KeyboardInterrupt):
+        edited(store, report=Quiet(stop=3))
+
+    def full(window, part, room):
+        raise NotSaved(errno.ENOSPC, "step_0002.npy: could not be saved.")
+
+    with pytest.raises(OSError, match="could not be saved. The 3 frames that are finished are kept: make room"):
+        edit_windows(store, 3, full, Quiet())
 
 
 def test_a_window_with_other_frames_is_refused(store):
