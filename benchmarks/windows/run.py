@@ -2,8 +2,8 @@
 
 The methods of one base have the same weights, tuned on the clip's first frames where the base is tuned, and all have
 the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods`` also
-Tune-A-Video and TokenFlow: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the JSON, in NAME.rows: the same command goes
-on where it was stopped.
+Tune-A-Video and TokenFlow: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the JSON, in
+NAME.rows: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ NOTES = (
     "none, first, keyframes: windows that overlap, with these anchors.",
     "Flicker is of pairs of neighbouring frames; a join is a pair in which another window has the largest share of the "
     "later frame. The whole clip's is measured at the joins of the overlapping windows.",
-    "EI2, or Tune-A-Video, is tuned on the clip's first window; the inversion is frame by frame, by the model before tuning, so that all "
-    "methods begin alike.",
+    "EI2, or Tune-A-Video, is tuned on the clip's first window; the inversion is frame by frame, by the model before "
+    "tuning, so that all methods begin alike.",
 )
 
 
