@@ -1,9 +1,9 @@
 """EI2 on long toy clips, in windows with one choice of anchors or another: ``python -m steadyedit bench windows``.
 
 The methods of one base have the same weights, tuned on the clip's first frames where the base is tuned, and all have
-the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods`` also
-Tune-A-Video and TokenFlow: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the JSON, in
-NAME.rows: the same command goes on where it was stopped.
+the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods``
+Tune-A-Video and TokenFlow, too: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the
+JSON, in NAME.rows: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
