@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..files.cache import limit_bytes, trim
-from ..files.writing import write_bytes
+from ..files.writing import NotSaved, write_bytes
 from ..methods.stored import digest_of, locked, set_aside
 from ..video.write import write_clip
 from .run import Edit, Report, edit_windows
@@ -87,7 +87,12 @@ def finished(folder: Path) -> Path | None:
 
 def written(folder: Path, store: WindowStore, clip: Frames) -> Path:
     """The video of all finished windows, which go then, with the sound and the timecode of what was edited."""
-    path = write_clip(folder / VIDEO, store.frames(), clip.fps, clip.sound(), timecode=clip.timecode, count=store.total)
-    write_bytes(folder / DIGEST, json.dumps(digest_of(path)).encode())
+    try:
+        path = write_clip(folder / VIDEO, store.frames(), clip.fps, clip.sound(), timecode=clip.timecode,
+                          count=store.total)  # fmt: skip
+        write_bytes(folder / DIGEST, json.dumps(digest_of(path)).encode())
+    except NotSaved as error:
+        raise NotSaved(error.errno, f"{error} All {store.total} frames are finished and kept: make room, and queue the "
+                       "edit again.") from error
     store.remove()
     return path
