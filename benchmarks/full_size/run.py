@@ -3,9 +3,9 @@
 A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against what is told before a training. A
 minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
 matrix library's workspace come on top, so these are predictions until a GPU has confirmed them. What ComfyUI's own
-networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 ...", "dape ..." and "via ..." are
-Stable Diffusion's U-Net at 512x512, "sdxl tuning" SDXL's at 1024x1024: a step of tuning on 8 frames, one evaluation
-under guidance, or a step of gather-swap on a clip of so many frames.
+networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 ...", "tune-a-video ...", "dape ..." and
+"via ..." are Stable Diffusion's U-Net at 512x512, "sdxl tuning" SDXL's at 1024x1024: a step of tuning on 8 frames, one
+evaluation under guidance, or a step of gather-swap on a clip of so many frames.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...methods.lora_edit.memory import GIB
 from ...methods.lora_edit.recipe import MaskLoRARecipe
 from ...methods.lora_edit.samples import Sample
 from ...methods.registry import build_on
+from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
 from ...methods.via.pipeline import ViaRecipe
 from ..common.asked import chosen_of, written
 from ..common.live import fake
@@ -47,6 +48,12 @@ def ei2(backend: Any, model: Any) -> list[Attachment]:
     return ei2_parts(backend.sites(model))
 
 
+def tune_a_video(backend: Any, model: Any) -> list[Attachment]:
+    """Tune-A-Video's two attentions."""
+    sites = backend.sites(model)
+    return [build_temporal_attention(sites), build_sparse_causal(sites)]
+
+
 def norms(backend: Any, model: Any) -> list[Attachment]:
     """DAPE's first stage with the node's settings."""
     return [build_on(backend, model, "norm-tune", {})]
@@ -65,6 +72,8 @@ def _via(frames: int, dtype: torch.dtype) -> Predicted:
 U_NETS: dict[str, Callable[[torch.dtype], Predicted]] = {
     "ei2 tuning": lambda dtype: fake_tuning(SD15, ei2, EI2_LATENT, dtype),
     "ei2 sampling": lambda dtype: fake_evaluation(SD15, ei2, EI2_LATENT, dtype, branches=2),
+    "tune-a-video tuning": lambda dtype: fake_tuning(SD15, tune_a_video, EI2_LATENT, dtype),
+    "tune-a-video sampling": lambda dtype: fake_evaluation(SD15, tune_a_video, EI2_LATENT, dtype, branches=2),
     "dape norms": lambda dtype: fake_tuning(SD15, norms, EI2_LATENT, dtype, NORM_TUNING),
     "dape adapter": lambda dtype: fake_tuning(SD15, adapter, EI2_LATENT, dtype, ADAPTER_TUNING, norms),
     "sdxl tuning": lambda dtype: fake_tuning(SDXL, ei2, SDXL_LATENT, dtype),
