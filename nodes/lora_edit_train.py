@@ -8,6 +8,7 @@ from ..methods.lora_edit.choices import MEMORY_PRESETS, NOISE_RANGES, PRECISIONS
 from .checks import wanted
 from .lora_edit import CATEGORY
 from .lora_edit_samples import Samples
+from .schema import growing, grown
 from .training import cache_of, learning_rate_input, lora_output, loss_map_output, rank_input, reuse_input, seed_input
 
 
@@ -53,6 +54,8 @@ class MaskLoRATrain(io.ComfyNode):
                                "are streamed, and how many blocks' inputs wait in the main memory; the progress text "
                                "says what was chosen. By prediction, not yet confirmed on a GPU. It takes the place of "
                                "blocks_on_device."),
+                *growing("more_samples", Samples.Input("samples"), "samples_", tooltip="Further "
+                         "samples, one socket each: they need not be chained to be trained with those above."),
             ],
             outputs=[
                 lora_output(),
@@ -65,13 +68,14 @@ class MaskLoRATrain(io.ComfyNode):
     def check_lazy_status(cls, samples, **given):
         from ..methods.lora_edit.samples import check_samples
 
+        # Hosts do not hand a growing input's links over here; the training checks all of them.
         check_samples(samples)
         return wanted(given, "lora", "model")
 
     @classmethod
     def execute(cls, model, samples, steps, learning_rate, rank, targets, noise_range, precision, blocks_on_device,
                 seed, reuse, lora=None, sample_every=0, take_interrupted=False,
-                memory="what is free") -> io.NodeOutput:
+                memory="what is free", more_samples=None) -> io.NodeOutput:
         from dataclasses import replace
 
         from .. import backends
@@ -85,8 +89,14 @@ class MaskLoRATrain(io.ComfyNode):
         card = MEMORY_PRESETS[memory]
         settings = VideoSettings(precision, blocks_on_device, sample_every=sample_every,
                                  take_interrupted=take_interrupted, budget=None if card is None else card * GIB)
+        samples = together(samples, more_samples)
         tuned = train_mask_lora(backend, model, samples, recipe, settings, start=lora, cache=cache_of(backend, reuse))
         return io.NodeOutput(dict(tuned.weights.tensors), tuned.model, tuned.loss_map)
+
+
+def together(samples: tuple, more_samples: dict | None) -> tuple:
+    """The samples of all sockets, in their order: the same as chained ones."""
+    return tuple(one for part in (samples, *grown(more_samples)) for one in part or ())
 
 
 NODES = [MaskLoRATrain]

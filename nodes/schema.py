@@ -66,3 +66,31 @@ def host_has(name: str) -> bool:
     from comfy_api.latest import io, ui
 
     return hasattr(io, name) or hasattr(ui, name)
+
+
+def growing(name: str, part: Any, prefix: str, *, tooltip: str, most: int = 8) -> list[Any]:
+    """An optional input that shows one more socket for each link; none where this host has no such inputs.
+
+    Their ids are ``name.prefix0``, ``name.prefix1``, ...; ``execute`` has a dict of those that are linked, or None.
+
+    Args:
+        part: an input of the sockets' type.
+    """
+    from comfy_api.latest import io
+
+    if not host_has("Autogrow"):
+        return []
+    template = io.Autogrow.TemplatePrefix(input=part, prefix=prefix, min=0, max=most)
+    return [io.Autogrow.Input(name, template=template, optional=True, tooltip=tooltip)]
+
+
+def grown(values: dict[str, Any] | None) -> list[Any]:
+    """What is linked to a growing input, from the first socket to the last."""
+    from re import search
+
+    def number(name: str) -> int:
+        digits = search(r"\d+$", name)
+        return int(digits[0]) if digits else 0
+
+    values = values or {}
+    return [values[name] for name in sorted(values, key=number) if values[name] is not None]

@@ -263,7 +263,7 @@ BY_NODE = {
                                      noise_range="noise levels", blocks_on_device="blocks kept on the GPU",
                                      sample_every="sample a clip every ... steps",
                                      take_interrupted="take an interrupted training",
-                                     memory="fit into a card of",
+                                     memory="fit into a card of", more_samples="more samples",
                                      advanced="targets noise_range precision blocks_on_device reuse sample_every "
                                               "take_interrupted"),
 }  # fmt: skip

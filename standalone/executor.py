@@ -106,7 +106,7 @@ def check(graph: Graph, order: list[str], nodes: Mapping[str, type[Any]]) -> Non
     """Raise GraphError, naming node and input, where an input is missing, unknown or does not fit."""
     for key in order:
         node, values = nodes[graph[key]["class_type"]], graph[key]["inputs"]
-        inputs = {wanted.id: wanted for wanted in node.GET_SCHEMA().inputs}
+        inputs = {wanted.id: wanted for one in node.GET_SCHEMA().inputs for wanted in getattr(one, "sockets", [one])}
         own = getattr(node, "validate_inputs", None)
         checked = set(inspect.signature(own).parameters) if own else set()
         for name in values.keys() - inputs.keys():
@@ -138,11 +138,23 @@ def _check_own(where: str, own: Callable[..., Any], values: Mapping[str, Any]) -
         raise GraphError(f"{where}: {said}")
 
 
+def nested(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A node's inputs as the host hands them over: those of a growing one, ``name.socket``, in a dict of that name."""
+    found: dict[str, Any] = {}
+    for name, value in inputs.items():
+        of, dot, socket = name.partition(".")
+        if dot:
+            found.setdefault(of, {})[socket] = value
+        else:
+            found[name] = value
+    return found
+
+
 def call(node: type[Any], inputs: dict[str, Any], key: str, graph: Graph) -> tuple:
     """Run one node and return its outputs."""
     hidden = SimpleNamespace(unique_id=key, prompt=graph, extra_pnginfo=None)
     bound: Any = type(node.__name__, (node,), {"hidden": hidden})
-    out = bound.execute(**inputs)
+    out = bound.execute(**nested(inputs))
     if inspect.iscoroutine(out):
         out = asyncio.run(out)
     return tuple(out.args) if hasattr(out, "args") else tuple(out or ())

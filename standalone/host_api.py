@@ -43,6 +43,15 @@ class Input:
         return not self.optional
 
 
+class Growing(Input):
+    """An input with a socket for each link: ``sockets`` are those that a graph may name."""
+
+    def __init__(self, id: str, template: SimpleNamespace, **settings: Any):
+        super().__init__("COMFY_AUTOGROW_V3", id, **settings)
+        self.sockets = [Input(template.input.io_type, f"{id}.{template.prefix}{place}", optional=place >= template.min)
+                        for place in range(template.max)]
+
+
 class Output:
     """One output of a schema."""
 
@@ -124,6 +133,7 @@ def _modules() -> dict[str, ModuleType]:
     io = ModuleType("comfy_api.latest.io")
     io.__dict__.update({attribute: io_type(name) for attribute, name in TYPES.items()})
     io.__dict__.update(Schema=Schema, ComfyNode=ComfyNode, NodeOutput=NodeOutput, Custom=io_type)
+    io.__dict__.update(Autogrow=SimpleNamespace(Input=Growing, TemplatePrefix=SimpleNamespace))
     ui = ModuleType("comfy_api.latest.ui")
     ui.__dict__.update(PreviewImage=Shown, PreviewText=Shown)
     latest = ModuleType("comfy_api.latest")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from steadyedit.files import places
+from steadyedit.nodes.schema import growing, grown
 from steadyedit.standalone import host_api
 from steadyedit.standalone.cli import main
 from steadyedit.standalone.executor import execute, order_of
@@ -56,7 +57,18 @@ class Even(ComfyNode):
         return NodeOutput(n)
 
 
-NODES = {"Number": Number, "Add": Add, "Even": Even}
+class Sum(ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        more = growing("more", Input("INT", "one"), "one_", tooltip="", most=3)
+        return Schema("Sum", [Input("INT", "first"), *more], [Output("INT")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, first, more=None):
+        return NodeOutput((first, *grown(more)))
+
+
+NODES = {"Number": Number, "Add": Add, "Even": Even, "Sum": Sum}
 GRAPH = {
     "3": {"class_type": "Add", "inputs": {"a": ["1", 0], "b": ["2", 0]}, "_meta": {"title": "Sum"}},
     "1": {"class_type": "Number", "inputs": {"value": 4}},
@@ -77,6 +89,18 @@ def test_runs_what_the_outputs_need_and_once():
     run = execute(GRAPH, NODES, lambda key, seconds: seen.append(key))
     assert run.results["3"] == (9,) and LOG == ["1", "2"] and seen == ["1", "2", "3"]
     assert "9" not in run.results
+
+
+def test_a_growing_input_takes_its_links_in_order_and_names_what_it_has():
+    numbers = {key: {"class_type": "Number", "inputs": {"value": int(key)}} for key in "123"}
+    links = {"first": ["1", 0], "more.one_1": ["3", 0], "more.one_0": ["2", 0]}
+    with host_api.installed():
+        assert execute({**numbers, "sum": {"class_type": "Sum", "inputs": links}}, NODES).results["sum"] == ((1, 2, 3),)
+        assert execute({"1": numbers["1"], "sum": {"class_type": "Sum", "inputs": {"first": ["1", 0]}}},
+                       NODES).results["sum"] == ((1,),)  # fmt: skip
+        wrong = {**numbers, "sum": {"class_type": "Sum", "inputs": {"first": ["1", 0], "more.one_3": ["2", 0]}}}
+        with pytest.raises(GraphError, match="has no input 'more.one_3'; it has first, more.one_0, more.one_1"):
+            execute(wrong, NODES)
 
 
 def test_one_source_for_two_inputs_runs_once():
