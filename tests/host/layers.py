@@ -193,14 +193,15 @@ class Arrangement:
         return int(hit.sum())
 
     def cost(self) -> float:
-        """Crossings and nodes that cover links; among arrangements with as many the flat one with short links."""
+        """Crossings, links from right to left, nodes that cover links; among as many the flat one with short links."""
         places, frames = self.places()
         at = np.array([places[key] for key in self.boxes])
         ends, height = self.ends(at), max(frame[1] + frame[3] for frame in frames)
-        steep, lowered = np.abs(ends[:, 1] - ends[:, 3]).sum(), sum(map(sum, self.order.lower)) + sum(self.order.drop)
-        return crossings(ends) + self.hidden(at, ends) / 3 + height / 400 + (steep + lowered) / 4000
+        steep, back = np.abs(ends[:, 1] - ends[:, 3]).sum(), (ends[:, 0] > ends[:, 2]).sum()
+        lowered = sum(map(sum, self.order.lower)) + 4 * sum(self.order.drop)
+        return crossings(ends) + 2 * back + self.hidden(at, ends) / 3 + height / 400 + (steep + lowered) / 4000
 
-    def improve(self, steps: int = 30000, tries: int = 4) -> None:
+    def improve(self, steps: int = 12000, tries: int = 3) -> None:
         """Reorder, lower and exchange as long as that helps; the same for the same graph.
 
         A group that follows on no other stands at the left, or beside the first group that takes something from it,

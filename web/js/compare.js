@@ -19,6 +19,11 @@ const BUTTON = {
   background: "#2a2a2a", cursor: "pointer", whiteSpace: "nowrap",
 };
 
+const LABEL = {
+  position: "absolute", font: "12px sans-serif", padding: "1px 4px", color: "#fff", background: "rgba(0, 0, 0, 0.55)",
+  pointerEvents: "none", whiteSpace: "nowrap",
+};
+
 function made(tag, style, attributes = {}) {
   const element = document.createElement(tag);
   Object.assign(element.style, style);
@@ -37,11 +42,15 @@ class Comparison {
       position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain", background: "#1b1b1b",
       touchAction: "none",
     }, { tabIndex: 0 });
-    const stage = made("div", { position: "relative", flex: "1 1 auto", minHeight: "220px", overflow: "hidden" });
-    stage.append(this.canvas);
+    this.stage = made("div", { position: "relative", flex: "1 1 auto", minHeight: "220px", overflow: "hidden" });
+    // Beside the canvas, whose pixels are the clip's: letters in those of a small clip could not be read.
+    this.labels = [made("span", LABEL), made("span", LABEL)];
+    this.stage.append(this.canvas, ...this.labels);
+    this.sized = new ResizeObserver(() => this.draw());
+    this.sized.observe(this.stage);
     this.video = made("video", { position: "absolute", width: "1px", height: "1px", opacity: "0" },
       { muted: true, loop: true, playsInline: true, preload: "auto" });
-    this.element.append(stage, this.modes(), this.times(), this.video);
+    this.element.append(this.stage, this.modes(), this.times(), this.video);
     this.listen();
     this.draw();
   }
@@ -186,6 +195,7 @@ class Comparison {
     this.play.textContent = this.video.paused ? "Play" : "Stop";
     this.canvas.dataset.mode = mode;
     const context = this.canvas.getContext("2d");
+    for (const one of this.labels) one.style.display = "none";
     if (!this.ready || !file) return this.empty(context);
     const { width, height } = file;
     const stacked = mode === "side" && this.stacks(width, height);
@@ -211,17 +221,17 @@ class Comparison {
 
   // Whether two pictures under each other are shown larger than beside each other.
   stacks(width, height) {
-    const rect = this.canvas.getBoundingClientRect();
-    if (!rect.width) return false;
-    const scale = (w, h) => Math.min(rect.width / w, rect.height / h);
+    const { clientWidth, clientHeight } = this.stage;
+    if (!clientWidth) return false;
+    const scale = (w, h) => Math.min(clientWidth / w, clientHeight / h);
     return scale(width, 2 * height) > scale(2 * width, height);
   }
 
   side(context, part, { width, height, stacked }) {
     part(0, 0, 0);
     part(1, stacked ? 0 : width, stacked ? height : 0);
-    label(context, "before", 0, 0);
-    label(context, "after", stacked ? 0 : width, stacked ? height : 0);
+    this.label(0, "before");
+    this.label(1, "after", stacked ? 0 : width, stacked ? height : 0);
   }
 
   wipe(context, part, { width, height, position }) {
@@ -233,9 +243,10 @@ class Comparison {
     part(0, 0, 0);
     context.restore();
     context.fillStyle = "#fff";
-    context.fillRect(width * position - unit(context), 0, 2 * unit(context), height);
-    if (position > 0.2) label(context, "before", 0, 0);
-    if (position < 0.8) label(context, "after", width, 0, true);
+    const line = 1 / this.fit.scale;
+    context.fillRect(width * position - line, 0, 2 * line, height);
+    if (position > 0.2) this.label(0, "before");
+    if (position < 0.8) this.label(1, "after", width, 0, true);
   }
 
   difference(context, part) {
@@ -253,10 +264,28 @@ class Comparison {
     context.globalAlpha = position;
     part(1, 0, 0);
     context.globalAlpha = 1;
-    label(context, `after ${Math.round(100 * position)} %`, 0, 0);
+    this.label(0, `after ${Math.round(100 * position)} %`);
+  }
+
+  // Where the picture lies in its stage, in the node's own pixels, whatever the graph's zoom is.
+  get fit() {
+    const { clientWidth, clientHeight } = this.stage, { width, height } = this.canvas;
+    const scale = Math.min(clientWidth / width, clientHeight / height) || 1;
+    return { scale, left: (clientWidth - width * scale) / 2, top: (clientHeight - height * scale) / 2 };
+  }
+
+  // Letters at a place of the picture, in its pixels; or, with right, to the left of it.
+  label(which, text, x = 0, y = 0, right = false) {
+    const { scale, left, top } = this.fit, across = left + x * scale;
+    Object.assign(this.labels[which].style, {
+      display: "", top: `${top + y * scale}px`, left: right ? "" : `${across}px`,
+      right: right ? `${this.stage.clientWidth - across}px` : "",
+    });
+    this.labels[which].textContent = text;
   }
 
   stop() {
+    this.sized.disconnect();
     this.video.pause();
     this.video.removeAttribute("src");
     this.video.load();
@@ -264,24 +293,6 @@ class Comparison {
 }
 
 const limited = (value) => Math.min(Math.max(value, 0), 1);
-
-// A screen pixel in those of the canvas, so that lines and labels are as large in small clips as in large ones.
-function unit(context) {
-  const rect = context.canvas.getBoundingClientRect();
-  return rect.width ? 1 / Math.min(rect.width / context.canvas.width, rect.height / context.canvas.height) : 1;
-}
-
-function label(context, text, x, y, right = false) {
-  const one = unit(context);
-  context.font = `${12 * one}px sans-serif`;
-  context.textAlign = "left";
-  const wide = context.measureText(text).width + 8 * one;
-  const left = right ? x - wide : x;
-  context.fillStyle = "rgba(0, 0, 0, 0.55)";
-  context.fillRect(left, y, wide, 17 * one);
-  context.fillStyle = "#fff";
-  context.fillText(text, left + 4 * one, y + 13 * one);
-}
 
 app.registerExtension({
   name: "SteadyEdit.Compare",
