@@ -45,8 +45,10 @@ DRAWN = """() => app.canvas.graph.nodes.map((n) => {
     || box?.querySelector('img, video, canvas');
   return [n.title, n.pos[0], n.pos[1] - 30, Math.max(n.size[0], width), Math.max(n.size[1] + 30, height), !!shows];
 })"""
-#: Crossings per link. One is the aim, which six graphs miss.
-MOST_CROSSINGS = 2
+#: Crossings per link; more in graphs of which one output goes to nodes in every group.
+MOST_CROSSINGS = 1
+MORE_CROSSINGS = {"lora_edit_wan_reference_frames": 1.2, "via_local": 1.4, "toy_via_local": 1.7,
+                  "toy_via_local_text": 1.6}  # fmt: skip
 #: Of a note's text, in pixels: less than a line.
 CUT = 16
 
@@ -82,7 +84,8 @@ def test_no_two_nodes_overlap_and_links_rarely_cross(drawn):
         assert overlapping(seen["nodes"]) == [], name
         assert overlapping(seen["groups"]) == [], name
         assert outside(seen["nodes"], seen["groups"]) == [], name
-        assert layers.crossings(np.array(seen["links"], float)) <= MOST_CROSSINGS * len(seen["links"]), name
+        most = MORE_CROSSINGS.get(name, MOST_CROSSINGS)
+        assert layers.crossings(np.array(seen["links"], float)) <= most * len(seen["links"]), name
         assert all(drawn.evaluate(layout.CUT, note) < CUT for note in seen["notes"]), name
 
 
