@@ -54,7 +54,7 @@ class MaskLoRATrain(io.ComfyNode):
                                "are streamed, and how many blocks' inputs wait in the main memory; the progress text "
                                "says what was chosen. By prediction, not yet confirmed on a GPU. It takes the place of "
                                "blocks_on_device."),
-                *growing("more_samples", Samples.Input("samples"), "samples_", tooltip="Further "
+                *growing(io, "more_samples", Samples.Input("samples"), "samples_", tooltip="Further "
                          "samples, one socket each: they need not be chained to be trained with those above."),
             ],
             outputs=[

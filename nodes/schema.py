@@ -61,24 +61,16 @@ def known(make: Any, *values: Any, **fields: Any) -> Any:
     return make(*values, **{name: value for name, value in fields.items() if name in accepted})
 
 
-def host_has(name: str) -> bool:
-    """Whether this host's ``io`` or ``ui`` has a name such as DynamicCombo, Autogrow or PreviewVideo."""
-    from comfy_api.latest import io, ui
-
-    return hasattr(io, name) or hasattr(ui, name)
-
-
-def growing(name: str, part: Any, prefix: str, *, tooltip: str, most: int = 8) -> list[Any]:
+def growing(io: Any, name: str, part: Any, prefix: str, *, tooltip: str, most: int = 8) -> list[Any]:
     """An optional input that shows one more socket for each link; none where this host has no such inputs.
 
     Their ids are ``name.prefix0``, ``name.prefix1``, ...; ``execute`` has a dict of those that are linked, or None.
 
     Args:
+        io: the host's, as the node's module has it.
         part: an input of the sockets' type.
     """
-    from comfy_api.latest import io
-
-    if not host_has("Autogrow"):
+    if not hasattr(io, "Autogrow"):
         return []
     template = io.Autogrow.TemplatePrefix(input=part, prefix=prefix, min=0, max=most)
     return [io.Autogrow.Input(name, template=template, optional=True, tooltip=tooltip)]

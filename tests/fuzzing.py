@@ -126,6 +126,8 @@ class Values:
             "STEADYEDIT_WEIGHTS": lambda: self.weights(draw),
             "LORA_MODEL": lambda: self.lora(draw),
             "STEADYEDIT_SAMPLES": lambda: self.samples(draw),
+            # Mask-Aware LoRA's further samples
+            "COMFY_AUTOGROW_V3": lambda: draw.choice([{}, {"samples_0": self.samples(draw)}]),
             "STEADYEDIT_CROP": lambda: crop(draw),
             "STEADYEDIT_STREAMED_INVERSION": lambda: self.made(
                 "StreamedInversion", model=self.made("ToyModel")[0], conditioning=self.text(), steps=1, refinement=0,

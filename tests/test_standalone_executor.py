@@ -60,7 +60,9 @@ class Even(ComfyNode):
 class Sum(ComfyNode):
     @classmethod
     def define_schema(cls):
-        more = growing("more", Input("INT", "one"), "one_", tooltip="", most=3)
+        from comfy_api.latest import io
+
+        more = growing(io, "more", Input("INT", "one"), "one_", tooltip="", most=3)
         return Schema("Sum", [Input("INT", "first"), *more], [Output("INT")], is_output_node=True)
 
     @classmethod
