@@ -5,6 +5,7 @@ The oldest host (0.8.0) has neither search aliases nor advanced inputs; to pass 
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -78,11 +79,10 @@ def growing(io: Any, name: str, part: Any, prefix: str, *, tooltip: str, most: i
 
 def grown(values: dict[str, Any] | None) -> list[Any]:
     """What is linked to a growing input, from the first socket to the last."""
-    from re import search
-
-    def number(name: str) -> int:
-        digits = search(r"\d+$", name)
-        return int(digits[0]) if digits else 0
-
     values = values or {}
-    return [values[name] for name in sorted(values, key=number) if values[name] is not None]
+    return [values[name] for name in sorted(values, key=_place) if values[name] is not None]
+
+
+def _place(socket: str) -> int:
+    digits = re.search(r"\d+$", socket)
+    return int(digits[0]) if digits else 0

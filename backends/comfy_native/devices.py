@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 CLONES = "multigpu_clones"
 
 
-def held(tree: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
+def managed(tree: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
     """Weights under the host's own memory management: counted, loaded with the MODEL and taken off the device with it.
 
     For each device more the host asks for a copy of their own, as it does of a loader's MODEL.
     """
     found = ModelPatcher(tree, load_device, offload_device)
-    found.cached_patcher_init = (lambda: held(copy.deepcopy(tree), load_device, offload_device), ())
+    found.cached_patcher_init = (lambda: managed(copy.deepcopy(tree), load_device, offload_device), ())
     return found
 
 
-def each_its_own(executor: Callable, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any,
+def weights_by_device(executor: Callable, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any,
                  **kwargs: Any) -> Tensor:  # fmt: skip
     """``WrappersMP.SAMPLER_SAMPLE``: a device beside the first computes with the copies that the host made for it.
 

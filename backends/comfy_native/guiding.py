@@ -61,7 +61,7 @@ def check(guider: Any, sampler: Any) -> None:
     if is_video_format(model):
         raise ValueError("guider: its model is one of whole clips, in which frames depend on each other, so that it "
                          "cannot be edited in windows; edit as many frames as it takes in a graph of single nodes.")
-    check_uncut(model)
+    check_context_windows(model)
     inner = model.model_options.get("transformer_options", {})
     cache = next((key for key in inner if "cache" in str(key).lower()), None)
     if cache is not None:
@@ -72,7 +72,7 @@ def check(guider: Any, sampler: Any) -> None:
     check_sampler(sampler, WHAT)
 
 
-def check_uncut(model: ModelPatcher) -> None:
+def check_context_windows(model: ModelPatcher) -> None:
     """Raise ValueError where the host would cut into windows what is a window already."""
     if model.model_options.get("context_handler") is not None:
         raise ValueError("guider: its model has context windows, which cut the clip as this node does; remove them.")
@@ -198,7 +198,7 @@ class NoDraws(TorchFunctionMode):
 def run(guider: Any, noise: Tensor, samples: Tensor, sampler: Any, sigmas: Tensor, seed: int,
         step: Callable[[int], None]) -> Tensor:  # fmt: skip
     """``Guiding.guided``."""
-    check_uncut(model_of(guider))
+    check_context_windows(model_of(guider))
 
     def callback(index: int, denoised: Tensor, x: Tensor, total: int) -> None:
         step(index + 1)

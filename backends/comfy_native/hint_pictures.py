@@ -18,7 +18,7 @@ class PictureByPicture:
 
     Args:
         vae: the host's.
-        names: of the pictures that it will be given, in their order; None: of nobody's.
+        names: of the pictures that it will be given, in their order; None: they have none, and nothing is kept.
         kept: what was made of pictures of a name and size.
     """
 

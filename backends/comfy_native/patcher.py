@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from ...methods.tuned_weights import is_tuned
 from . import planned
 from .blocks import refuse_second_owner, sites_of
-from .devices import each_its_own, held
+from .devices import managed, weights_by_device
 from .joint_blocks import joint_network_of, joint_sites_of
 from .joint_patches import run_joint
 from .merging import guard_merges
@@ -36,7 +36,7 @@ def with_state(model: ModelPatcher, state: Attached) -> ModelPatcher:
     clone.model_options.setdefault("transformer_options", {})[KEY] = state
     run = run_attached if joint_network_of(model) is None else run_joint
     wrappers = [(WrappersMP.DIFFUSION_MODEL, run), (WrappersMP.OUTER_SAMPLE, check_conditions),
-                (WrappersMP.SAMPLER_SAMPLE, each_its_own)]
+                (WrappersMP.SAMPLER_SAMPLE, weights_by_device)]
     if any(attachment.plan is not None for attachment in state.attachments):
         wrappers += planned.WRAPPERS
     for kind in {*planned.KINDS, WrappersMP.DIFFUSION_MODEL}:
@@ -64,7 +64,7 @@ def attach(model: ModelPatcher, attachment: Attachment) -> ModelPatcher:
     key = f"{KEY}.{attachment.method}"
     clone.remove_additional_models(key)
     if attachment.trees:
-        clone.set_additional_models(key, [held(tree, model.load_device, model.offload_device)
+        clone.set_additional_models(key, [managed(tree, model.load_device, model.offload_device)
                                           for tree in attachment.trees])  # fmt: skip
     if is_tuned(attachment):
         guard_merges(clone)

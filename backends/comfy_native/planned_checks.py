@@ -56,7 +56,7 @@ def check_run(guider: Any, plan: SamplingPlan, sites: frozenset[str], noise: Ten
         check_sigmas(sigmas, plan.name)
     check_images(guider, frames)
     check_references(guider, guider.model_patcher)
-    check_shown(guider, noise)
+    check_reference_latents(guider, noise)
     check_patch_pictures(inner, plan.name)
     if plan.grid > 1:
         check_patches(inner, frames, plan.name)
@@ -85,7 +85,7 @@ def reads_references(network: Any) -> bool:
     return any(word in NAMES_OF_REFERENCES for code in codes for word in (*code.co_varnames, *code.co_consts))
 
 
-def check_shown(guider: Any, noise: Tensor) -> None:
+def check_reference_latents(guider: Any, noise: Tensor) -> None:
     """Raise ValueError where the references of a transformer are other latents than pictures of its own kind."""
     if joint_network_of(guider.model_patcher) is None:
         return

@@ -1,4 +1,4 @@
-"""EI2 on long toy clips, in windows with one choice of anchors or another: ``python -m steadyedit bench windows``.
+"""Whole-clip methods on long toy clips, in windows with one choice of anchors or another: ``steadyedit bench windows``.
 
 The methods of one base have the same weights, tuned on the clip's first frames where the base is tuned, and all have
 the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods``

@@ -10,15 +10,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .choices import FAMILIES, HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
+from .choices import HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
 from .masks import hard
 from .packing import CELL, check_frames, latent_frames, packed, packed_single, pooled
 
 GRAY = 0.5
 #: The transformer's patches take 2x2 cells; HunyuanVideo 1.5's one cell of twice the side.
 SIDE = 2 * CELL
-#: Pixels to a side of a cell, and channels of a latent, where they are others than Wan's.
-CELLS, CHANNELS = {HUNYUAN_15: 2 * CELL}, {HUNYUAN_15: 32}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form in which a family of models reads its condition.
+
+    Args:
+        channels, cell: of a latent, and pixels to a side of one of its cells.
+        pack: pooled cells -> the mask's channels.
+        hard: the host rounds the mask.
+        alone: where nothing but the first frame is kept, it is encoded alone, as in the model's own training.
+        filled: zeros stand for the frames behind it; the host fills them in where not.
+    """
+
+    channels: int = 16
+    cell: int = CELL
+    pack: Callable[[Tensor], Tensor] = packed_single
+    hard: bool = False
+    alone: bool = True
+    filled: bool = False
+
+
+FORMS = {WAN: Form(pack=packed, alone=False), HUNYUAN: Form(hard=True),
+         HUNYUAN_15: Form(channels=32, cell=2 * CELL, filled=True)}  # fmt: skip
 
 
 def check_family(family: str) -> None:
@@ -26,8 +48,8 @@ def check_family(family: str) -> None:
     if family == HUNYUAN_2:
         raise ValueError(f"family: {HUNYUAN_2} replaces the first frame's tokens and has no mask channel, so that it "
                          f"cannot keep a region; use {WAN}, {HUNYUAN} or {HUNYUAN_15}.")
-    if family not in FAMILIES:
-        raise ValueError(f"family: {family!r} is none of {', '.join(FAMILIES[:3])}.")
+    if family not in FORMS:
+        raise ValueError(f"family: {family!r} is none of {', '.join(FORMS)}.")
 
 
 def check_video(name: str, video: Tensor) -> None:
@@ -154,20 +176,17 @@ def condition(
             raise ValueError(f"edited_first_frame: {first.shape[0]} of {first.shape[2]}x{first.shape[1]} pixels, but "
                              f"the video has {video.shape[2]}x{video.shape[1]}; give one frame of the same size.")
         video = torch.cat([first[..., :3].to(video), video[1:]])
+    form = FORMS[family]
+    generate = hard(generate) if form.hard else generate
     masked = pseudo_video(video, generate)
-    if family == HUNYUAN:
-        generate = hard(generate)
-    if family != WAN:
-        only_first = len(video) > 1 and not generate[0].any() and bool((generate[1:] == 1).all())
-        masked = pseudo_video(video, generate)[: 1 if only_first else None]
-    cells = pooled(generate, pooling, CELLS.get(family, CELL))
+    if form.alone and len(video) > 1 and not generate[0].any() and bool((generate[1:] == 1).all()):
+        masked = masked[:1]
+    cells = pooled(generate, pooling, form.cell)
     latent = encode(masked)
-    expected = (CHANNELS.get(family, 16), latent_frames(len(masked)), *cells.shape[1:])
-    same = latent.shape[2:] == expected[1:] and (family not in CHANNELS or latent.shape[1] == expected[0])
-    if latent.ndim != 5 or not same:
+    expected = (form.channels, latent_frames(len(masked)), *cells.shape[1:])
+    if latent.ndim != 5 or latent.shape[1:] != expected:
         raise ValueError(f"vae: made {tuple(latent.shape)} of {len(masked)} frames, but the video VAE of {family} "
                          f"gives [1, {', '.join(map(str, expected))}]; load that of the model.")
-    if family == HUNYUAN_15:
+    if form.filled:
         latent = pad(latent, (0, 0, 0, 0, 0, latent_frames(len(video)) - latent.shape[2]))
-    pack = packed if family == WAN else packed_single
-    return Condition(latent, pack(cells), look(video[:1]) if look is not None else None)
+    return Condition(latent, form.pack(cells), look(video[:1]) if look is not None else None)

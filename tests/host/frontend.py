@@ -30,7 +30,8 @@ from blueprints import blueprint
 
 # The helpers beside the tests, which only pytest knows by itself.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from folded_graphs import shown_inputs, subgraph_nodes  # noqa: E402
+from editor_files import carry_values, write  # noqa: E402
+from folded_graphs import subgraph_nodes  # noqa: E402
 from forms import editor_form  # noqa: E402
 from sam3 import with_sam3  # noqa: E402
 
@@ -42,7 +43,6 @@ FLAGS = [
 ]  # fmt: skip
 
 #: Files of models that graphs name: where they are to be had, and where they belong.
-MODELS = WORKFLOWS.parent / "docs" / "models.json"
 
 CONTROL = "control_after_generate"
 READY = "() => window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100"
@@ -207,21 +207,6 @@ def saved(opened: Any) -> dict[str, Any]:
     return graph
 
 
-def add_models(graph: dict[str, Any]) -> dict[str, Any]:
-    """Write beside each loader where its files are to be had, for the frontend's list of missing models."""
-    known = {model["name"]: model for model in json.loads(MODELS.read_text(encoding="utf-8"))}
-    for node in [*graph["nodes"], *(node for _, inside in subgraph_nodes(graph) for node in inside["nodes"])]:
-        values = node.get("widgets_values", [])
-        values = values.values() if isinstance(values, dict) else values
-        found = [known[value] for value in values if isinstance(value, str) and value in known]
-        if found:
-            fields = ("name", "url", "directory")
-            node["properties"]["models"] = [{field: model[field] for field in fields} for model in found]
-        else:
-            node.get("properties", {}).pop("models", None)
-    return graph
-
-
 def missing(opened: Any) -> list[str]:
     """Types of the nodes on the canvas that this host does not have."""
     return opened.evaluate(
@@ -339,42 +324,6 @@ def write_blueprint(opened: Any, name: str) -> Path:
     if unknown := missing(opened):
         raise RuntimeError(f"{name}: this host does not have {', '.join(sorted(set(unknown)))}.")
     return write(BLUEPRINTS / f"{name}.json", blueprint(name, saved(opened), shown))
-
-
-def carry_values(name: str) -> Path:
-    """Set the widgets of a graph's editor form to the values in ``workflows/api/NAME.json``.
-
-    Raises:
-        KeyError: the UI form lacks a node or a widget, so it must be drawn again.
-    """
-    path = editor_form(name)
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    held = subgraph_nodes(graph)
-    nodes = {str(node["id"]): node for part in [graph, *(inside for _, inside in held)] for node in part["nodes"]}
-    for key, node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")).items():
-        widgets = nodes[key].get("widgets_values_named", {})
-        for field, value in node["inputs"].items():
-            if isinstance(value, list):
-                continue
-            if field not in widgets:
-                raise KeyError(f"{name}: node {key} has no widget '{field}' in the UI form; draw it again.")
-            widgets[field] = value
-        if widgets:
-            # The list is what older frontends read; the names are in its order.
-            nodes[key]["widgets_values"] = list(widgets.values())
-    for host, inside in held:
-        named, shown = host.get("widgets_values_named", {}), shown_inputs(inside)
-        for label in named:
-            key, field = shown[label][0]
-            named[label] = nodes[key]["widgets_values_named"][field]
-        host["widgets_values"] = list(named.values())
-    return write(path, graph)
-
-
-def write(path: Path, graph: dict[str, Any]) -> Path:
-    """A UI form with the addresses of its models, one field a line, so that a change reads well."""
-    path.write_text(json.dumps(add_models(graph), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import frontend
+from editor_files import MODELS
 from PIL import Image
 
 DOCS = frontend.WORKFLOWS.parent / "web" / "docs"
@@ -202,7 +203,7 @@ def editor() -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as folder:
         models, output = Path(folder, "models"), Path(folder, "output")
         output.mkdir()
-        for model in json.loads(frontend.MODELS.read_text(encoding="utf-8")):
+        for model in json.loads(MODELS.read_text(encoding="utf-8")):
             path = models / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -39,31 +39,27 @@ def wan_base(dim=64, ffn=96, layers=2, image=True, in_dim=36, heads=2, text=TEXT
     return settings.get_model({}, "", device=CPU)
 
 
-def hunyuan_base(kind=comfy.supported_models.HunyuanVideoI2V, channels=33, hidden=128, double=1, single=1):
+def _hunyuan(kind, hidden, **parts):
     config = {
-        "image_model": "hunyuan_video", "in_channels": channels, "patch_size": [1, 2, 2], "out_channels": 16,
-        "vec_in_dim": 768, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT, "hidden_size": hidden,
-        "mlp_ratio": 2.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": single, "theta": 256,
-        "qkv_bias": True, "byt5": False, "guidance_embed": True, "use_cond_type_embedding": False,
-        "vision_in_dim": None, "meanflow_sum": False,
+        "image_model": "hunyuan_video", "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT,
+        "hidden_size": hidden, "num_heads": hidden // 128, "theta": 256, "qkv_bias": True, **parts,
     }  # fmt: skip
     settings = kind(config)
     settings.set_inference_dtype(torch.float32, None)
     return settings.get_model({}, "", device=CPU)
+
+
+def hunyuan_base(kind=comfy.supported_models.HunyuanVideoI2V, channels=33, hidden=128, double=1, single=1):
+    return _hunyuan(kind, hidden, in_channels=channels, patch_size=[1, 2, 2], out_channels=16, vec_in_dim=768,
+                    mlp_ratio=2.0, depth=double, depth_single_blocks=single, byt5=False, guidance_embed=True,
+                    use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False)  # fmt: skip
 
 
 def hunyuan15_base(kind=comfy.supported_models.HunyuanVideo15, channels=65, hidden=128, double=2, vision=SIGLIP):
     """Double blocks alone, a cell to a token; text by two encoders and CLIP vision's tokens run along."""
-    config = {
-        "image_model": "hunyuan_video", "in_channels": channels, "patch_size": [1, 1, 1], "out_channels": 32,
-        "vec_in_dim": None, "axes_dim": [16, 56, 56], "meanflow": False, "context_in_dim": TEXT, "hidden_size": hidden,
-        "mlp_ratio": 4.0, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": 0, "theta": 256,
-        "qkv_bias": True, "byt5": True, "guidance_embed": False, "use_cond_type_embedding": True,
-        "vision_in_dim": vision, "meanflow_sum": True,
-    }  # fmt: skip
-    settings = kind(config)
-    settings.set_inference_dtype(torch.float32, None)
-    return settings.get_model({}, "", device=CPU)
+    return _hunyuan(kind, hidden, in_channels=channels, patch_size=[1, 1, 1], out_channels=32, vec_in_dim=None,
+                    mlp_ratio=4.0, depth=double, depth_single_blocks=0, byt5=True, guidance_embed=False,
+                    use_cond_type_embedding=True, vision_in_dim=vision, meanflow_sum=True)  # fmt: skip
 
 
 @lru_cache
