@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
+from shared import shared
 
 TEXT, POOLED = 64, 32
 #: Depth of the transformers on the way down, as in SDXL base: none, 2, 10; here none, 1, 2.
@@ -12,7 +11,7 @@ DEPTHS = (0, 1, 2)
 CHANNELS = (32, 64, 128)
 
 
-@lru_cache
+@shared
 def unet():
     """A ``UNet2DConditionModel``, the same in every test."""
     from diffusers import UNet2DConditionModel

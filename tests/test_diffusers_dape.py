@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
 
 import pytest
 import torch
 from dape_stages import adapter_stage, norm_stage, run_stages
+from shared import shared
 from steadyedit.backends.diffusers import Denoiser, DiffusersModel
 from steadyedit.backends.diffusers.norms import located_norms
 from steadyedit.backends.diffusers.paths import locate
@@ -24,7 +24,7 @@ QUICK = TuneRecipe(steps=2, learning_rate=1e-2, loss="huber", queries=False)
 PLACE, FRAMES = {"positions": [3]}, 3
 
 
-@lru_cache
+@shared
 def stable_diffusion() -> DiffusersModel:
     """SD1.5's U-Net, shapes only."""
     from diffusers import UNet2DConditionModel

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared import shared
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.methods.lora import factors, new_lora
 from steadyedit.methods.lora_names import diffusers_name, for_diffusers
@@ -16,7 +15,7 @@ from tolerances import assert_close
 BACKEND = DiffusersBackend()
 
 
-@lru_cache
+@shared
 def unet(layers):
     """Two sizes of a small U-Net with attention below, in the middle and above."""
     from diffusers import UNet2DConditionModel

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 import torch
 from double import DoubleBackend, RecordedProgress, double_model
 from double.unet import CONTEXT
+from shared import shared
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.methods.lora import PROJECTIONS, differences, factors, new_lora
 from steadyedit.methods.preview import PANEL
@@ -34,7 +34,7 @@ class Pooling:
         return torch.cat([cells, cells.mean(1, keepdim=True)], 1) * 4 - 2
 
 
-@lru_cache
+@shared
 def unet(channels: int = 8):
     torch.manual_seed(0)
     return models.build_unet(channels).eval().requires_grad_(False)
@@ -109,7 +109,7 @@ def test_the_loss_falls():
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-@lru_cache
+@shared
 def once():
     """One finished adaptation for all tests that only look at it."""
     return adapted()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from functools import lru_cache, partial
+from functools import partial
 from unittest import mock
 
 import comfy.controlnet
@@ -20,6 +20,7 @@ from comfy.ldm.flux.controlnet import ControlNetFlux
 from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
 from comfy_extras.nodes_model_patch import QwenImageBlockWiseControlNet
 from narrow_flow import TEXT
+from shared import shared
 from steadyedit.standalone.rehearsal import layout_vae
 from steadyedit.standalone.rehearsal.weights import filled
 
@@ -37,7 +38,7 @@ class NarrowQwenText(sd1_clip.SDClipModel):
                          return_attention_masks=attention_mask, model_options=model_options or {})
 
 
-@lru_cache
+@shared
 def qwen_clip():
     """CLIP of Qwen-Image: the host's tokenizer, language model and vision transformer."""
     vision = partial(qwen_vl.Qwen2VLVisionTransformer)
@@ -76,7 +77,7 @@ class Flux2Text(FluxText):
     encoders = ("qwen3_4b",)
 
 
-@lru_cache
+@shared
 def vae(video):
     """One of Qwen-Image's kind, or of FLUX's, which has the same channels."""
     layout = layout_vae.wan() if video else layout_vae.kl(16)

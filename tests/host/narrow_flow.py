@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from shared import shared
 
 TEXT = 32
 
@@ -27,7 +26,7 @@ def patcher_of(kind, config, **sampling):
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 
-@lru_cache
+@shared
 def _wan():
     return patcher_of(comfy.supported_models.WAN21_T2V, {
         "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "num_heads": 2, "ffn_dim": 64, "num_layers": 2,
@@ -35,7 +34,7 @@ def _wan():
         "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6}, shift=3.0)
 
 
-@lru_cache
+@shared
 def _flux(guidance=True):
     return patcher_of(comfy.supported_models.Flux, {
         "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 16, "context_in_dim": TEXT,
@@ -66,7 +65,7 @@ def latent(*shape, seed=5):
 
 
 
-@lru_cache
+@shared
 def _qwen():
     return patcher_of(comfy.supported_models.QwenImage, {
         "image_model": "qwen_image", "in_channels": 64, "num_layers": 2, "attention_head_dim": 24,
@@ -78,7 +77,7 @@ def qwen():
     return _qwen().clone()
 
 
-@lru_cache
+@shared
 def _flux2():
     return patcher_of(comfy.supported_models.Flux2, {
         "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": TEXT,
@@ -93,7 +92,7 @@ def flux2():
     return _flux2().clone()
 
 
-@lru_cache
+@shared
 def hunyuan():
     """HunyuanVideo, text-to-video; latents [1, 16, T', h, w]."""
     return patcher_of(comfy.supported_models.HunyuanVideo, {
@@ -104,7 +103,7 @@ def hunyuan():
         "meanflow_sum": False})
 
 
-@lru_cache
+@shared
 def ltxv():
     """LTX-Video; latents [1, 128, T', h, w]."""
     return patcher_of(comfy.supported_models.LTXV, {
@@ -112,7 +111,7 @@ def ltxv():
         "num_attention_heads": 2, "caption_channels": TEXT, "num_layers": 2})
 
 
-@lru_cache
+@shared
 def sd3():
     """Stable Diffusion 3; latents [frames, 16, h, w]."""
     made = patcher_of(comfy.supported_models.SD3, {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 import torch
+from shared import shared
 from steadyedit import nodes as pack
 from steadyedit.backends.comfy_native import clip_models, toy
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
@@ -34,13 +34,13 @@ class Pooling:
         return torch.nn.functional.interpolate((samples[:, :3] + 2) / 4, scale_factor=8).movedim(1, -1)
 
 
-@lru_cache
+@shared
 def diffusers_editor():
     torch.manual_seed(0)
     return models.build_unet(8).eval().requires_grad_(False)
 
 
-@lru_cache
+@shared
 def _shared():
     return toy.unet_from(diffusers_editor().state_dict())
 

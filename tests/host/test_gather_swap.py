@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.controlnet
 import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from shared import shared
 from steadyedit.backends.comfy_native import toy
 from steadyedit.backends.comfy_native.blocks import replace_key
 from steadyedit.methods.registry import build
@@ -23,7 +22,7 @@ FRAMES, GROUP = 4, 3
 EXACT = FLOAT64_CHAIN  # float64, relative to the largest value
 
 
-@lru_cache
+@shared
 def model():
     """The random toy U-Net in float64: a MODEL of its own, so that no other test meets it."""
     patcher = toy.unet_from(diffusers_unet().state_dict())
@@ -31,7 +30,7 @@ def model():
     return in_double(patcher)
 
 
-@lru_cache
+@shared
 def editor():
     """A random U-Net with 8 input channels: InstructPix2Pix to the host."""
     torch.manual_seed(7)

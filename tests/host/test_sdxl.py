@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
@@ -13,6 +11,7 @@ import comfy.utils
 import narrow_sdxl
 import pytest
 import torch
+from shared import shared
 from steadyedit.backends.comfy_native import ComfyBackend
 from steadyedit.backends.diffusers import DiffusersBackend, DiffusersModel
 from steadyedit.methods.dape.positions import stages
@@ -43,7 +42,7 @@ def network_config(base: dict) -> dict:
     }  # fmt: skip
 
 
-@lru_cache
+@shared
 def _shared():
     config = network_config({})
     settings = comfy.supported_models.SDXL(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 
 import comfy.model_base
 import pytest
@@ -11,6 +10,7 @@ import torch
 from comfy_extras import nodes_custom_sampler, nodes_ip2p
 from guidance import dual_guidance
 from safetensors.torch import save_file
+from shared import shared
 from steadyedit.backends.comfy_native import toy
 from steadyedit.backends.diffusers.model import DiffusersModel
 from steadyedit.diffusion.sampling import sample_euler
@@ -22,14 +22,14 @@ FRAMES, PIXELS, STEPS = 2, 64, 2
 CFG, CFG_IMAGE = 3.0, 1.2
 
 
-@lru_cache
+@shared
 def diffusers_editor():
     """Random, but the same in every test."""
     torch.manual_seed(4)
     return models.BUILDERS["editor"]().eval().requires_grad_(False)
 
 
-@lru_cache
+@shared
 def autoencoder():
     torch.manual_seed(5)
     return toy.vae_from(models.build_vae().eval().state_dict())

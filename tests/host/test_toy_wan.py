@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.model_base
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_wan
+from shared import shared
 from steadyedit.backends.comfy_native import toy, toy_wan
 from steadyedit.toyworld import models
 from steadyedit.toyworld.models import wan, wan_vae
@@ -20,7 +19,7 @@ TOLERANCE = NETWORK
 FRAMES, HEIGHT, WIDTH = 5, 32, 48
 
 
-@lru_cache
+@shared
 def transformer():
     """Random, but the same in every test, and no layer at a start that hides it."""
     torch.manual_seed(0)
@@ -30,7 +29,7 @@ def transformer():
     return module
 
 
-@lru_cache
+@shared
 def own_vae():
     torch.manual_seed(1)
     module = wan_vae.WanVAE().eval().requires_grad_(False)
@@ -39,12 +38,12 @@ def own_vae():
     return module
 
 
-@lru_cache
+@shared
 def host_vae():
     return toy_wan.vae_from(wan_vae.whole_kernels(own_vae().state_dict()))
 
 
-@lru_cache
+@shared
 def host_model():
     return toy_wan.model_from(wan.to_wan(transformer().state_dict()))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.controlnet
 import comfy.samplers
 import torch
+from shared import shared
 from steadyedit.backends.comfy_native import ComfyBackend, toy
 from steadyedit.methods.registry import build
 from steadyedit.toyworld import models
@@ -19,14 +18,14 @@ METHODS = {"stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-atte
 SAMPLING = {"gather-swap": {"group": 2}, "rave": {"grid": 2}}
 
 
-@lru_cache
+@shared
 def diffusers_unet():
     """Random, but the same in every test."""
     torch.manual_seed(0)
     return models.build_unet().eval().requires_grad_(False)
 
 
-@lru_cache
+@shared
 def diffusers_controlnet():
     """Random, but the same in every test; its outputs are not silent."""
     torch.manual_seed(6)
@@ -50,7 +49,7 @@ def under(control_net, hints, conditioning, strength: float = 1.0):
     return apply(conditioning, conditioning, control_net, hints, strength, 0.0, 1.0)[0]
 
 
-@lru_cache
+@shared
 def _shared():
     return toy.unet_from(diffusers_unet().state_dict())
 

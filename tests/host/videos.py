@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import comfy.clip_vision
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from shared import shared
 from steadyedit.backends.comfy_native import ComfyBackend
 from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
 from steadyedit.methods.lora_edit.samples import Sample
@@ -62,7 +61,7 @@ def hunyuan15_base(kind=comfy.supported_models.HunyuanVideo15, channels=65, hidd
                     use_cond_type_embedding=True, vision_in_dim=vision, meanflow_sum=True)  # fmt: skip
 
 
-@lru_cache
+@shared
 def _shared(kind: str):
     base = {"wan": wan_base, "plain": lambda: wan_base(image=False), "hunyuan": hunyuan_base,
             "hunyuan 1.5": hunyuan15_base}[kind]()  # fmt: skip
