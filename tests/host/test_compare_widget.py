@@ -10,6 +10,7 @@ import frontend
 import numpy as np
 import pytest
 import torch
+from served import run
 
 SIZE, FRAMES = 128, 4
 GRAPH = {
@@ -135,8 +136,7 @@ def test_without_the_widget_there_is_a_plain_picture(started):
     """What any other client is given."""
     from PIL import Image
 
-    runs = [run for run in started.ask("/history").values() if run["status"]["completed"]]
-    (file,) = runs[-1]["outputs"]["2"]["images"]
+    (file,) = run(started, GRAPH)["outputs"]["2"]["images"]
     import urllib.request
 
     url = f"http://127.0.0.1:{started.port}/view?filename={file['filename']}&subfolder={file['subfolder']}&type=temp"

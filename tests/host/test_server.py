@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from served import run, written
 from steadyedit.toyworld.models import weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,25 +43,6 @@ def test_help_pages_are_served(server):
 
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/extensions/steadyedit/docs/SteadyEditFFAM.md") as page:
         assert b"# FFAM" in page.read()
-
-
-def run(server, graph, seconds=1800):
-    answer = server.ask("/prompt", {"prompt": graph})
-    assert "prompt_id" in answer, answer
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        history = server.ask(f"/history/{answer['prompt_id']}")
-        if history:
-            return history[answer["prompt_id"]]
-        time.sleep(1)
-    raise AssertionError(server.tail())
-
-
-def written(server, history, kind):
-    """The one file of that kind that this run wrote; other tests may have run the same graph in this host."""
-    files = [file for shown in history["outputs"].values() for file in shown.get("images", ())]
-    (file,) = [file for file in files if file["filename"].endswith(f".{kind}") and file["type"] == "output"]
-    return server.output / file["subfolder"] / file["filename"]
 
 
 def short_graph(name):

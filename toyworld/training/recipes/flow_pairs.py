@@ -24,6 +24,10 @@ from .unet import SCALE, encoder_digest
 SCENES, ANSWERS = 250, 3
 #: kinds of the families, in turn: what is harder to learn comes more often
 TURNS = ("colour", "shape", "texture", "background", "shape", "texture", "style", "colour")
+#: those of the second stage, on scenes from FORMS_FROM on: mostly what the first one left wrong
+FORMS = ("shape", "texture", "shape", "colour", "shape", "texture", "shape", "background",
+         "shape", "texture", "shape", "colour", "shape", "texture", "shape", "style")
+FORMS_FROM = 40_000
 #: one scene of so many keeps its own style; the others come without, so that they have every kind of edit
 STYLED = 7
 
@@ -33,7 +37,8 @@ def family(index: int) -> tuple[list[Scene], list[tuple[int, int, str]]]:
     scene `index` is not clear or has no edit of its kind."""
     style: dict[str, Any] = {} if index % STYLED == 0 else {"style": "none"}
     scene = sample_scene(index, "train", frames=32, **style)
-    options = [edit for edit in edits_of(scene) if edit.kind == TURNS[index % len(TURNS)]]
+    turns = TURNS if index < FORMS_FROM else FORMS
+    options = [edit for edit in edits_of(scene) if edit.kind == turns[index % len(turns)]]
     if not options or not is_clear(scene):
         return [], []
     chosen = np.random.default_rng(index).permutation(len(options))[:ANSWERS]
