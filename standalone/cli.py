@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .curate import add_curate, curate
-from .graph import GraphError, check_links, one_line, put_video, read_graph, set_input, shipped, title_of
+from .graph import GraphError, check_links, needs_models, one_line, put_video, read_graph, set_input, shipped, title_of
 from .study import add_study, study
 from .team import Ended, end_with_parent, processes
 from .train import add_train, train
@@ -112,9 +112,7 @@ def run(options: argparse.Namespace) -> int:
     if options.listed or not options.graph:
         if not options.listed:
             raise GraphError("run: name a graph; `run --list` shows the shipped ones.")
-        names = shipped()
-        for name, path in names.items():
-            print(f"{name:{max(map(len, names))}}  {one_line(path)}")
+        print(listed())
         return 0
     if options.stream is None and (options.processes or processes() > 1):
         raise GraphError("run: several processes share out the windows of a streamed edit; add --stream FRAMES.")
@@ -142,6 +140,19 @@ def run(options: argparse.Namespace) -> int:
     for path in run_on(options.host, graph, options.output, changed):
         print(path)
     return 0
+
+
+def listed() -> str:
+    """The shipped graphs, a line each, and how to run one."""
+    names = shipped()
+    real = {name for name, path in names.items() if needs_models(path)}
+    lines = ["Toy graphs: run at once, without a GPU and without a download."]
+    for heading, chosen in ((None, names.keys() - real), ("Graphs for real models: run in a ComfyUI that has the files "
+                            "of docs/models.md; `rehearse NAME` tries one without them.", real)):
+        lines += ["", heading] if heading else []
+        lines += [f"  {name:{max(map(len, names))}}  {one_line(names[name])}" for name in sorted(chosen)]
+    return "\n".join([*lines, "", "Run one: python -m steadyedit run toy_ei2 [--video FILE] [--output DIR]. "
+                      "What else can be set: run --help, docs/command_line.md."])
 
 
 def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]]) -> list[Path]:

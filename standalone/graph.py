@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 import textwrap
 from pathlib import Path
@@ -16,7 +17,7 @@ CLIP, LOAD_VIDEO, LOAD_FRAMES, CREATE_VIDEO = (
 CLIP_TO_FRAMES = {0: 0, 5: 2}
 AUDIO_OUTPUT = 1
 #: Letters of a line about a graph.
-LINE = 120
+LINE = 138
 GRAPHS = Path(__file__).parents[1] / "workflows" / "api"
 
 
@@ -30,13 +31,25 @@ def shipped() -> dict[str, Path]:
 
 
 def one_line(path: Path) -> str:
-    """What a shipped graph's note says it is: its heading, and its first sentence; "" without a note."""
+    """What a shipped graph's note says it is: its heading, and its first sentence on what happens; "" without a note."""
     try:
         lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    said = [line.strip("# ").replace("*", "") for line in lines if line.strip()][:2]
-    return textwrap.shorten(": ".join(said), LINE, placeholder=" ...")
+    heading, said = [line.strip("# ").replace("*", "") for line in lines if line.strip()][:2]
+    # Toy graphs begin with what the list says of all of them: press Run, no download.
+    first = next((one for one in re.split(r"(?<=\.) ", said) if not one.startswith("Press Run")), said)
+    line = f"{heading}. {first}"
+    # Too long a sentence ends where a part of it does.
+    ends = [found.start() for found in re.finditer(r"[,;:] | \(", line) if len(heading) + 2 < found.start() < LINE]
+    ends = [end for end in ends if line.count("(", 0, end) == line.count(")", 0, end)]
+    return line if len(line) <= LINE else line[: ends[-1]] + "." if ends else textwrap.shorten(line, LINE)
+
+
+def needs_models(path: Path) -> bool:
+    """Whether a graph loads files of models that do not come with the pack."""
+    return any(str(value).endswith(".safetensors") for node in read_graph(path).values()
+               for value in node["inputs"].values())  # fmt: skip
 
 
 def read_graph(path: Path | str) -> Graph:

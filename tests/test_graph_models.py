@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from forms import editor_forms, name_of
+from steadyedit.methods.lora_edit.choices import MEMORY_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {model["name"]: model for model in json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))}
@@ -90,3 +92,13 @@ def test_no_two_nodes_have_one_number(path):
         return dict(pairs)
 
     json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+
+
+def test_the_table_of_cards_names_every_graph_for_real_models():
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if re.match(r"\| \d+ GB \| `", line)]
+    named = {graph for _, graphs in rows for graph in re.findall(r"`(\w+)`", graphs)}
+    real = {name_of(path) for path in editor_forms().values() if any(name in texts(node) for node in nodes(path)
+                                                                     for name in MODELS)}  # fmt: skip
+    assert named == real
+    assert {card.strip() for card, _ in rows} == {value for value in MEMORY_PRESETS if value.endswith("GB")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,19 @@ def test_words_say_what_was_chosen():
     assert words.startswith("12 GB preset (provisional, not yet confirmed on a GPU): ")
     assert "of 40 blocks on the GPU, the others streamed" in words and "blocks in the main memory" in words
     assert "all blocks on the GPU" in in_words(chosen(48), WAN, 48 * GIB)
+
+
+def test_the_table_of_cards_says_what_is_chosen():
+    text = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    half = replace(WAN, weights=2 * WAN.weights, block_weights=2 * BLOCK, stored_itemsize=2)
+    for card in CARDS:
+        cells = []
+        for size, latent in ((WAN, PAPER), (half, PAPER), (WAN, (1, 16, 4, 60, 104))):
+            plan = chosen(card, latent, size)
+            rest = size.weights - size.blocks * size.block_weights
+            on_card = min((plan.kept_weights - rest) // size.block_weights, size.blocks)
+            cells.append(f"{on_card}, {plan.offloaded}")
+        assert f"| {card} GB | {' | '.join(cells)} |" in text
 
 
 def test_a_preset_changes_no_result_and_is_said(monkeypatch):

@@ -290,9 +290,13 @@ def test_a_long_chain_is_no_circle():
 def test_shipped_graphs_by_name_and_listed(capsys):
     names = [path.stem for path in sorted(GRAPHS.glob("*.json"))]
     assert main(["run", "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == names
-    assert all(len(line.split(maxsplit=1)[1]) > 10 and len(line) < 170 for line in lines)
+    toys, real = capsys.readouterr().out.split("Graphs for real models")
+    listed = [[line.split(maxsplit=1) for line in part.splitlines() if line.startswith("  ")] for part in (toys, real)]
+    assert [name for part in listed for name, _ in part] == sorted(names, key=lambda name: (name[:4] != "toy_", name))
+    assert all(name.startswith("toy_") for name, _ in listed[0])
+    said = [line for part in listed for _, line in part]
+    assert all(10 < len(line) < 140 and line.endswith(".") and "Press Run" not in line for line in said) and len(set(said)) == len(said)
+    assert "Run one: python -m steadyedit run" in real
     assert read_graph("toy_ei2") == read_graph(GRAPHS / "toy_ei2.json")
     assert main(["run"]) == 1 and "run --list" in capsys.readouterr().err
     assert main(["run", "toy_ei3"]) == 1
