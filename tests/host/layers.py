@@ -7,16 +7,22 @@ downwards, and a node's place is its upper left corner *below* its title, as the
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 TITLE = 30
-#: Columns may begin lower by these, so that links pass between nodes and not behind them; and so may groups.
-LOWER, DROP = range(0, 601, 60), range(0, 1501, 150)
+#: Nodes may stand lower by these, so that links pass between nodes and not behind them; and groups may begin lower.
+LOWER, DROP = (*range(0, 601, 60), 800, 1000, 1300), range(0, 1501, 150)
 #: Between nodes of a column, between columns, from a group's frame to its nodes, between groups.
 GAP, BETWEEN, PAD, APART = 36, 70, 24, 60
+#: From a node's side to the middle of its sockets, where the editor's links begin and end.
+SOCKET = 10
+#: How low bends may lie; above 0: over all groups.
+BENT, NUDGED = range(-120, 2401, 30), (-60, -30, 30, 60)
 
 
 @dataclass
@@ -43,6 +49,14 @@ class Link(NamedTuple):
     input: int
 
 
+class Bend(NamedTuple):
+    """A point that all links from an output into a group pass, left of that group; the editor's reroute."""
+
+    origin: str
+    output: int
+    group: int
+
+
 def crossings(ends: np.ndarray) -> int:
     """Pairs of straight links that cross; those that share an end do not.
 
@@ -50,13 +64,13 @@ def crossings(ends: np.ndarray) -> int:
         ends: [links, 4]: x and y of each link's start, x and y of its end.
     """
     start, end = ends[:, :2], ends[:, 2:]
-    along = end - start
-    normal = np.stack([-along[:, 1], along[:, 0]], 1)
-    here = (normal * start).sum(1)[:, None]
-    # On which side of each link the others begin and end; 0: on it.
-    sides = [np.where(np.abs(side) < 1e-6 * np.abs(here).max(initial=1), 0, side)
-             for side in (normal @ start.T - here, normal @ end.T - here)]  # fmt: skip
-    parted = sides[0] * sides[1] < 0
+    along, count = end - start, len(ends)
+    # On which side of each link (a row) the others begin and end; 0: on it.
+    line = np.stack([-along[:, 1], along[:, 0], along[:, 1] * start[:, 0] - along[:, 0] * start[:, 1]], 1)
+    side = line @ np.concatenate([np.concatenate([start, end]), np.ones((2 * count, 1))], 1).T
+    begins, stops = side[:, :count], side[:, count:]
+    hair = 1e-6 * np.abs(line[:, 2]).max(initial=1)
+    parted = (np.maximum(begins, stops) > hair) & (np.minimum(begins, stops) < -hair)
     return int((parted & parted.T).sum()) // 2
 
 
@@ -79,18 +93,20 @@ def columns_of(keys: list[str], links: list[Link]) -> dict[str, int]:
 class Order:
     """Which node stands where: what the search changes."""
 
-    #: For each group its columns, each a list of nodes from top to bottom; and how much lower each begins.
+    #: For each group its columns, each a list of nodes from top to bottom; and how much each node is lowered.
     groups: list[list[list[str]]]
-    lower: list[list[int]]
+    lower: dict[str, int]
     #: For each group how far to the right it stands, and how much lower it begins. Those of one rank stand below each
     #: other, in the order of ``turn``.
     ranks: list[int]
     turn: list[int]
     drop: list[int]
+    #: How low each bend lies.
+    bends: dict[Bend, int] = field(default_factory=dict)
 
     def copy(self) -> Order:
-        return Order([[list(one) for one in columns] for columns in self.groups], [list(one) for one in self.lower],
-                     list(self.ranks), list(self.turn), list(self.drop))  # fmt: skip
+        return Order([[list(one) for one in columns] for columns in self.groups], dict(self.lower),
+                     list(self.ranks), list(self.turn), list(self.drop), dict(self.bends))  # fmt: skip
 
 
 class Arrangement:
@@ -106,17 +122,61 @@ class Arrangement:
             keys = [key for key, box in boxes.items() if box.group == group]
             layer = columns_of(keys, links)
             groups.append([[key for key in keys if layer[key] == at] for at in range(max(layer.values()) + 1)])
-        self.order = Order(groups, [[0] * len(columns) for columns in groups], self._ranks(count), list(range(count)),
+        self.order = Order(groups, dict.fromkeys(boxes, 0), self._ranks(count), list(range(count)),
                            [0] * count)  # fmt: skip
-        index = {key: i for i, key in enumerate(boxes)}
+        self._index = index = {key: i for i, key in enumerate(boxes)}
         self._drawn = np.array([(box.width, box.drawn) for box in boxes.values()])
         self._ends = np.array([(index[one.origin], index[one.target]) for one in links]).reshape(-1, 2)
         self._offsets = np.array([(boxes[one.origin].outputs[one.output], boxes[one.target].inputs[one.input],
                                    boxes[one.origin].width) for one in links]).reshape(-1, 3)  # fmt: skip
         #: Nodes of the same group that a node must stand right of, and left of.
         inner = [(one.origin, one.target) for one in links if boxes[one.origin].group == boxes[one.target].group]
+        #: Each bend, with the one that its links pass before it; the last one that a link passes, by its place.
+        self.bends: dict[Bend, Bend | None] = {}
+        self.last: dict[int, Bend] = {}
+        self._segments = self._straight()
         self._before = {key: [origin for origin, target in inner if target == key] for key in boxes}
         self._behind = {key: [target for origin, target in inner if origin == key] for key in boxes}
+
+    def _straight(self) -> np.ndarray:
+        """Every link in one piece, from its output to its input."""
+        count = len(self.links)
+        self._own = np.tile(np.arange(count), 2), self._ends.T.reshape(-1)
+        return np.stack([np.arange(count), count + np.arange(count)], 1)
+
+    def bend(self) -> None:
+        """Let links from one output into several groups, or to several nodes of one, run together to their groups.
+
+        Groups keep their ranks from here on.
+        """
+        ranks, far = self.order.ranks, defaultdict(lambda: defaultdict(list))
+        for at, one in enumerate(self.links):
+            group = self.boxes[one.target].group
+            if ranks[group] > ranks[self.boxes[one.origin].group]:
+                far[one.origin, one.output][group].append(at)
+        for output, groups in far.items():
+            if sum(map(len, groups.values())) > 1:
+                for group in sorted(groups, key=ranks.__getitem__):
+                    before = [one for one in self.bends if one[:2] == output and ranks[one.group] < ranks[group]]
+                    self.bends[Bend(*output, group)] = before[-1] if before else None
+                    self.last |= dict.fromkeys(groups[group], Bend(*output, group))
+        count, point = len(self.links), {one: 2 * len(self.links) + at for at, one in enumerate(self.bends)}
+        first = {one: next(at for at, last in self.last.items() if last == one) for one in self.bends}
+        links = [(point[self.last[at]] if at in self.last else at, count + at) for at in range(count)]
+        between = [(first[one] if before is None else point[before], point[one]) for one, before in self.bends.items()]
+        self._segments = np.array(links + between)
+        nodes = [*self._ends[:, 0], *self._ends[:, 1], *[-1] * len(point)]
+        self._own = tuple(np.array([(piece, nodes[end]) for piece, ends in enumerate(self._segments) for end in ends
+                                    if nodes[end] >= 0]).T)  # fmt: skip
+        self.order.bends = {one: BENT[at] for at, one in enumerate(self.bends)}
+
+    def bent(self) -> dict[Bend, tuple[float, float]]:
+        """Where each bend lies."""
+        _, frames = self.places()
+        return self._bent(frames)
+
+    def _bent(self, frames: list[tuple[float, float, float, float]]) -> dict[Bend, tuple[float, float]]:
+        return {one: (frames[one.group][0] - APART / 2, y) for one, y in self.order.bends.items()}
 
     def _between(self) -> set[tuple[int, int]]:
         """Pairs of groups of which the second takes something from the first."""
@@ -151,17 +211,18 @@ class Arrangement:
         frames: dict[int, tuple[float, float, float, float]] = {}
         below: dict[int, tuple[float, float]] = {}
         for group in sorted(order.turn, key=order.ranks.__getitem__):
-            columns, lower, rank = order.groups[group], order.lower[group], order.ranks[group]
+            columns, rank = order.groups[group], order.ranks[group]
             if rank not in below:
                 # Groups of one rank stand below each other.
                 below[rank] = (right, 0.0)
             begin, above = below[rank]
             above += order.drop[group]
             x, bottom = begin + PAD, above
-            top = min(lower)
-            for column, down in zip(columns, lower):
-                y = above + TITLE + PAD + down - top
+            top = min(order.lower[column[0]] for column in columns)
+            for column in columns:
+                y = above + TITLE + PAD - top
                 for key in column:
+                    y += order.lower[key]
                     found[key] = (x, y + TITLE)
                     y += TITLE + self.boxes[key].height + GAP
                 bottom = max(bottom, y - GAP)
@@ -172,40 +233,48 @@ class Arrangement:
             below[rank] = (begin, bottom + PAD + APART)
         return found, [frames[group] for group in range(len(order.groups))]
 
-    def ends(self, at: np.ndarray) -> np.ndarray:
-        """Where each link begins and ends, [links, 4], with the nodes at these places."""
+    def ends(self, at: np.ndarray, frames: list[tuple[float, float, float, float]]) -> np.ndarray:
+        """Where each piece of a link begins and ends, [pieces, 4], with the nodes at these places."""
         start, end = at[self._ends[:, 0]].astype(float), at[self._ends[:, 1]].astype(float)
-        start[:, 0] += self._offsets[:, 2]
+        start[:, 0] += self._offsets[:, 2] - SOCKET
         start[:, 1] += self._offsets[:, 0]
+        end[:, 0] += SOCKET
         end[:, 1] += self._offsets[:, 1]
-        return np.concatenate([start, end], 1)
+        points = np.concatenate([start, end, np.array([*self._bent(frames).values()], float).reshape(-1, 2)])
+        return points[self._segments].reshape(-1, 4)
 
     def hidden(self, at: np.ndarray, ends: np.ndarray) -> int:
         """How many nodes links pass behind, each counted once per link."""
-        start, along = ends[:, None, :2], (ends[:, 2:] - ends[:, :2])[:, None]
-        # Where on the way from start (0) to end (1) a link is between the node's sides, left and right, top and bottom.
-        along = np.where(along == 0, 1e-9, along)
-        enter, leave = (at - (0, TITLE) - start) / along, (at + self._drawn - start) / along
-        first, last = np.minimum(enter, leave).max(2), np.maximum(enter, leave).min(2)
-        hit = np.maximum(first, 0) < np.minimum(last, 1)
-        rows = np.arange(len(ends))
-        hit[rows, self._ends[:, 0]] = hit[rows, self._ends[:, 1]] = False
+        first, last = 0.0, 1.0
+        for axis, above in ((0, 0), (1, TITLE)):
+            # Where on the way from start (0) to end (1) a link is between the node's sides.
+            start, along = ends[:, axis, None], (ends[:, axis + 2] - ends[:, axis])[:, None]
+            along = 1 / np.where(along == 0, 1e-9, along)
+            enter, leave = (at[:, axis] - above - start) * along, (at[:, axis] + self._drawn[:, axis] - start) * along
+            first = np.maximum(first, np.minimum(enter, leave))
+            last = np.minimum(last, np.maximum(enter, leave))
+        hit = first < last
+        hit[self._own] = False
         return int(hit.sum())
 
     def cost(self) -> float:
         """Crossings, links from right to left, nodes that cover links; among as many the flat one with short links."""
         places, frames = self.places()
         at = np.array([places[key] for key in self.boxes])
-        ends, height = self.ends(at), max(frame[1] + frame[3] for frame in frames)
+        ends, height = self.ends(at, frames), max(frame[1] + frame[3] for frame in frames)
         steep, back = np.abs(ends[:, 1] - ends[:, 3]).sum(), (ends[:, 0] > ends[:, 2]).sum()
-        lowered = sum(map(sum, self.order.lower)) + 4 * sum(self.order.drop)
-        return crossings(ends) + 2 * back + self.hidden(at, ends) / 3 + height / 400 + (steep + lowered) / 4000
+        lowered = sum(self.order.lower.values()) + 4 * sum(self.order.drop)
+        crossed, bends = crossings(ends), [*self._bent(frames).values()]
+        close = sum(a[0] == b[0] and abs(a[1] - b[1]) < GAP for a, b in combinations(bends, 2))
+        return (crossed + 3 * close + 2 * max(crossed - len(self.links), 0) + 2 * back + self.hidden(at, ends) / 3 + height / 400
+                + (steep + 2 * lowered) / 4000)  # fmt: skip
 
-    def improve(self, steps: int = 12000, tries: int = 3) -> None:
+    def improve(self, steps: int = 12000, tries: int = 3, bends: bool = True) -> None:
         """Reorder, lower and exchange as long as that helps; the same for the same graph.
 
         A group that follows on no other stands at the left, or beside the first group that takes something from it,
-        where that is better: far links cross much. Begun anew while more links cross than there are.
+        where that is better: far links cross much. Begun anew while more links cross than there are; where that does
+        not help, links run together to their groups.
         """
         if not self.links:
             return
@@ -219,12 +288,17 @@ class Arrangement:
                 break
         few = [one for one in found if self.crossings_of(one[1]) <= len(self.links)]
         _, self.order = min(few or found, key=lambda one: one[0])
+        if bends and not few:
+            # From left to right in the order of their numbers: that groups stand below each other saves little then.
+            self.order = first.copy()
+            self.bend()
+            self._anneal(2 * steps)
 
     def crossings_of(self, order: Order) -> int:
         """Of links, were the nodes in this order."""
         self.order = order
-        places, _ = self.places()
-        return crossings(self.ends(np.array([places[key] for key in self.boxes])))
+        places, frames = self.places()
+        return crossings(self.ends(np.array([places[key] for key in self.boxes]), frames))
 
     def _anneal(self, steps: int, seed: int = 0) -> float:
         """Change one thing at a time; what harms is kept the less, the later it comes. The least cost."""
@@ -248,6 +322,10 @@ class Arrangement:
         """One change of the order, and the order before it; None: this one would not go."""
         order, before = self.order, self.order.copy()
         group = draw.randrange(len(order.groups))
+        if order.bends and draw.random() < 0.3:
+            one = draw.choice([*order.bends])
+            order.bends[one] = draw.choice(BENT if draw.random() < 0.5 else [order.bends[one] + by for by in NUDGED if order.bends[one] + by in BENT])
+            return before
         columns, kind = order.groups[group], draw.random()
         at = draw.randrange(len(columns))
         column = columns[at]
@@ -264,10 +342,11 @@ class Arrangement:
             column.remove(key)
             columns[to].insert(draw.randint(0, len(columns[to])), key)
         elif kind < 0.85:
-            order.lower[group][at] = draw.choice(LOWER)
+            key = draw.choice(column)
+            order.lower[key] = draw.choice(LOWER) if draw.random() < 0.5 else 0
         elif kind < 0.92:
             order.drop[group] = draw.choice(DROP)
-        elif kind < 0.96:
+        elif kind < 0.96 and not order.bends:
             order.ranks[group] = draw.randrange(max(order.ranks) + 1)
             if not self._in_order(order.ranks):
                 self.order = before

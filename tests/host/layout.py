@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import frontend
-from layers import PAD, TITLE, Arrangement, Box, Link
+from layers import PAD, TITLE, Arrangement, Bend, Box, Link
 
 NOTES = {"Note", "MarkdownNote"}
 NOTE_WIDTH, NODE_WIDTH, TEXT_WIDTH = 460, 300, 360
@@ -183,7 +183,7 @@ def place(graph: dict[str, Any], member: dict[str, int], canvas: Sizes, elsewher
     for box in boxes.values():
         box.group = used.index(box.group)
     arranged = Arrangement(boxes, links_of(part), NOTE_WIDTH + PAD if notes else 0)
-    arranged.improve()
+    arranged.improve(bends=part is graph)
     places, frames = arranged.places()
     y = TITLE
     for node in part["nodes"]:
@@ -197,8 +197,33 @@ def place(graph: dict[str, Any], member: dict[str, int], canvas: Sizes, elsewher
     for number, frame in zip(used, frames):
         if number < len(part["groups"]):
             part["groups"][number]["bounding"] = [round(value) for value in frame]
-    if part is not graph:
+    if part is graph:
+        bend(graph, arranged)
+    else:
         ends_beside(part, frames)
+
+
+def bend(graph: dict[str, Any], arranged: Arrangement) -> None:
+    """Write the bends of links as the editor's reroutes, in place of those that were there."""
+    extra = graph.setdefault("extra", {})
+    for name in ("reroutes", "linkExtensions"):
+        extra.pop(name, None)
+    if not arranged.bends:
+        return
+    number = {one: at + 1 for at, one in enumerate(arranged.bends)}
+    passes: dict[int, list[int]] = {at: [] for at in number.values()}
+    extra["linkExtensions"] = []
+    for at, one in sorted(arranged.last.items()):
+        link = graph["links"][at][0]
+        extra["linkExtensions"].append({"id": link, "parentId": number[one]})
+        passed: Bend | None = one
+        while passed is not None:
+            passes[number[passed]].append(link)
+            passed = arranged.bends[passed]
+    extra["reroutes"] = [
+        {"id": number[one], **({} if before is None else {"parentId": number[before]}),
+         "pos": [round(value) for value in arranged.bent()[one]], "linkIds": passes[number[one]]}
+        for one, before in arranged.bends.items()]  # fmt: skip
 
 
 def lay_out(opened: Any, graph: dict[str, Any], elsewhere: Sequence[Sizes] = ()) -> dict[str, Any]:
