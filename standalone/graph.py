@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import math
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def shipped() -> dict[str, Path]:
 
 
 def one_line(path: Path) -> str:
-    """What a shipped graph's note says it is: its heading, and its first sentence on what happens; "" without a note."""
+    """What a shipped graph's note says it is: heading, first sentence on what happens; "" without a note."""
     try:
         lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -266,7 +266,8 @@ class Arrangement:
         lowered = sum(self.order.lower.values()) + 4 * sum(self.order.drop)
         crossed, bends = crossings(ends), [*self._bent(frames).values()]
         close = sum(a[0] == b[0] and abs(a[1] - b[1]) < GAP for a, b in combinations(bends, 2))
-        return (crossed + 3 * close + 2 * max(crossed - len(self.links), 0) + 2 * back + self.hidden(at, ends) / 3 + height / 400
+        many = max(crossed - len(self.links), 0)
+        return (crossed + 2 * many + 3 * close + 2 * back + self.hidden(at, ends) / 3 + height / 400
                 + (steep + 2 * lowered) / 4000)  # fmt: skip
 
     def improve(self, steps: int = 12000, tries: int = 3, bends: bool = True) -> None:
@@ -324,7 +325,8 @@ class Arrangement:
         group = draw.randrange(len(order.groups))
         if order.bends and draw.random() < 0.3:
             one = draw.choice([*order.bends])
-            order.bends[one] = draw.choice(BENT if draw.random() < 0.5 else [order.bends[one] + by for by in NUDGED if order.bends[one] + by in BENT])
+            near = [y for by in NUDGED if (y := order.bends[one] + by) in BENT]
+            order.bends[one] = draw.choice(BENT if draw.random() < 0.5 else near)
             return before
         columns, kind = order.groups[group], draw.random()
         at = draw.randrange(len(columns))
