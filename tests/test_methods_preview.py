@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from steadyedit.methods.content_hash import content_hash
 from steadyedit.methods.preview import (
+    INK,
+    LINE,
     PANEL,
+    TEXT,
     latent_to_rgb,
     loss_curve,
     middle_frame,
@@ -93,3 +97,13 @@ def test_the_middle_frame_is_shown():
 def test_the_sample_stands_above_the_curve():
     red = training_preview(Image.new("RGB", (4, 4), (255, 0, 0)), [1.0], 10)
     assert red.getpixel((PANEL // 2, PANEL // 2)) == (255, 0, 0) != red.getpixel((PANEL // 2, PANEL + 60))
+
+
+def test_numbers_of_the_loss_are_apart():
+    """The highest loss at the left, the last one at the right, in their colours, even with three digits each."""
+    picture = np.array(loss_curve([0.0987] * 24 + [0.0876], 6000).convert("RGB")).astype(int)
+    band = picture[: 8 + TEXT]
+    at = {ink: np.nonzero((np.abs(band - ink) < 40).all(-1).any(0))[0] for ink in (INK, LINE)}
+    assert at[INK].max() + 10 < at[LINE].min() and at[LINE].max() < PANEL
+    step = np.nonzero((np.abs(picture[-TEXT:] - INK) < 40).all(-1))
+    assert len(step[0]) and step[1].max() < PANEL - 4

@@ -150,6 +150,7 @@ class Arrangement:
         Groups keep their ranks from here on.
         """
         ranks, far = self.order.ranks, defaultdict(lambda: defaultdict(list))
+        self.bends, self.last = {}, {}
         for at, one in enumerate(self.links):
             group = self.boxes[one.target].group
             if ranks[group] > ranks[self.boxes[one.origin].group]:
@@ -291,9 +292,12 @@ class Arrangement:
         _, self.order = min(few or found, key=lambda one: one[0])
         if bends and not few:
             # From left to right in the order of their numbers: that groups stand below each other saves little then.
-            self.order = first.copy()
-            self.bend()
-            self._anneal(2 * steps)
+            for attempt in range(tries):
+                self.order = first.copy()
+                self.bend()
+                self._anneal(2 * steps, attempt)
+                if self.crossings_of(self.order) <= len(self.links):
+                    break
 
     def crossings_of(self, order: Order) -> int:
         """Of links, were the nodes in this order."""

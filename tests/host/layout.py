@@ -30,6 +30,8 @@ import frontend
 from layers import PAD, TITLE, Arrangement, Bend, Box, Link
 
 NOTES = {"Note", "MarkdownNote"}
+#: What a graph opens with lies as far from the corner of the screen.
+BEGIN = (120, 120)
 NOTE_WIDTH, NODE_WIDTH, TEXT_WIDTH = 460, 300, 360
 #: What a run adds to a node's height, in the renderer that gives it more: a picture or a video; a line of progress.
 PREVIEW, PROGRESS = 300, 50
@@ -185,22 +187,30 @@ def place(graph: dict[str, Any], member: dict[str, int], canvas: Sizes, elsewher
     arranged = Arrangement(boxes, links_of(part), NOTE_WIDTH + PAD if notes else 0)
     arranged.improve(bends=part is graph)
     places, frames = arranged.places()
-    y = TITLE
     for node in part["nodes"]:
-        key = str(node["id"])
-        if key in places:
+        if (key := str(node["id"])) in places:
             node["pos"] = [round(value) for value in places[key]]
-        else:
-            node["pos"] = [0, round(y)]
-            y += most(key, "height") + 2 * TITLE
         node["size"] = [round(value) for value in node["size"]]
     for number, frame in zip(used, frames):
         if number < len(part["groups"]):
             part["groups"][number]["bounding"] = [round(value) for value in frame]
     if part is graph:
+        begin_beside_the_first_group(graph)
         bend(graph, arranged)
     else:
         ends_beside(part, frames)
+
+
+def begin_beside_the_first_group(graph: dict[str, Any]) -> None:
+    """Notes begin as high as the first group, and so does what the editor shows first."""
+    top = round(graph["groups"][0]["bounding"][1]) if graph["groups"] else 0
+    y = top + TITLE
+    for node in graph["nodes"]:
+        if node["type"] in NOTES:
+            node["pos"] = [0, y]
+            y += round(node["size"][1]) + 2 * TITLE
+    x, above = BEGIN
+    graph.setdefault("extra", {}).setdefault("ds", {"scale": 0.6})["offset"] = [x, above - top]
 
 
 def bend(graph: dict[str, Any], arranged: Arrangement) -> None:

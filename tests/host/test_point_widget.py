@@ -317,3 +317,28 @@ def test_the_widget_reads_what_the_node_reads(opened):
         for row in rows:
             seen.setdefault((7 if row["frame"] is None else row["frame"], row["object"]), []).append(tuple(row["at"]))
         assert seen == {place: marks.positive for place, marks in found.items()}, text
+
+
+INK = """async (zooms) => {
+  const { draw } = await import('/extensions/steadyedit/js/point_view.js'), found = [];
+  for (const zoom of zooms) {
+    const canvas = document.createElement('canvas');
+    canvas.style.cssText = `position:fixed;left:0;top:0;width:280px;height:180px;transform:scale(${zoom})`;
+    canvas.style.transformOrigin = '0 0';
+    document.body.append(canvas);
+    draw(canvas, { image: null });
+    const { width, height } = canvas, { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+    const inked = [...Array(width * height).keys()].filter((i) => data[4 * i + 3] > 60);
+    const span = (values) => Math.max(...values) - Math.min(...values) + 1;
+    found.push([span(inked.map((i) => i % width)) / width, span(inked.map((i) => Math.floor(i / width))) / height]);
+    canvas.remove();
+  }
+  return found;
+}"""
+
+
+def test_the_words_before_a_run_keep_their_shape_at_every_zoom(editor):
+    """As much of the node's width and height at half and at double zoom, and no wider than the node."""
+    half, one, two = editor.evaluate(INK, [0.5, 1, 2])
+    assert 0.3 < one[0] < 0.95
+    assert half == pytest.approx(one, rel=0.1) and two == pytest.approx(one, rel=0.1)

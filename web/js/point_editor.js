@@ -344,7 +344,7 @@ export class Editor {
       button("mask", "Show the mask of the last run", () => this.toggle(), { pressed: overlay !== false }),
       button("−", "Zoom out", () => this.zoom(0.8), { enabled: !!this.image }),
       button("100%", "The whole frame", () => this.zoom(0), { enabled: !!this.image }),
-      button("＋", "Zoom in", () => this.zoom(1.25), { enabled: !!this.image }));
+      button("+", "Zoom in", () => this.zoom(1.25), { enabled: !!this.image }));
   }
 
   draw() {

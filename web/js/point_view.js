@@ -2,7 +2,7 @@
 
 export const COLOURS = ["#39d353", "#4aa8ff", "#ffd400", "#ff7de9", "#ff8c42", "#7df9ff", "#b18cff", "#c8ff5c"];
 export const GRAB = 8; // screen pixels from a mark that still hit it; a drag longer than this is a box
-const HINT = "Run once to see the clip, then click on the object";
+const HINT = ["Run once to see the clip,", "then click on the object"];
 
 export const colour = (object) => COLOURS[(object - 1) % COLOURS.length];
 
@@ -44,8 +44,10 @@ export function draw(canvas, { image, size, zoom, pan, rows, selected, drag, mas
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, rect.width, rect.height);
   if (!image) {
-    Object.assign(context, { fillStyle: "#9a9a9a", font: "12px sans-serif", textAlign: "center" });
-    context.fillText(HINT, rect.width / 2, rect.height / 2, rect.width - 12);
+    // As large as the node's other words at every zoom: this is drawn before the editor's zoom is settled, too.
+    const unit = rect.width / (canvas.offsetWidth || rect.width);
+    Object.assign(context, { fillStyle: "#9a9a9a", font: `${12 * unit}px sans-serif`, textAlign: "center" });
+    HINT.forEach((line, i) => context.fillText(line, rect.width / 2, rect.height / 2 + (18 * i - 4) * unit));
     return;
   }
   const { scale, left, top } = viewOf(rect, size, zoom, pan);
