@@ -21,6 +21,8 @@ LOWER, DROP = (*range(0, 601, 60), 800, 1000, 1300), range(0, 1501, 150)
 GAP, BETWEEN, PAD, APART = 36, 70, 24, 60
 #: From a node's side to the middle of its sockets, where the editor's links begin and end.
 SOCKET = 10
+#: Crossings per link that will do: the editor's own sizes add some.
+FEW = 0.97
 #: How low bends may lie; above 0: over all groups.
 BENT, NUDGED = range(-120, 2401, 30), (-60, -30, 30, 60)
 
@@ -296,7 +298,7 @@ class Arrangement:
                 self.order = first.copy()
                 self.bend()
                 self._anneal(2 * steps, attempt)
-                if self.crossings_of(self.order) <= len(self.links):
+                if self.crossings_of(self.order) <= FEW * len(self.links):
                     break
 
     def crossings_of(self, order: Order) -> int:
