@@ -4,8 +4,8 @@
 
 Without ``--url`` a ComfyUI of its own is started (COMFYUI_PATH, else ~/comfy/ComfyUI). ``--also`` names the folder of
 another one, whose nodes are measured as well: older hosts show every setting, and their nodes are higher. Places and
-sizes of nodes and frames of groups change, and nothing else: what the editor queues is asserted to be the same before
-and after.
+sizes of nodes, frames of groups, reroutes of links and what the graph opens with change, and nothing else: what the
+editor queues is asserted to be the same before and after.
 Blueprints (``subgraphs/NAME.json``) are laid out inside of their node. Needs ``pip install playwright`` and a Chromium.
 
 Which group a node belongs to is where it lies; groups stand in the order of their numbers. A node's room is its larger
