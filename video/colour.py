@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from .hdr import HLG, PQ, tone_mapped
@@ -16,6 +18,8 @@ from .hdr import HLG, PQ, tone_mapped
 # area, then accurate rounding and chroma between pixels. Plain numbers, for older versions of PyAV.
 _BICUBIC, _AREA, _EXACT = 0x4, 0x20, 0x40000 | 0x2000
 FULL = 2
+#: Pixels that are converted at a time: what belongs to them stays in the processor's cache.
+_BLOCK = 1 << 16
 
 #: (red's, blue's) share of luma by the matrix's number in the standard, ITU-T H.273.
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
@@ -73,11 +77,18 @@ def colour_of(frame: av.VideoFrame, context: av.VideoCodecContext) -> Colour:
                   guessed=yuv and not known and not frame.format.name.startswith(("gray", "yuvj")))
 
 
-def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor:
+def rgb(
+    frame: av.VideoFrame, colour: Colour, width: int, height: int, *, reformatter: VideoReformatter | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The picture at a size, float32 [H, W, 3] in 0..1, transparency left aside.
 
     R' = Y' + 2 (1 - Kr) Cr, B' = Y' + 2 (1 - Kb) Cb, G' = (Y' - Kr R' - Kb B') / (1 - Kr - Kb),
     in float32 without rounding in between (ITU-R BT.601, BT.709, BT.2020).
+
+    Args:
+        reformatter: of all frames of a clip, so that the filters of its size are made once.
+        out: float32 [H, W, 3] that the picture is written into, and that is returned.
     """
     deep = max(component.bits for component in frame.format.components) > 8
     flags = (_AREA if width * height < frame.width * frame.height else _BICUBIC) | _EXACT
@@ -91,18 +102,39 @@ def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor
         halved = frame.format.chroma_width(64) < 64 or frame.format.chroma_height(64) < 64
         form, largest = ("yuv444p16le", 256.0) if deep or halved else ("yuv444p", 1.0)
     stated = FULL if colour.full else 1
-    image = frame.reformat(width, height, form, interpolation=flags,
-                           src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated)
-    planes = _planes(image)
-    if form.startswith("gbrp"):
-        picture = (planes[..., [2, 0, 1]] / largest).reshape(height, width, 3)
-    else:
-        bits = max(component.bits for component in frame.format.components)
-        matrix, offset = _to_rgb(colour.matrix, colour.full, largest, bits)
-        picture = torch.addmm(offset, planes.view(-1, 3), matrix).view(height, width, 3)
-    if colour.transfer in _TRANSFERS:
-        return tone_mapped(picture, colour.transfer, wide=colour.primaries == _WIDE)
-    return picture.clamp_(0, 1)
+    image = (reformatter or VideoReformatter()).reformat(
+        frame, width, height, form, interpolation=flags,
+        src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated,
+    )  # fmt: skip
+    picture = torch.empty(height, width, 3) if out is None else out
+    bits = max(component.bits for component in frame.format.components)
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        planes, block = _rows(image, top, top + rows), picture[top : top + rows]
+        if form.startswith("gbrp"):
+            for channel, values in zip((1, 2, 0), planes, strict=True):
+                torch.div(values, largest, out=block[..., channel])
+        else:
+            _combine(planes, *_to_rgb(colour.matrix, colour.full, largest, bits), block)
+        if colour.transfer in _TRANSFERS:
+            block.copy_(tone_mapped(block, colour.transfer, wide=colour.primaries == _WIDE))
+        else:
+            block.clamp_(0, 1)
+    return picture
+
+
+def _combine(planes: Sequence[Tensor], matrix: Tensor, offset: Tensor, out: Tensor) -> None:
+    """[Y, Cb, Cr] @ matrix + offset of planes [H, W] into ``out``, [H, W, 3].
+
+    One pass a term: a product of matrices with three columns is several times slower.
+    """
+    luma, *chroma = planes
+    for channel in range(3):
+        value = torch.add(offset[channel], luma, alpha=float(matrix[0, channel]))
+        terms = [(part, float(weight)) for part, weight in zip(chroma, matrix[1:, channel], strict=True) if weight]
+        for part, weight in terms[:-1]:
+            value.add_(part, alpha=weight)
+        torch.add(value, terms[-1][0], alpha=terms[-1][1], out=out[..., channel])
 
 
 def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
@@ -152,16 +184,14 @@ def _to_rgb(matrix: int, full: bool, unit: float, bits: int) -> tuple[Tensor, Te
     return combined.float().contiguous(), offset.float()
 
 
-def _planes(frame: av.VideoFrame) -> Tensor:
-    """Three planes of equal size as float32 [H, W, 3]."""
+def _rows(frame: av.VideoFrame, top: int, bottom: int) -> list[Tensor]:
+    """Rows of three planes of equal size as float32 [H, W]."""
     kind = np.dtype({"gbrpf32le": "<f4"}.get(frame.format.name, "<u2" if frame.format.name.endswith("16le") else "u1"))
-    result = torch.empty(frame.height, frame.width, 3)
-    for index, plane in enumerate(frame.planes):
-        rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
-        values = rows[: frame.height, : frame.width]
-        # torch knows uint16 by name only
-        result[..., index] = torch.from_numpy(values.astype(np.float32) if kind.itemsize == 2 else values)
-    return result
+    rows = []
+    for plane in frame.planes:
+        values = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
+        rows.append(torch.from_numpy(values[top : min(bottom, frame.height), : frame.width].astype(np.float32)))
+    return rows
 
 
 def _is_rgb(frame: av.VideoFrame) -> bool:
