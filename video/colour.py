@@ -19,7 +19,7 @@ from .hdr import HLG, PQ, tone_mapped
 _BICUBIC, _AREA, _EXACT = 0x4, 0x20, 0x40000 | 0x2000
 FULL = 2
 #: Pixels that are converted at a time: what belongs to them stays in the processor's cache.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 
 #: (red's, blue's) share of luma by the matrix's number in the standard, ITU-T H.273.
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
@@ -108,6 +108,8 @@ def rgb(
     )  # fmt: skip
     picture = torch.empty(height, width, 3) if out is None else out
     bits = max(component.bits for component in frame.format.components)
+    matrix, offset = _to_rgb(colour.matrix, colour.full, largest, bits)
+    weights, starts = matrix.T.tolist(), offset.unbind()
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):
         planes, block = _rows(image, top, top + rows), picture[top : top + rows]
@@ -115,7 +117,7 @@ def rgb(
             for channel, values in zip((1, 2, 0), planes, strict=True):
                 torch.div(values, largest, out=block[..., channel])
         else:
-            _combine(planes, *_to_rgb(colour.matrix, colour.full, largest, bits), block)
+            _combine(planes, weights, starts, block)
         if colour.transfer in _TRANSFERS:
             block.copy_(tone_mapped(block, colour.transfer, wide=colour.primaries == _WIDE))
         else:
@@ -123,18 +125,20 @@ def rgb(
     return picture
 
 
-def _combine(planes: Sequence[Tensor], matrix: Tensor, offset: Tensor, out: Tensor) -> None:
-    """[Y, Cb, Cr] @ matrix + offset of planes [H, W] into ``out``, [H, W, 3].
+def _combine(
+    planes: Sequence[Tensor], weights: Sequence[Sequence[float]], starts: Sequence[Tensor], out: Tensor
+) -> None:  # fmt: skip
+    """starts[c] + sum of weights[c][p] planes[p] into ``out[..., c]``; planes Y, Cb, Cr of [H, W].
 
     One pass a term: a product of matrices with three columns is several times slower.
     """
     luma, *chroma = planes
-    for channel in range(3):
-        value = torch.add(offset[channel], luma, alpha=float(matrix[0, channel]))
-        terms = [(part, float(weight)) for part, weight in zip(chroma, matrix[1:, channel], strict=True) if weight]
-        for part, weight in terms[:-1]:
+    for channel, (of_luma, *of_chroma) in enumerate(weights):
+        value = torch.add(starts[channel], luma, alpha=of_luma)
+        *others, last = [(part, weight) for part, weight in zip(chroma, of_chroma, strict=True) if weight]
+        for part, weight in others:
             value.add_(part, alpha=weight)
-        torch.add(value, terms[-1][0], alpha=terms[-1][1], out=out[..., channel])
+        torch.add(value, last[0], alpha=last[1], out=out[..., channel])
 
 
 def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
