@@ -142,29 +142,52 @@ def _combine(
 
 
 def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
-    """RGB float [H, W, 3] in 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``.
+    """RGB float [H, W, 3], taken as of 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``.
 
     A chroma sample lies on every second column and halfway between two rows, where h264 and its players have it
     (ITU-T H.264, E.2.1, type 0): half a pixel to the side, colours would creep with every generation.
     """
     to_rgb, offset = _to_rgb(matrix, full, 1.0, 8)
-    planes = (image.reshape(-1, 3).double() - offset.double()) @ torch.linalg.inv(to_rgb.double())
-    luma, *chroma = planes.T.reshape(3, *image.shape[:2])
-    parts = [part.round().clamp(0, 255).to(torch.uint8).flatten() for part in (luma, *map(_halved, chroma))]
-    packed = torch.cat(parts).reshape(image.shape[0] * 3 // 2, image.shape[1])
+    back = torch.linalg.inv(to_rgb.double())
+    weights, starts = back.T.tolist(), (-offset.double() @ back).float().unbind()
+    height, width = image.shape[:2]
+    packed = torch.empty(height * 3 // 2, width, dtype=torch.uint8)
+    chroma = torch.empty(2, height, width // 2)
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        block = slice(top, min(height, top + rows))
+        colours = image[block].float().movedim(-1, 0).contiguous().clamp_(0, 1)
+        luma, *others = (_weighted(colours, *term) for term in zip(weights, starts, strict=True))
+        packed[block] = luma.round_().clamp_(0, 255)
+        for plane, values in zip(chroma, others, strict=True):
+            plane[block] = _every_second_column(values)
+    for plane, values in zip(packed[height:].view(2, height // 2, width // 2), chroma, strict=True):
+        plane.copy_(_between_rows(values).round_().clamp_(0, 255))
     return av.VideoFrame.from_ndarray(packed.numpy(), format="yuv420p")
 
 
-def _halved(chroma: Tensor) -> Tensor:
-    """Chroma [H, W] at half of both sides: columns by the half-band filter on the even ones, rows halfway between two.
+def _weighted(planes: Tensor, weights: Sequence[float], start: Tensor) -> Tensor:
+    """start + sum of weights[p] planes[p]."""
+    value = torch.add(start, planes[0], alpha=weights[0])
+    for plane, weight in zip(planes[1:], weights[1:], strict=True):
+        value.add_(plane, alpha=weight)
+    return value
 
-    Both are of third order: what the reader interpolates from their outcome, they give back, up to fine detail.
-    """
-    across = chroma.new_tensor([-1, 0, 9, 16, 9, 0, -1]) / 32
-    down = chroma.new_tensor([-1, 9, 9, -1]) / 16
-    wide = torch.nn.functional.pad(chroma[None, None], (3, 3, 1, 1), mode="replicate")
-    columns = torch.nn.functional.conv2d(wide, across[None, None, None], stride=(1, 2))
-    return torch.nn.functional.conv2d(columns, down[None, None, :, None], stride=(2, 1))[0, 0]
+
+# Both are of third order: what the reader interpolates from their outcome, they give back, up to fine detail.
+def _every_second_column(chroma: Tensor) -> Tensor:
+    """[H, W] on its even columns by the half-band filter [-1, 0, 9, 16, 9, 0, -1] / 32."""
+    wide = torch.nn.functional.pad(chroma[None], (3, 3), mode="replicate")[0]
+    far, near, middle = ((wide[:, 3 - side : 3 - side + chroma.shape[1] : 2],
+                          wide[:, 3 + side : 3 + side + chroma.shape[1] : 2]) for side in (3, 1, 0))  # fmt: skip
+    return (middle[0] / 2).add_(torch.add(*near), alpha=9 / 32).sub_(torch.add(*far), alpha=1 / 32)
+
+
+def _between_rows(chroma: Tensor) -> Tensor:
+    """[H, W] halfway between each two rows by [-1, 9, 9, -1] / 16."""
+    tall = torch.cat([chroma[:1], chroma, chroma[-1:]])
+    first, second, third, fourth = (tall[start : start + chroma.shape[0] - 1 : 2] for start in range(4))
+    return torch.add(second, third).mul_(9 / 16).sub_(torch.add(first, fourth), alpha=1 / 16)
 
 
 @cache
