@@ -156,7 +156,7 @@ def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
     rows = max(1, _BLOCK // width)
     for top in range(0, height, rows):
         block = slice(top, min(height, top + rows))
-        colours = image[block].float().movedim(-1, 0).contiguous().clamp_(0, 1)
+        colours = [image[block, :, channel].float().clamp(0, 1) for channel in range(3)]
         luma, *others = (_weighted(colours, *term) for term in zip(weights, starts, strict=True))
         packed[block] = luma.round_().clamp_(0, 255)
         for plane, values in zip(chroma, others, strict=True):
@@ -166,7 +166,7 @@ def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(packed.numpy(), format="yuv420p")
 
 
-def _weighted(planes: Tensor, weights: Sequence[float], start: Tensor) -> Tensor:
+def _weighted(planes: Sequence[Tensor], weights: Sequence[float], start: Tensor) -> Tensor:
     """start + sum of weights[p] planes[p]."""
     value = torch.add(start, planes[0], alpha=weights[0])
     for plane, weight in zip(planes[1:], weights[1:], strict=True):
