@@ -22,6 +22,7 @@ def numbers(contest: Contest) -> dict:
 def test_our_frames_are_those_of_pyav():
     row = numbers(clips.reading({}, (3, 64, 96)))
     assert 0 < row["error"] < clips.READ_TOLERANCE and "of 255 apart" in row["words"]
+    assert 0 < numbers(clips.reading({}, (3, 64, 96), exactly=True))["error"] < clips.EXACT_TOLERANCE
 
 
 def test_our_masks_are_those_of_the_authors_predictor():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from .hdr import HLG, PQ, tone_mapped
@@ -16,6 +18,8 @@ from .hdr import HLG, PQ, tone_mapped
 # area, then accurate rounding and chroma between pixels. Plain numbers, for older versions of PyAV.
 _BICUBIC, _AREA, _EXACT = 0x4, 0x20, 0x40000 | 0x2000
 FULL = 2
+#: Pixels that are converted at a time: what belongs to them stays in the processor's cache.
+_BLOCK = 1 << 17
 
 #: (red's, blue's) share of luma by the matrix's number in the standard, ITU-T H.273.
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
@@ -73,11 +77,18 @@ def colour_of(frame: av.VideoFrame, context: av.VideoCodecContext) -> Colour:
                   guessed=yuv and not known and not frame.format.name.startswith(("gray", "yuvj")))
 
 
-def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor:
+def rgb(
+    frame: av.VideoFrame, colour: Colour, width: int, height: int, *, reformatter: VideoReformatter | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The picture at a size, float32 [H, W, 3] in 0..1, transparency left aside.
 
     R' = Y' + 2 (1 - Kr) Cr, B' = Y' + 2 (1 - Kb) Cb, G' = (Y' - Kr R' - Kb B') / (1 - Kr - Kb),
     in float32 without rounding in between (ITU-R BT.601, BT.709, BT.2020).
+
+    Args:
+        reformatter: of all frames of a clip, so that the filters of its size are made once.
+        out: float32 [H, W, 3] that the picture is written into, and that is returned.
     """
     deep = max(component.bits for component in frame.format.components) > 8
     flags = (_AREA if width * height < frame.width * frame.height else _BICUBIC) | _EXACT
@@ -91,44 +102,92 @@ def rgb(frame: av.VideoFrame, colour: Colour, width: int, height: int) -> Tensor
         halved = frame.format.chroma_width(64) < 64 or frame.format.chroma_height(64) < 64
         form, largest = ("yuv444p16le", 256.0) if deep or halved else ("yuv444p", 1.0)
     stated = FULL if colour.full else 1
-    image = frame.reformat(width, height, form, interpolation=flags,
-                           src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated)
-    planes = _planes(image)
-    if form.startswith("gbrp"):
-        picture = (planes[..., [2, 0, 1]] / largest).reshape(height, width, 3)
-    else:
-        bits = max(component.bits for component in frame.format.components)
-        matrix, offset = _to_rgb(colour.matrix, colour.full, largest, bits)
-        picture = torch.addmm(offset, planes.view(-1, 3), matrix).view(height, width, 3)
-    if colour.transfer in _TRANSFERS:
-        return tone_mapped(picture, colour.transfer, wide=colour.primaries == _WIDE)
-    return picture.clamp_(0, 1)
+    image = (reformatter or VideoReformatter()).reformat(
+        frame, width, height, form, interpolation=flags,
+        src_colorspace=5, dst_colorspace=5, src_color_range=stated, dst_color_range=stated,
+    )  # fmt: skip
+    picture = torch.empty(height, width, 3) if out is None else out
+    bits = max(component.bits for component in frame.format.components)
+    matrix, offset = _to_rgb(colour.matrix, colour.full, largest, bits)
+    weights, starts = matrix.T.tolist(), offset.unbind()
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        planes, block = _rows(image, top, top + rows), picture[top : top + rows]
+        if form.startswith("gbrp"):
+            for channel, values in zip((1, 2, 0), planes, strict=True):
+                torch.div(values, largest, out=block[..., channel])
+        else:
+            _combine(planes, weights, starts, block)
+        if colour.transfer in _TRANSFERS:
+            block.copy_(tone_mapped(block, colour.transfer, wide=colour.primaries == _WIDE))
+        else:
+            block.clamp_(0, 1)
+    return picture
+
+
+def _combine(
+    planes: Sequence[Tensor], weights: Sequence[Sequence[float]], starts: Sequence[Tensor], out: Tensor
+) -> None:  # fmt: skip
+    """starts[c] + sum of weights[c][p] planes[p] into ``out[..., c]``; planes Y, Cb, Cr of [H, W].
+
+    One pass a term: a product of matrices with three columns is several times slower.
+    """
+    luma, *chroma = planes
+    for channel, (of_luma, *of_chroma) in enumerate(weights):
+        value = torch.add(starts[channel], luma, alpha=of_luma)
+        *others, last = [(part, weight) for part, weight in zip(chroma, of_chroma, strict=True) if weight]
+        for part, weight in others:
+            value.add_(part, alpha=weight)
+        torch.add(value, last[0], alpha=last[1], out=out[..., channel])
 
 
 def yuv420(image: Tensor, matrix: int = 1, full: bool = False) -> av.VideoFrame:
-    """RGB float [H, W, 3] in 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``.
+    """RGB float [H, W, 3], taken as of 0..1, even sides, as a frame of yuv420p; the inverse of ``rgb``.
 
     A chroma sample lies on every second column and halfway between two rows, where h264 and its players have it
     (ITU-T H.264, E.2.1, type 0): half a pixel to the side, colours would creep with every generation.
     """
     to_rgb, offset = _to_rgb(matrix, full, 1.0, 8)
-    planes = (image.reshape(-1, 3).double() - offset.double()) @ torch.linalg.inv(to_rgb.double())
-    luma, *chroma = planes.T.reshape(3, *image.shape[:2])
-    parts = [part.round().clamp(0, 255).to(torch.uint8).flatten() for part in (luma, *map(_halved, chroma))]
-    packed = torch.cat(parts).reshape(image.shape[0] * 3 // 2, image.shape[1])
+    back = torch.linalg.inv(to_rgb.double())
+    weights, starts = back.T.tolist(), (-offset.double() @ back).float().unbind()
+    height, width = image.shape[:2]
+    packed = torch.empty(height * 3 // 2, width, dtype=torch.uint8)
+    chroma = torch.empty(2, height, width // 2)
+    rows = max(1, _BLOCK // width)
+    for top in range(0, height, rows):
+        block = slice(top, min(height, top + rows))
+        colours = [image[block, :, channel].float().clamp(0, 1) for channel in range(3)]
+        luma, *others = (_weighted(colours, *term) for term in zip(weights, starts, strict=True))
+        packed[block] = luma.round_().clamp_(0, 255)
+        for plane, values in zip(chroma, others, strict=True):
+            plane[block] = _every_second_column(values)
+    for plane, values in zip(packed[height:].view(2, height // 2, width // 2), chroma, strict=True):
+        plane.copy_(_between_rows(values).round_().clamp_(0, 255))
     return av.VideoFrame.from_ndarray(packed.numpy(), format="yuv420p")
 
 
-def _halved(chroma: Tensor) -> Tensor:
-    """Chroma [H, W] at half of both sides: columns by the half-band filter on the even ones, rows halfway between two.
+def _weighted(planes: Sequence[Tensor], weights: Sequence[float], start: Tensor) -> Tensor:
+    """start + sum of weights[p] planes[p]."""
+    value = torch.add(start, planes[0], alpha=weights[0])
+    for plane, weight in zip(planes[1:], weights[1:], strict=True):
+        value.add_(plane, alpha=weight)
+    return value
 
-    Both are of third order: what the reader interpolates from their outcome, they give back, up to fine detail.
-    """
-    across = chroma.new_tensor([-1, 0, 9, 16, 9, 0, -1]) / 32
-    down = chroma.new_tensor([-1, 9, 9, -1]) / 16
-    wide = torch.nn.functional.pad(chroma[None, None], (3, 3, 1, 1), mode="replicate")
-    columns = torch.nn.functional.conv2d(wide, across[None, None, None], stride=(1, 2))
-    return torch.nn.functional.conv2d(columns, down[None, None, :, None], stride=(2, 1))[0, 0]
+
+# Both are of third order: what the reader interpolates from their outcome, they give back, up to fine detail.
+def _every_second_column(chroma: Tensor) -> Tensor:
+    """[H, W] on its even columns by the half-band filter [-1, 0, 9, 16, 9, 0, -1] / 32."""
+    wide = torch.nn.functional.pad(chroma[None], (3, 3), mode="replicate")[0]
+    far, near, middle = ((wide[:, 3 - side : 3 - side + chroma.shape[1] : 2],
+                          wide[:, 3 + side : 3 + side + chroma.shape[1] : 2]) for side in (3, 1, 0))  # fmt: skip
+    return (middle[0] / 2).add_(torch.add(*near), alpha=9 / 32).sub_(torch.add(*far), alpha=1 / 32)
+
+
+def _between_rows(chroma: Tensor) -> Tensor:
+    """[H, W] halfway between each two rows by [-1, 9, 9, -1] / 16."""
+    tall = torch.cat([chroma[:1], chroma, chroma[-1:]])
+    first, second, third, fourth = (tall[start : start + chroma.shape[0] - 1 : 2] for start in range(4))
+    return torch.add(second, third).mul_(9 / 16).sub_(torch.add(first, fourth), alpha=1 / 16)
 
 
 @cache
@@ -152,16 +211,14 @@ def _to_rgb(matrix: int, full: bool, unit: float, bits: int) -> tuple[Tensor, Te
     return combined.float().contiguous(), offset.float()
 
 
-def _planes(frame: av.VideoFrame) -> Tensor:
-    """Three planes of equal size as float32 [H, W, 3]."""
+def _rows(frame: av.VideoFrame, top: int, bottom: int) -> list[Tensor]:
+    """Rows of three planes of equal size as float32 [H, W]."""
     kind = np.dtype({"gbrpf32le": "<f4"}.get(frame.format.name, "<u2" if frame.format.name.endswith("16le") else "u1"))
-    result = torch.empty(frame.height, frame.width, 3)
-    for index, plane in enumerate(frame.planes):
-        rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
-        values = rows[: frame.height, : frame.width]
-        # torch knows uint16 by name only
-        result[..., index] = torch.from_numpy(values.astype(np.float32) if kind.itemsize == 2 else values)
-    return result
+    rows = []
+    for plane in frame.planes:
+        values = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
+        rows.append(torch.from_numpy(values[top : min(bottom, frame.height), : frame.width].astype(np.float32)))
+    return rows
 
 
 def _is_rgb(frame: av.VideoFrame) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from .colour import Colour, rgb
@@ -105,26 +106,31 @@ def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[int
 
 
 def pixels(
-    frame: av.VideoFrame, plan: Plan, colour: Colour, background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-) -> Tensor:
+    frame: av.VideoFrame, plan: Plan, colour: Colour, background: tuple[float, float, float] = (0.0, 0.0, 0.0), *,
+    reformatter: VideoReformatter | None = None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The frame as shown, float32 [H, W, 3] in 0..1.
 
     Args:
         background: RGB in 0..1 behind transparent pixels and in the bars of ``pad``.
+        reformatter: see ``colour.rgb``.
+        out: float32 [H, W, 3] that the picture is written into, and that is returned.
     """
     transpose, flip_rows, flip_columns = orientation(frame)
+    flips = [axis for axis, flipped in enumerate((flip_rows, flip_columns)) if flipped]
     width, height = reversed(plan.scaled) if transpose else plan.scaled
     if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
         # Laid over the background at its own size: scaled first, edges would mix in hidden colours.
-        image = rgb(frame, colour, frame.width, frame.height)
+        image = rgb(frame, colour, frame.width, frame.height, reformatter=reformatter)
         alpha = torch.from_numpy(frame.reformat(format="rgba").to_ndarray()[..., 3:]) / 255
         image = resized((image * alpha + torch.tensor(background) * (1 - alpha))[None], height, width)[0]
     else:
-        image = rgb(frame, colour, width, height)
+        as_stored = not transpose and not flips and plan.scaled == plan.canvas
+        image = rgb(frame, colour, width, height, reformatter=reformatter, out=out if as_stored else None)
     if transpose:
         image = image.transpose(0, 1)
-    flips = [axis for axis, flipped in enumerate((flip_rows, flip_columns)) if flipped]
-    return centred((image.flip(flips) if flips else image)[None], plan.canvas, background)[0]
+    image = centred((image.flip(flips) if flips else image)[None], plan.canvas, background)[0]
+    return image if out is None or image.data_ptr() == out.data_ptr() else out.copy_(image)
 
 
 def resized(frames: Tensor, height: int, width: int) -> Tensor:

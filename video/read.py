@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from .audio import read_audio
@@ -124,17 +125,19 @@ def read_clip(
     info, report = probe(source, timing == FINEST), Report()
     expected = -(-max(1, info.frames - start) // stride)
     expected = min(count or expected, expected)
-    frames, read = torch.empty(0), 0
-    pictures = iter_pictures(source, start, count, stride, size, fit=fit, multiple=multiple, background=background,
-                             window=window, timing=timing, info=info, report=report)  # fmt: skip
-    for picture in pictures:
+    layout = plan(*info.shown, size, fit, multiple)
+    frames, read, last = torch.empty(0), 0, None
+    for frame in _chosen(source, start, count, stride, window, timing, info, report):
         if not read:
-            check_memory(info.name, picture.numel() * expected)
-            frames = torch.empty(expected, *picture.shape)
+            check_memory(info.name, expected * 3 * layout.canvas[0] * layout.canvas[1])
+            frames, reformatter = torch.empty(expected, *reversed(layout.canvas), 3), VideoReformatter()
         if read == len(frames):  # the header promised fewer
             frames = torch.cat([frames, torch.empty_like(frames[: max(8, read // 4)])])
-        frames[read] = picture
-        read += 1
+        if frame is last:
+            frames[read] = frames[read - 1]
+        else:
+            pixels(frame, layout, info.colour, background, reformatter=reformatter, out=frames[read])
+        last, read = frame, read + 1
         if progress is not None:
             progress(read, max(read, expected))
     fps = info.fps / stride
@@ -202,7 +205,17 @@ def iter_pictures(
     """
     check_range(start, count, stride, timing)
     info, report = info or probe(source, timing == FINEST), report or Report()
-    layout = plan(*info.shown, size, fit, multiple)
+    layout, reformatter = plan(*info.shown, size, fit, multiple), VideoReformatter()
+    last, picture = None, torch.empty(0)
+    for frame in _chosen(source, start, count, stride, window, timing, info, report):
+        if frame is not last:
+            last, picture = frame, pixels(frame, layout, info.colour, background, reformatter=reformatter)
+        yield picture
+
+
+def _chosen(source: Source, start: int, count: int, stride: int, window: tuple[float, float], timing: str,
+            info: VideoInfo, report: Report) -> Iterator[av.VideoFrame]:  # fmt: skip
+    """The decoded frames that a range shows, one for each of its places: the same again where it stands longer."""
     origin = info.begin + Fraction(window[0]).limit_denominator(10**6)
     limit = origin + Fraction(window[1]).limit_denominator(10**6) if window[1] else None
     moments = _each(source, info, origin) if timing == EVERY else _grid(source, info, origin, start)
@@ -210,7 +223,6 @@ def iter_pictures(
     for index, shown, begin, end in moments:
         if limit is not None and begin >= limit:
             break
-        image = None  # converted when a moment falls on it: frames that a stride skips cost nothing
         report.count(-int(-((end - origin) * info.fps - Fraction(1, 2)) // 1))
         while not (count and given == count):
             wanted = start + given * stride
@@ -221,11 +233,9 @@ def iter_pictures(
                 moment = origin + (wanted + Fraction(1, 2)) / info.fps
                 if moment >= end or (limit is not None and moment >= limit):
                     break
-            if image is None:
-                image = pixels(shown, layout, info.colour, background)
             if report.time is None:
                 report.time = begin if timing == EVERY else origin + start / info.fps
-            yield image
+            yield shown
             given += 1
         if (count and given == count) or (limit is not None and end >= limit):
             break

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .contest import Absent, Contest, measured
 #: Gives a contest, of the folders of peers.
 WORKS: dict[str, Callable[[Mapping[str, Path]], Contest]] = {
     "reading": clips.reading,
+    "exact reading": partial(clips.reading, exactly=True),
     "core reading": core.reading,
     "core writing": core.writing,
     "segment anything": networks.segmentation,
