@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .tune_recipe import TuneRecipe
 
 log = logging.getLogger(__name__)
-#: Between two samples lies so many times the time that the last one took: they cost at most 2 % of a training.
-SHARE = 49
+#: Between two samples lies so many times the time that the last one took.
+SHARE = 9
 
 
 class Task(Protocol):
