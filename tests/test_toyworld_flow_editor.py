@@ -11,7 +11,7 @@ from steadyedit.toyworld.training.judging.instructions import psnr_where
 from steadyedit.toyworld.training.recipes import flow_editor as recipe
 from steadyedit.toyworld.training.recipes import flow_pairs
 from steadyedit.toyworld.training.recipes.flow_start import give_back_the_source
-from steadyedit.toyworld.world.edits import apply_edit, edits_of
+from steadyedit.toyworld.world.edits import KINDS, apply_edit, edits_of
 from steadyedit.toyworld.world.rendering import render_still
 from steadyedit.toyworld.world.scene import sample_scene
 
@@ -105,3 +105,46 @@ def test_a_few_steps_lower_the_loss_and_every_weight_can_learn():
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
+
+
+def test_an_instruction_tells_its_kind():
+    edits = {edit for seed in range(20) for edit in edits_of(sample_scene(seed, "train"))}
+    assert {edit.kind for edit in edits} == set(KINDS)
+    assert all(flow_pairs.kind_of(edit.instruction) == edit.kind for edit in edits)
+
+
+def test_kinds_are_drawn_by_their_shares(monkeypatch):
+    """However many pairs there are of each; and the instruction is that of the pictures."""
+    words = {"turn the ball into a star": 90, "make the ball dotted": 9, "at sunset": 1}
+    told = [word for word, count in words.items() for _ in range(count)]
+
+    def chunk(_, number):
+        assert number == 7
+        levels = torch.arange(100.0)[:, None, None, None].expand(-1, 4, 16, 16)
+        return {"latents": levels.half(), "rows": torch.arange(100)[:, None].expand(-1, 2), "words": told}
+
+    monkeypatch.setattr(recipe, "pairs_chunk", chunk)
+    pairs = recipe.Pairs([7])
+    pairs.grow()
+    shares = {"shape": 0.25, "texture": 0.25, "style": 0.5}
+    source, answer, text, _ = pairs.draw(1000, torch.Generator().manual_seed(0), shares)
+    assert source.equal(answer)
+    picked = source[:, 0, 0, 0].long().tolist()
+    for kind, share in shares.items():
+        assert sum(flow_pairs.kind_of(told[i]) == kind for i in picked) == pytest.approx(1000 * share, abs=60)
+    said = torch.stack([pairs.text[pairs.words[i]] for i in picked])
+    silent = torch.tensor([not row.equal(own) for row, own in zip(text, said)])
+    assert silent.float().mean() == pytest.approx(recipe.DROP, abs=0.03)
+    assert all(row.equal(pairs.text[0]) for row in text[silent])
+    found = pairs.draw(1000, torch.Generator().manual_seed(0))[0]
+    assert (found[:, 0, 0, 0] < 90).float().mean() == pytest.approx(0.9, abs=0.04)
+
+
+@pytest.mark.skipif(not models.weights_path("flow_editor").exists(), reason="the toy flow editor is not trained yet")
+def test_the_shipped_network_keeps_its_bars():
+    """90 % of the instructions followed and at most 3 dB lost outside; a few of the stills are looked at anew."""
+    told = models.config_of("flow_editor")["bars"]["text_guidance_2.5"]
+    assert told["right"] >= 0.9 and told["lost_outside"] <= 3
+    stills = flow.edit_stills(20)
+    found = flow.judge(stills, flow.follow(stills.source, [edit.instruction for _, edit in stills.pairs], 8, 2.5))
+    assert found["right"] >= 0.8 and found["lost_outside"] <= 4

@@ -7,7 +7,8 @@ from importlib import import_module
 NAMES = ("vae", "unet", "clip", "classifier", "editor", "controlnet", "wan_vae", "wan", "sam", "grounder",
          "flow_editor")
 #: recipes that follow one another, where there are several
-STAGES = {"wan_vae": ("wan_vae", "wan_vae_settle"), "wan": ("wan_calm",)}  # the calm one runs those before it itself
+STAGES = {"wan_vae": ("wan_vae", "wan_vae_settle"), "flow_editor": ("flow_editor", "flow_editor_forms"),
+          "wan": ("wan_calm",)}  # the calm one runs those before it itself
 
 
 def main(name: str, **options) -> None:

@@ -47,7 +47,7 @@ def follow(images: torch.Tensor, instructions: Sequence[str], steps: int = 20, t
     return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def judge_flow_edits(count: int = 200, steps: int = 20, texts: Sequence[float] = (1.0, 2.0)) -> dict:
+def judge_flow_edits(count: int = 200, steps: int = 20, texts: Sequence[float] = (1.0, 2.0, 2.5)) -> dict:
     """Edit `count` held-out stills with the trained editor and have the judge look: at the first guidance over the
     text, and under its number at each of the others."""
     stills = edit_stills(count)

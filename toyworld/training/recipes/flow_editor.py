@@ -10,6 +10,9 @@ instruction editor's text encoder's, frozen. It starts from a network that gives
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from tqdm import tqdm
 
@@ -17,7 +20,7 @@ from ... import models
 from ...models import flow_editor
 from ..loop import Run, publish
 from .editor import changed
-from .flow_pairs import pairs_chunk
+from .flow_pairs import kind_of, pairs_chunk
 from .flow_start import give_back_the_source
 from .unet import encoder_digest
 
@@ -30,10 +33,10 @@ GROW = 60
 
 
 def loss_of(network, source: torch.Tensor, answer: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor,
-            generator: torch.Generator) -> torch.Tensor:
-    """The weighted loss above; source, answer [B,4,h,w] scaled latents."""
+            generator: torch.Generator, shift: float = flow_editor.SHIFT) -> torch.Tensor:
+    """The weighted loss above; source, answer [B,4,h,w] scaled latents; s = shift u / (1 + (shift - 1) u)."""
     u, noise = torch.rand((len(answer),), generator=generator), torch.randn(answer.shape, generator=generator)
-    sigma = flow_editor.SHIFT * u / (1 + (flow_editor.SHIFT - 1) * u)
+    sigma = shift * u / (1 + (shift - 1) * u)
     s = sigma[:, None, None, None]
     guess = flow_editor.velocity(network, (1 - s) * answer + s * noise, source, sigma, text, pooled)
     focus = 1 + 4 * changed(source, answer).float()
@@ -43,12 +46,15 @@ def loss_of(network, source: torch.Tensor, answer: torch.Tensor, text: torch.Ten
 
 
 class Pairs:
-    """Growing chunks of pairs, and the embeddings of their instructions, each made once."""
+    """Growing chunks of pairs, of the given numbers, and the embeddings of their instructions, each made once."""
 
-    def __init__(self):
+    def __init__(self, numbers: Sequence[int]):
+        self.ahead = numbers
         self.vae, self.encoder = models.load_vae(), models.load_editor_text_encoder()
-        self.latents, self.rows, self.words = torch.empty(0, 4, 16, 16), torch.empty(0, 2, dtype=torch.long), []
+        self.latents, self.rows = torch.empty(0, 4, 16, 16), torch.empty(0, 2, dtype=torch.long)
+        self.words: list[int] = []
         self.numbers: dict[str, int] = {}
+        self.kinds: dict[str, list[int]] = {}
         self.text, self.pooled, self.chunks = torch.empty(0), torch.empty(0), 0
         self.learn([""])
 
@@ -64,18 +70,25 @@ class Pairs:
 
     def grow(self) -> None:
         """Take one more chunk."""
-        chunk = pairs_chunk(self.vae, self.chunks)
+        chunk = pairs_chunk(self.vae, self.ahead[self.chunks])
         self.rows = torch.cat([self.rows, chunk["rows"] + len(self.latents)])
         self.latents = torch.cat([self.latents, chunk["latents"].float()])
         self.learn(chunk["words"])
-        self.words += [self.numbers[word] for word in chunk["words"]]
+        for word in chunk["words"]:
+            self.kinds.setdefault(kind_of(word), []).append(len(self.words))
+            self.words.append(self.numbers[word])
         self.chunks += 1
 
     def draw(
-        self, count: int, generator: torch.Generator
+        self, count: int, generator: torch.Generator, shares: dict[str, float] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Source, answer, text, pooled of `count` random pairs, one in twelve without its instruction."""
+        """Source, answer, text, pooled of `count` random pairs, one in twelve without its instruction; `shares`: of the
+        kinds, else all pairs alike."""
         picked = torch.randint(0, len(self.rows), (count,), generator=generator)
+        if shares is not None:
+            kinds = torch.multinomial(torch.tensor([*shares.values()]), count, True, generator=generator).tolist()
+            each = [self.kinds[[*shares][kind]] for kind in kinds]
+            picked = torch.tensor([rows[number % len(rows)] for rows, number in zip(each, picked.tolist())])
         silent = torch.rand((count,), generator=generator) < DROP
         number = torch.tensor([self.words[i] for i in picked.tolist()]).masked_fill(silent, 0)
         source, answer = self.rows[picked].T
@@ -88,21 +101,20 @@ def train(steps: int = 5000, batch: int = 24, peak: float = 1.5e-3, chunks: int 
     network = flow_editor.build()
     give_back_the_source(network)
     run = Run("flow_editor", {"flow_editor": network}, steps, peak, SEED, ema=0.998, warmup=60, plain=PLAIN)
-    pairs = Pairs()
+    pairs = Pairs(range(chunks))
     for _ in tqdm(range(run.step, steps), initial=run.step, total=steps, mininterval=20):
         while pairs.chunks < min(chunks, 3 + run.step // GROW):
             pairs.grow()
         run.advance(loss_of(network, *pairs.draw(batch, run.generator), run.generator))
         if run.step % publish_every == 0 or run.step == steps:
-            release(run, batch)
+            release(run, seed=SEED, steps=run.step, planned_steps=steps, batch=batch, minutes=round(run.minutes, 1))
 
 
-def release(run: Run, batch: int) -> None:
-    """Publish the running average."""
+def release(run: Run, **record: Any) -> None:
+    """Publish the running average, with `record` of how it came to be."""
     run.write_curve()
     publish("flow_editor", run.ema.average["flow_editor"], {
-        "recipe": "toyworld/training/recipes/flow_editor.py", "seed": SEED, "steps": run.step,
-        "planned_steps": run.steps, "batch": batch, "minutes": round(run.minutes, 1),
+        "recipe": "toyworld/training/recipes/flow_editor.py", **record,
         "parameters": sum(p.numel() for p in run.modules["flow_editor"].parameters()),
         "architecture": {**flow_editor.CONFIG, "theta": flow_editor.THETA}, "text_encoder": "editor_text_encoder",
         "encoder": encoder_digest(models.load_vae())})

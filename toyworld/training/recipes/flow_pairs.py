@@ -14,6 +14,7 @@ import torch
 
 from ... import models
 from ...world.edits import Edit, apply_edit, edits_of, is_clear
+from ...world.grammar import TEXTURES
 from ...world.rendering import render_still
 from ...world.scene import Scene, sample_scene
 from ..data import CACHE
@@ -24,10 +25,11 @@ from .unet import SCALE, encoder_digest
 SCENES, ANSWERS = 250, 3
 #: kinds of the families, in turn: what is harder to learn comes more often
 TURNS = ("colour", "shape", "texture", "background", "shape", "texture", "style", "colour")
-#: those of the second stage, on scenes from FORMS_FROM on: mostly what the first one left wrong
+#: those of the second stage, on scenes from FORMS_FROM on: mostly what the first one left wrong; and from STYLES_FROM
+#: on, of which a family gives a quarter of the others' pairs, since no style leads to another
 FORMS = ("shape", "texture", "shape", "colour", "shape", "texture", "shape", "background",
          "shape", "texture", "shape", "colour", "shape", "texture", "shape", "style")
-FORMS_FROM = 40_000
+FORMS_FROM, STYLES_FROM = 40_000, 50_000
 #: one scene of so many keeps its own style; the others come without, so that they have every kind of edit
 STYLED = 7
 
@@ -37,7 +39,7 @@ def family(index: int) -> tuple[list[Scene], list[tuple[int, int, str]]]:
     scene `index` is not clear or has no edit of its kind."""
     style: dict[str, Any] = {} if index % STYLED == 0 else {"style": "none"}
     scene = sample_scene(index, "train", frames=32, **style)
-    turns = TURNS if index < FORMS_FROM else FORMS
+    turns = TURNS if index < FORMS_FROM else FORMS if index < STYLES_FROM else ("style",)
     options = [edit for edit in edits_of(scene) if edit.kind == turns[index % len(turns)]]
     if not options or not is_clear(scene):
         return [], []
@@ -53,6 +55,14 @@ def pairs_from(i: int, scenes: list[Scene], kind: str) -> Iterator[tuple[int, in
         answer = apply_edit(scenes[i], edit)
         if answer in scenes:
             yield i, scenes.index(answer), edit.instruction
+
+
+def kind_of(instruction: str) -> str:
+    """The kind of an `Edit`, by its instruction."""
+    first, *_, last = instruction.split()
+    if first == "make":
+        return "texture" if last in TEXTURES else "colour"
+    return {"turn": "shape", "replace": "background"}.get(first, "style")
 
 
 @torch.no_grad()
