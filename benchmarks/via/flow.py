@@ -51,7 +51,7 @@ class Settings:
     swap: GatherSwap = field(default_factory=GatherSwap)
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     steps: int = 10
-    guidance: float = 2.0
+    guidance: float = 2.5
 
 
 @dataclass(frozen=True)
