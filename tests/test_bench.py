@@ -68,6 +68,16 @@ def test_every_method_gives_every_number(world, case, method):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_captions_are_encoded_when_they_are_asked_for(world):
+    """An editor's text encoder refuses captions that are longer than its instructions."""
+    asked = []
+    case = next(replace(world, text=None).cases(1, 2, 64))
+    case = replace(case, encode=lambda text: asked.append(text) or [text])
+    assert not asked
+    assert [case.empty, case.target_text, case.source_text] == [[""], [case.truth.caption], [case.source.caption]]
+    assert len(asked) == 3 and case.empty is case.empty and len(asked) == 3
+
+
 def test_methods_differ_and_seeds_repeat(world, case):
     once, again, other = (edit(world, case, method, QUICK, seed=3).frames for method in ("ei2", "ei2", "tune-a-video"))
     assert torch.equal(once, again)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,8 @@ class Case:
         edit: what is asked for.
         source, truth: the rendered clip, and the rendered answer.
         samples: LATENT of the source.
-        source_text, target_text, empty: CONDITIONING of the captions and of "".
+        encode: CONDITIONING of a prompt. Called for what a bench asks for alone: a text encoder for instructions need
+            not take a caption of three objects.
     """
 
     name: str
@@ -31,9 +33,22 @@ class Case:
     source: Clip
     truth: Clip
     samples: Tensor
-    source_text: Any
-    target_text: Any
-    empty: Any
+    encode: Callable[[str], Any]
+
+    @cached_property
+    def source_text(self) -> Any:
+        """CONDITIONING of the source's caption."""
+        return self.encode(self.source.caption)
+
+    @cached_property
+    def target_text(self) -> Any:
+        """CONDITIONING of the answer's caption."""
+        return self.encode(self.truth.caption)
+
+    @cached_property
+    def empty(self) -> Any:
+        """CONDITIONING of ""."""
+        return self.encode("")
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,7 @@ class World:
                 continue
             source, truth = render(scene), render(apply_edit(scene, edit))
             name = f"{index:02d} {source.caption}: {edit.instruction}"
-            prompts = (self.conditioning(prompt) for prompt in (source.caption, truth.caption, ""))
-            yield Case(name, edit, source, truth, self.vae.encode(source.frames), *prompts)
+            yield Case(name, edit, source, truth, self.vae.encode(source.frames), self.conditioning)
 
     @torch.no_grad()
     def embed(self, frames: Tensor, prompt: str) -> tuple[Tensor, Tensor]:

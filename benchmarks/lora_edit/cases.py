@@ -65,9 +65,8 @@ def cases(world: World, part: str, numbers: Collection[int], frames: int, size: 
             back, answer = other_side(scene, edit)
             source, truth = joined(source, render(back), turn), joined(truth, render(answer), turn)
             wanted = wanted[:turn] + [answer.main.colour] * (frames - turn)
-        texts = (world.conditioning(text) for text in (source.caption, truth.caption, ""))
         name = f"{number:02d} {source.caption}: {edit.instruction}" + (", and its other side" * (part == TURNING))
-        case = Case(name, edit, source, truth, torch.empty(0), *texts)
+        case = Case(name, edit, source, truth, torch.empty(0), world.conditioning)
         last = (turn + frames) // 2 if part == TURNING else frames - 1
         yield VideoCase(case, boxes(source.masks[0], GROWTH), wanted, last)
 
