@@ -20,7 +20,7 @@ from steadyedit.methods.registry import build, build_on
 from steadyedit.methods.tokenflow import Source
 from steadyedit.methods.tuning import TuneRecipe, tune
 from test_training import narrow_sd15
-from tolerances import HALF_RUN, NETWORK
+from tolerances import HALF_RUN, NEAREST, NETWORK
 from toys import BACKEND, METHODS, SAMPLING, Quiet, clip, moved, sample
 
 pytestmark = pytest.mark.once
@@ -113,7 +113,7 @@ def test_computed_in_half_is_beside_float32(file, whole, flag):
     assert half.model.manual_cast_dtype is None and half.model.get_dtype() == HALVES[flag]
     for name in ALL if flag == "bf16_unet" else SOME:
         for found, expected in zip(edited(half, name), edited(whole, name), strict=True):
-            assert off(found, expected) < HALF_RUN[HALVES[flag]], name
+            assert off(found, expected) < HALF_RUN[HALVES[flag]] * (NEAREST if name == "tokenflow" else 1), name
 
 
 @pytest.mark.parametrize("flag", HALVES)
