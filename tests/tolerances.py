@@ -51,6 +51,3 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = N
 # A few steps of a sampler, or losses of a few steps of training, with a network stored in fewer bits: relative to the
 # same in float32.
 HALF_RUN = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
-# Times as far where a token follows its nearest neighbour: of two that are as near, the rounding chooses, and that is
-# not the same on every processor.
-NEAREST = 4

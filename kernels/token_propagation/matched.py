@@ -34,6 +34,10 @@ def matched(near: Tensor, keys: Tensor, tokens: Tensor, chosen: Tensor, wide: to
     step = max(1, MOST // places**2)
     for keyframe in chosen.unique().tolist():
         for rows in (chosen == keyframe).nonzero()[:, 0].split(step):
-            nearest = (near[rows] @ keys[keyframe].T).argmax(-1)
-            out[:, rows] = tokens[:, keyframe][:, nearest].to(wide)
+            out[:, rows] = tokens[:, keyframe][:, nearest(near[rows], keys[keyframe])].to(wide)
     return out
+
+
+def nearest(near: Tensor, keys: Tensor) -> Tensor:
+    """Of each token [frames, tokens, channels] the number of the most similar one in a keyframe: [frames, tokens]."""
+    return (near @ keys.T).argmax(-1)
