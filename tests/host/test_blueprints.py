@@ -20,8 +20,6 @@ ENDS = {
     "2": {"class_type": "SaveVideo", "inputs": {"filename_prefix": "edited", "format": "mp4", "codec": "auto"},
           "_meta": {"title": "Save"}},
 }  # fmt: skip
-#: The editor is the same beside older hosts.
-pytestmark = pytest.mark.once
 trained = pytest.mark.skipif(
     not all(weights_path(name).is_file() for name in ("editor", "sam", "grounder")),
     reason="the toy models are not trained yet")

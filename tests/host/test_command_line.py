@@ -37,7 +37,6 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.once
 def test_a_file_goes_through_the_host_and_comes_back(run, capfd):
     code, saved = run()
     said = capfd.readouterr()

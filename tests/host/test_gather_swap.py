@@ -121,7 +121,6 @@ def test_one_kind_of_attention_alone(kind):
     assert_exact(run(gather_swap(model(), **config), case, range(FRAMES)), expected)
 
 
-@pytest.mark.once
 def test_neither_chunks_nor_batches_of_conditions_matter(monkeypatch):
     case, results = plain_case("euler_ancestral"), []
     for apart, chunk in ((False, 0), (False, 1), (True, 3), (True, 0), (False, FRAMES)):
@@ -166,7 +165,6 @@ def lora(seed):
     return {name: ("diff", (torch.randn(64, 64, generator=torch.Generator().manual_seed(seed)) * 0.3,))}
 
 
-@pytest.mark.once
 def test_everything_at_once(controlnet, monkeypatch):
     """A ControlNet per frame before another of one image, a LoRA, two regional prompts, one of them under a hook,
     a noise mask per frame: each indexed by frame, none mixed up."""
