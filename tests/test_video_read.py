@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -188,6 +189,19 @@ def test_a_trim_window_is_the_clip(tmp_path):
     assert abs(clip.audio["waveform"].shape[-1] / 48000 - 1.3) < 0.01
     with pytest.raises(ValueError, match="start 15 is past the end; the clip has 15 frames"):
         read_clip(path, start=15, window=(1.0, 1.5))
+
+
+@pytest.mark.parametrize(("window", "stride", "frames"), [((1.0, 1.5), 1, 15), ((3.0, 0.0), 1, 10), ((0.5, 2.0), 3, 7),
+                                                          ((3.0, 5.0), 1, 10)])  # fmt: skip
+def test_a_trim_window_asks_for_the_memory_of_its_own_frames(tmp_path, monkeypatch, window, stride, frames):
+    path = make_video(tmp_path / "long.mp4", [numbered(i) for i in range(40)], 10)
+    free, told = 4 * 3 * SIDE**2 * frames, []
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    clip = read_clip(path, stride=stride, window=window, progress=lambda read, whole: told.append((read, whole)))
+    assert len(clip.frames) == frames and told == [(i + 1, frames) for i in range(frames)]
+    free -= 1
+    with pytest.raises(MemoryError, match=r"long\.mp4: the frames asked for need"):
+        read_clip(path, stride=stride, window=window)
 
 
 def test_binary_files_read_like_paths(tmp_path):

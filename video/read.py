@@ -10,6 +10,7 @@ variable rate frames are repeated or left out so that picture and sound stay tog
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -123,7 +124,7 @@ def read_clip(
     """
     check_range(start, count, stride, timing)
     info, report = probe(source, timing == FINEST), Report()
-    expected = -(-max(1, info.frames - start) // stride)
+    expected = -(-max(1, _places(info, window) - start) // stride)
     expected = min(count or expected, expected)
     layout = plan(*info.shown, size, fit, multiple)
     frames, read, last = torch.empty(0), 0, None
@@ -151,6 +152,13 @@ def read_clip(
     timecode = moved(known, info.fps, begin - info.begin if begin is not None else Fraction(0), stride)
     # A view would keep what was not filled.
     return VideoClip(frames if read == len(frames) else frames[:read].clone(), fps, audio, notes, timecode)
+
+
+def _places(info: VideoInfo, window: tuple[float, float]) -> int:
+    """How many frames of the constant rate a window has, by the header."""
+    begin, length = (seconds * info.fps for seconds in window)
+    rest = info.frames - begin
+    return math.ceil((min(rest, length) if length else rest) - 0.5)
 
 
 def count_pictures(source: Source, info: VideoInfo, origin: Fraction, start: int, places: int) -> Report:

@@ -1,6 +1,7 @@
 """Run the tests of this folder inside a ComfyUI's own Python: ``make host-test``.
 
-The host is found as the command line finds it (COMFYUI_PATH, COMFYUI_PYTHON). Exits with 3 where there is none.
+The host is found as the command line finds it (COMFYUI_PATH, COMFYUI_PYTHON). Exits with 3 where there is none. Files
+of this folder, or tests in them, may be named, and whatever else pytest takes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main() -> int:
         return 1
     print(f"ComfyUI in {comfy}, run by {python}", flush=True)
     beside = subprocess.run([python, "-c", "import xdist"], capture_output=True).returncode == 0
-    command = [python, "-m", "pytest", "-q", *(WORKERS if beside else ()), *sys.argv[1:], str(Path(__file__).parent)]
+    named = any(Path(given.split("::")[0]).exists() for given in sys.argv[1:])
+    everything = () if named else (str(Path(__file__).parent),)
+    command = [python, "-m", "pytest", "-q", *(WORKERS if beside else ()), *sys.argv[1:], *everything]
     return subprocess.run(command, env={**os.environ, "COMFYUI_PATH": str(comfy)}).returncode
 
 
