@@ -168,6 +168,17 @@ def test_a_workflow_has_a_thumbnail(name):
     assert thumbnail[:3] == b"\xff\xd8\xff" and len(thumbnail) < 200_000
 
 
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_graph_opens_at_its_first_group_with_its_note_beside_it(name):
+    """On a screen of 1280x720, whatever stands above them."""
+    graph = editor(name)
+    (x, top, *_), (left, above), scale = (
+        graph["groups"][0]["bounding"], graph["extra"]["ds"]["offset"], graph["extra"]["ds"]["scale"])
+    assert 0 < (x + left) * scale < 640 and 0 < (top + above) * scale < 180
+    (note,) = [node["pos"] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    assert 0 < (note[0] + left) * scale < x * scale and top <= note[1] < top + 60
+
+
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if not name.startswith("toy_")])
 def test_the_thumbnail_of_a_graph_for_real_models_shows_its_steps(name):
     """Where a group or a node has another title now: ``python tests/cards.py NAME``."""
