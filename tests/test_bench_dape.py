@@ -12,6 +12,7 @@ from PIL import Image
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.claims import DAPE_CLAIMS
 from steadyedit.benchmarks.common.edited import Settings as Common
+from steadyedit.benchmarks.common.edited import scaled
 from steadyedit.benchmarks.dape import run as dape
 from steadyedit.benchmarks.dape.methods import BASES, METHODS, VARIANTS, Bench, Settings
 from steadyedit.benchmarks.dape.peft_rivals import RIVALS, tune_rival
@@ -55,9 +56,9 @@ def test_rows_of_the_papers_tables():
 
 
 def test_fewer_steps_are_longer_ones():
-    recipe = Settings(scale=0.1).scaled(NORM_TUNING, seed=3)
+    recipe = scaled(NORM_TUNING, 0.1, seed=3)
     assert recipe.steps == 40 and recipe.learning_rate == pytest.approx(5e-4) and recipe.seed == 3
-    assert Settings().scaled(ADAPTER_TUNING, seed=0) == ADAPTER_TUNING
+    assert scaled(ADAPTER_TUNING, 1.0) == ADAPTER_TUNING
 
 
 def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsys):
@@ -102,6 +103,34 @@ def test_stage_1_is_trained_once_for_all_that_share_it(world, monkeypatch):
         bench._trained(method)
     assert [len(stage.methods) for stage in calls] == [1] * 5
     assert sum("norm-tune" in stage.methods for stage in calls) == 2
+
+
+def test_bases_with_the_plain_model_train_it_once(world, monkeypatch):
+    from steadyedit.benchmarks.dape import methods as dape_methods
+
+    case, calls, known = next(world.cases(1, 4, 64)), [], {}
+    for name in ("run_stage", "tune_rival"):
+        plain = getattr(dape_methods, name)
+        monkeypatch.setattr(dape_methods, name, lambda *a, plain=plain, **k: calls.append(plain) or plain(*a, **k))
+    benches = [Bench(world, case, base, QUICK, 0, known) for base in ("per-frame", "rave", "flickering", "tune-a-video")]
+    for bench in benches:
+        assert bench._trained("dape")[0] is bench._trained("dape")[0] and bench._trained("adapter")[2]
+    assert len(calls) == 2 * (2 + 1)  # of the plain model and of Tune-A-Video: two stages, a rival
+
+
+def test_the_flickering_base_starts_from_noise_of_the_same_size(world):
+    from steadyedit.benchmarks.dape.methods import _flickering
+
+    case = next(world.cases(1, 4, 64))
+    sigma, x = torch.tensor(14.0), 14 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    same = x.expand(64, -1, -1, -1)
+    for share in (0.0, 0.3, 1.0):
+        base = _flickering(world, case, replace(QUICK, noise_share=share), 0)
+        mixed = base.start(same, sigma)
+        assert base.model is world.model and mixed.equal(base.start(same, sigma))
+        # The frames' common part, and how far they are apart.
+        assert mixed.mean(0).sub((1 - share**2) ** 0.5 * x[0]).abs().max() < 14 * share * 5 / 8 + FLOAT32
+        assert mixed.std(0).mean().item() == pytest.approx(14 * share, rel=0.1)
 
 
 def test_rave_samples_in_grids_under_a_controlnet(world):

@@ -87,11 +87,12 @@ class World:
         """CONDITIONING of a prompt."""
         return self.text.encode_from_tokens_scheduled(self.text.tokenize(text))
 
-    def cases(self, count: int, frames: int, size: int, only: Collection[int] | None = None) -> Iterator[Case]:
+    def cases(self, count: int, frames: int, size: int, only: Collection[int] | None = None,
+              split: str = "test") -> Iterator[Case]:  # fmt: skip
         """The first ``count`` held-out edits, the same in every run, or ``only`` those of them."""
         from ...toyworld import apply_edit, heldout_edits, render
 
-        for index, (scene, edit) in enumerate(heldout_edits(count, frames, size)):
+        for index, (scene, edit) in enumerate(heldout_edits(count, frames, size, split)):
             if only is not None and index not in only:
                 continue
             source, truth = render(scene), render(apply_edit(scene, edit))

@@ -18,6 +18,15 @@ GRAPH = Path(__file__).parents[2] / "workflows" / "api" / "toy_ei2.json"
 TUNING_STEPS, STEPS, GUIDANCE = 30, 12, 4.0
 
 
+def scaled(published: TuneRecipe, scale: float, **change: Any) -> TuneRecipe:
+    """A published recipe with its steps times ``scale`` and its learning rate divided by it.
+
+    Adam's steps are as long as its rate, so that it comes as far.
+    """
+    steps = max(1, round(published.steps * scale))
+    return replace(published, steps=steps, learning_rate=published.learning_rate * published.steps / steps, **change)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What all methods have in common, so that nothing but the method differs.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from ..common.report import meta, rows, table, write_json
 from ..common.scores import KEYS as COMMON
 from ..common.scores import score
 from ..common.shards import sharded
-from .methods import BASES, METHODS, Bench, Settings
+from .methods import BASES, METHODS, Bench, Settings, Trained
 
 if TYPE_CHECKING:
     from ..common.cases import Case
@@ -56,6 +57,8 @@ NOTES = (
     "Rows are compared with the row base of the same base; a difference without a star is within noise.",
     "dape is positions-5: the adapter at attention stage 5. All two-stage rows share stage 1 on a clip.",
     "Rivals train for as many steps as both stages together, at stage 1's learning rate and with its loss.",
+    "per-frame, rave and flickering have one model, which a clip trains once for all of them; flickering starts from "
+    "the inverted noise with a share of noise of each frame's own, chosen by bench flickering.",
     "At --steps S all of DAPE's and the rivals' steps are times S and learning rates divided by S.",
     "Under rave training and inversion go frame by frame without ControlNet; sampling is in grids with it.",
 )
@@ -119,7 +122,7 @@ def _measure(
     own: Sequence[int], count: int, methods: Sequence[str], journals: dict[str, Journal], settings: Settings,
     world: World | None,
 ) -> None:  # fmt: skip
-    """Run and keep what is not finished, all bases of a clip before the next clip."""
+    """Run and keep what is not finished, clip by clip."""
     todo = {(clip, base): [m for m in methods if journal.find(clip, m) is None]
             for clip in own for base, journal in journals.items()}  # fmt: skip
     left = sorted({clip for (clip, _), missing in todo.items() if missing})
@@ -129,18 +132,21 @@ def _measure(
     total = sum(map(len, todo.values()))
     with tqdm(total=total, desc="bench dape", unit="edit", position=0, disable=None) as bar:
         for clip, case in zip(left, world.cases(count, FRAMES, SIZE, left), strict=True):
-            for base, journal in journals.items():
-                if missing := todo[clip, base]:
-                    bench = Bench(world, case, base, settings, SEED + clip)
-                for method in missing:
-                    bar.set_postfix_str(f"{base}, {method}: {case.edit.instruction}")
-                    edited, trained = bench.edit(method)
-                    row = _row(world, case, edited, settings)
-                    named = {"base": base, "method": method, "clip": case.name}
-                    journal.keep(clip, method, {**named, **row, "trained": trained}, edited.frames)
-                    bar.update()
-                    if bar.disable:
-                        print(f"{case.name}: {base}, {method}: {row['psnr_truth']:.2f} dB to the truth", flush=True)
+            known: Trained = {}
+            benches = {base: Bench(world, case, base, settings, SEED + clip, known)
+                       for base in journals if todo[clip, base]}  # fmt: skip
+            # Method by method, so that an interrupted run has lost one training at the most.
+            for method, base in product(methods, benches):
+                if method not in todo[clip, base]:
+                    continue
+                bar.set_postfix_str(f"{base}, {method}: {case.edit.instruction}")
+                edited, trained = benches[base].edit(method)
+                row = _row(world, case, edited, settings)
+                named = {"base": base, "method": method, "clip": case.name}
+                journals[base].keep(clip, method, {**named, **row, "trained": trained}, edited.frames)
+                bar.update()
+                if bar.disable:
+                    print(f"{case.name}: {base}, {method}: {row['psnr_truth']:.2f} dB to the truth", flush=True)
 
 
 def _row(world: World, case: Case, edited: Any, settings: Settings) -> dict[str, float | None]:

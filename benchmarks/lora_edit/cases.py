@@ -68,11 +68,7 @@ def cases(world: World, part: str, numbers: Collection[int], frames: int, size: 
         name = f"{number:02d} {source.caption}: {edit.instruction}" + (", and its other side" * (part == TURNING))
         case = Case(name, edit, source, truth, torch.empty(0), world.conditioning)
         last = (turn + frames) // 2 if part == TURNING else frames - 1
-        yield VideoCase(case, boxes(source.masks[0], GROWTH), wanted, last)
-
-
-#: Of the boxes, a side; twice the authors', since the toy objects are a few cells wide.
-GROWTH = 0.1
+        yield VideoCase(case, boxes(source.masks[0]), wanted, last)
 
 
 def other_side(scene: Scene, edit: Edit) -> tuple[Scene, Scene]:

@@ -98,8 +98,11 @@ def editable_scene(seed: int, split: str, frames: int, size: int | tuple[int, in
     raise ValueError(f"edit: clip {seed} of {split} has no {kind} to edit; choose another edit or seed.")
 
 
-def heldout_edits(n: int = 48, frames: int = 8, size: int | tuple[int, int] = 128) -> list[tuple[Scene, Edit]]:
+def heldout_edits(n: int = 48, frames: int = 8, size: int | tuple[int, int] = 128,
+                  split: str = "test") -> list[tuple[Scene, Edit]]:  # fmt: skip
     """The fixed benchmark: `n` held-out scenes, each with one edit, kinds in turn; from the test split.
+
+    Settings of a benchmark are chosen on those of the validation split.
 
     The first 24 have one object and no photo background; later ones are scenes as they come, always unstyled.
     """
@@ -108,7 +111,7 @@ def heldout_edits(n: int = 48, frames: int = 8, size: int | tuple[int, int] = 12
     while len(chosen) < n:
         index = len(chosen)
         overrides = {"objects": 1, "photo": False} if index < 24 else {}
-        scene = sample_scene(100_000 + seed, "test", frames, size, style="none", **overrides)
+        scene = sample_scene(100_000 + seed, split, frames, size, style="none", **overrides)
         seed += 1
         kind = KINDS[index % len(KINDS)]
         options = [e for e in edits_of(scene) if e.kind == kind]

@@ -1,0 +1,1 @@
+"""The choice of a base that flickers, for ``bench dape``."""
