@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     bench.add_argument("--workers", type=int, metavar="N", help="processes that share the clips; needs --json")
     bench.add_argument("--bases", metavar="A,B", help="dape: the methods that it is put on, such as per-frame,ei2")
-    bench.add_argument("--steps", type=float, metavar="SCALE", help="dape: scale of the published steps, such as 0.1")
+    bench.add_argument("--steps", type=float, metavar="SCALE", help="dape, ei2: scale of the published steps, such as "
+                       "0.1")
     bench.add_argument("--peers", metavar="A=FOLDER,B=FOLDER", help="peers: where comfyui, rave or tune-a-video lie")
     bench.add_argument("--sizes", metavar="A,B", help="kernels: frames x tokens of a frame, such as 8x1024,32x4096; "
                        "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")

@@ -121,6 +121,15 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
         ei2.main(1, ["ei2"], path, settings=replace(QUICK, guidance=2.0), world=world)
 
 
+def test_published_steps_to_scale(world, monkeypatch):
+    monkeypatch.setattr(ei2, "FRAMES", 2)
+    monkeypatch.setattr(ei2, "SIZE", 64)
+    recipe = ei2.main(1, ["ei2"], steps=0.004, settings=QUICK, world=world)["meta"]["settings"]["recipe"]
+    assert recipe["steps"] == 2 and recipe["learning_rate"] == pytest.approx(3e-5 * 250)
+    with pytest.raises(ValueError, match="^steps: the scale must be above 0, but got 0"):
+        ei2.main(1, ["ei2"], steps=0, world=world)
+
+
 def test_an_interrupted_run_and_two_processes_measure_the_same(world, tmp_path, monkeypatch):
     """Rows of two processes, one of them killed and started again, are those of a single run but for the times."""
     monkeypatch.setattr(ei2, "FRAMES", 2)

@@ -112,8 +112,8 @@ def test_bases_with_the_plain_model_train_it_once(world, monkeypatch):
     for name in ("run_stage", "tune_rival"):
         plain = getattr(dape_methods, name)
         monkeypatch.setattr(dape_methods, name, lambda *a, plain=plain, **k: calls.append(plain) or plain(*a, **k))
-    benches = [Bench(world, case, base, QUICK, 0, known) for base in ("per-frame", "rave", "flickering", "tune-a-video")]
-    for bench in benches:
+    for base in ("per-frame", "rave", "flickering", "tune-a-video"):
+        bench = Bench(world, case, base, QUICK, 0, known)
         assert bench._trained("dape")[0] is bench._trained("dape")[0] and bench._trained("adapter")[2]
     assert len(calls) == 2 * (2 + 1)  # of the plain model and of Tune-A-Video: two stages, a rival
 

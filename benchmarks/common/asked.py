@@ -38,6 +38,17 @@ def count_of(clips: int | None, default: int) -> int:
     return count
 
 
+def scale_of(steps: float) -> float:
+    """The scale of the published steps.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if not steps > 0:
+        raise ValueError(f"steps: the scale must be above 0, but got {steps}.")
+    return steps
+
+
 @contextmanager
 def rows_folder(json_path: Path | None) -> Iterator[Path]:
     """Where finished rows lie: NAME.rows beside the numbers, with which a benchmark goes on; else a temporary one."""

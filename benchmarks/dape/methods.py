@@ -14,7 +14,6 @@ from ...methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING, S
 from ...methods.ei2 import build_ffam, build_stam
 from ...methods.registry import build_on
 from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
-from ...methods.tune_recipe import TuneRecipe
 from ...methods.tuning import tune
 from ..common.edited import Edited, scaled
 from ..common.edited import Settings as Common

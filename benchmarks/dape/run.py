@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ...vision import metrics
-from ..common.asked import chosen_of, count_of, rows_folder
+from ..common.asked import chosen_of, count_of, rows_folder, scale_of
 from ..common.cases import World
 from ..common.claims import DAPE_CLAIMS, claim_line, claims
 from ..common.journal import Journal
@@ -95,9 +95,7 @@ def main(
     """
     chosen, below = chosen_of(["base", *(methods or METHODS)], METHODS), chosen_of(bases or FIRST_BASES, BASES, "bases")
     count = count_of(clips, CLIPS)
-    if steps is not None and not steps > 0:
-        raise ValueError(f"steps: the scale must be above 0, but got {steps}.")
-    settings = settings or Settings(scale=1.0 if steps is None else steps)
+    settings = settings or Settings(scale=scale_of(1.0 if steps is None else steps))
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, **asdict(settings)}
     with rows_folder(json_path) as rows_path:
         journals = {base: Journal(rows_path / base, used) for base in below}

@@ -10,15 +10,17 @@ it was stopped, and several processes (``--workers``, torchrun) share the clips.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..common.asked import chosen_of, count_of, rows_folder
+from ...methods.tune_recipe import PUBLISHED
+from ..common.asked import chosen_of, count_of, rows_folder, scale_of
 from ..common.cases import World
 from ..common.claims import claim_line, claims
+from ..common.edited import scaled
 from ..common.journal import Journal
 from ..common.pictures import clip_strips
 from ..common.report import meta, rows, table, write_json
@@ -35,7 +37,8 @@ FRAMES, SIZE, SEED = 8, 128, 0
 #: What the table does not say by itself; part of the JSON.
 NOTES = (
     "ei2 is FFAM with ratio 2 and STAM (instance centering and spectral normalisation): the row ffam-2.",
-    "layer-norm, instance-norm, centering, centering-spectral: sparse-causal attention and a variant of STAM.",
+    "no-norm to centering-spectral: sparse-causal attention and a variant of STAM. equation-9: EI2 without its second "
+    "centring. tune-a-video-joint: with norms over all frames, as in its authors' code.",
     "All tuned methods share recipe, steps, seed, inversion with the empty prompt, and guidance.",
     "video-p2p and vid2vid-zero are inspired by those methods: null-text inversion and Prompt-to-Prompt as published, "
     "on this pack's attentions and the table's steps and guidance (benchmarks/ei2/prompt_rivals.py says what differs).",
@@ -48,6 +51,7 @@ def main(
     clips: int | None = None,
     methods: Sequence[str] | None = None,
     json_path: Path | None = None,
+    steps: float | None = None,
     *,
     sheet_path: Path | None = None,
     settings: Settings | None = None,
@@ -60,6 +64,7 @@ def main(
         methods: slugs of ``methods.METHODS``; intervals are against the first one.
         json_path: where the numbers go; the sheet goes beside it as a .png, finished rows
             into a folder .rows.
+        steps: scale of the published 500 steps at 3e-5, see ``common.edited.scaled``; the table's own if None.
         sheet_path: where the sheet goes instead.
         settings, world: other than the table's and the committed models.
 
@@ -68,11 +73,13 @@ def main(
         writes it and the others return nothing.
 
     Raises:
-        ValueError: an unknown method, no clip, several processes without a file, or rows
+        ValueError: an unknown method, no clip, a scale that is not positive, several processes without a file, or rows
             that were measured with other settings.
     """
     count, chosen = count_of(clips, 4), chosen_of(methods or FIRST, METHODS)
     settings = settings or Settings.of_the_table()
+    if steps is not None:
+        settings = replace(settings, recipe=scaled(PUBLISHED, scale_of(steps)))
     used = {"frames": FRAMES, "size": SIZE, "seed": SEED, **asdict(settings)}
     with rows_folder(json_path) as rows_path:
         journal = Journal(rows_path, used)
