@@ -118,19 +118,15 @@ def test_bases_with_the_plain_model_train_it_once(world, monkeypatch):
     assert len(calls) == 2 * (2 + 1)  # of the plain model and of Tune-A-Video: two stages, a rival
 
 
-def test_the_flickering_base_starts_from_noise_of_the_same_size(world):
-    from steadyedit.benchmarks.dape.methods import _flickering
-
+def test_frames_of_the_flickering_base_have_noise_of_their_own(world):
     case = next(world.cases(1, 4, 64))
-    sigma, x = torch.tensor(14.0), 14 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    same = x.expand(64, -1, -1, -1)
-    for share in (0.0, 0.3, 1.0):
-        base = _flickering(world, case, replace(QUICK, noise_share=share), 0)
-        mixed = base.start(same, sigma)
-        assert base.model is world.model and mixed.equal(base.start(same, sigma))
-        # The frames' common part, and how far they are apart.
-        assert mixed.mean(0).sub((1 - share**2) ** 0.5 * x[0]).abs().max() < 14 * share * 5 / 8 + FLOAT32
-        assert mixed.std(0).mean().item() == pytest.approx(14 * share, rel=0.1)
+    still = replace(case, samples=case.samples[:1].expand(4, -1, -1, -1).clone())
+
+    def spread(base, eta):
+        return Bench(world, still, base, replace(QUICK, eta=eta), 0).edit("base")[0].frames.std(0).max()
+
+    assert spread("per-frame", 1.0) < FLOAT32_STEP and spread("flickering", 0.0) < FLOAT32_STEP
+    assert 10 * FLOAT32_STEP < spread("flickering", 0.25) < spread("flickering", 1.0)
 
 
 def test_rave_samples_in_grids_under_a_controlnet(world):

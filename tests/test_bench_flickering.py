@@ -21,7 +21,7 @@ from test_bench_dape import QUICK, world  # noqa: F401
 )
 def test_criteria(flicker, right, chosen):
     rows = zip((0.0, 0.1, 0.2, 0.3), flicker, right, strict=True)
-    found = {share: {"flicker": much, "edit_accuracy": edited} for share, much, edited in rows}
+    found = {eta: {"flicker": much, "edit_accuracy": edited} for eta, much, edited in rows}
     assert flickering.choice(found) == chosen
 
 
@@ -29,7 +29,7 @@ def test_the_whole_run(world, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(flickering, "FRAMES", 3)
     monkeypatch.setattr(flickering, "SIZE", 64)
     path = tmp_path / "flickering.json"
-    report = flickering.main(1, path, shares=(0.0, 0.5), settings=QUICK, world=world)
+    report = flickering.main(1, path, etas=(0.0, 0.5), settings=QUICK, world=world)
     assert json.loads(path.read_text())["clips"] == report["clips"] and "| 0.5 |" in capsys.readouterr().out
     assert [row["method"] for row in report["rows"]] == ["0.0", "0.5"]
     assert report["rows"][0]["psnr_truth"] != report["rows"][1]["psnr_truth"]
@@ -38,4 +38,4 @@ def test_the_whole_run(world, tmp_path, monkeypatch, capsys):  # noqa: F811
     validation, test = heldout_edits(10, split="validation"), heldout_edits(48)
     assert not {str(scene) for scene, _ in validation} & {str(scene) for scene, _ in test}
     monkeypatch.setattr(flickering, "Bench", None)
-    assert flickering.main(1, path, shares=(0.0, 0.5), settings=QUICK, world=world)["clips"] == report["clips"]
+    assert flickering.main(1, path, etas=(0.0, 0.5), settings=QUICK, world=world)["clips"] == report["clips"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ...diffusion.samplers import sample_euler_ancestral
 from ...methods.dape.pipeline import run_stage
 from ...methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING, Stage
 from ...methods.ei2 import build_ffam, build_stam
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ...methods.attachment import Attachment
     from ..common.cases import Case, World
 
-#: Share of a frame's own noise in what the flickering base starts from; ``bench flickering`` chose it.
-NOISE_SHARE = 0.0
+#: Share of ancestral noise in the flickering base; ``bench flickering`` chose it.
+ETA = 0.5
 #: Frames of a side of RAVE's grid, and strength of its ControlNet: eight frames fill two grids.
 GRID, CONTROL = 2, 1.0
 
@@ -39,12 +39,12 @@ class Settings:
     Args:
         common: tuning of the bases, and steps and guidance of every sampling.
         scale: of the published numbers of steps, see ``scaled``.
-        noise_share: see ``_flickering``.
+        eta: see ``_flickering``.
     """
 
     common: Common = field(default_factory=Common.of_the_table)
     scale: float = 1.0
-    noise_share: float = NOISE_SHARE
+    eta: float = ETA
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Base:
     Args:
         model: tuned on the clip where the method tunes; it is inverted with this.
         sampled: what sampling adds to a MODEL.
-        start: x at the largest sigma that sampling begins from, of the inverted x and that sigma.
+        sampler: that samples the edit.
         positive, negative: CONDITIONING of the sampling.
         seconds: that its own tuning took.
     """
@@ -64,7 +64,7 @@ class Base:
     negative: Any
     seconds: float = 0.0
     sampled: Callable[[Any], Any] = field(default=lambda model: model)
-    start: Callable[[Tensor, Tensor], Tensor] = field(default=lambda x, sigma: x)
+    sampler: str | Callable[..., Tensor] = "euler"
 
 
 def _tuned(*builders: Callable[[list, int], Attachment]) -> Callable[..., Base]:
@@ -87,17 +87,12 @@ def _plain(world: World, case: Case, settings: Settings, seed: int) -> Base:
 
 
 def _flickering(world: World, case: Case, settings: Settings, seed: int) -> Base:
-    """The plain model, every frame with some noise of its own: sqrt(1 - s^2) x + s sigma e, of the variance of x.
+    """The plain model under an ancestral sampler, whose noise every frame has of its own.
 
-    With the inverted noise alone the toy model's frames agree so well that there is nothing for DAPE to repair.
+    By the clip's own path the toy model's frames agree so well that there is nothing for DAPE to repair.
     """
-    share = settings.noise_share
-
-    def start(x: Tensor, sigma: Tensor) -> Tensor:
-        own = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-        return (1 - share**2) ** 0.5 * x + share * sigma * own
-
-    return Base(world.model, case.target_text, case.empty, start=start)
+    sampler = partial(sample_euler_ancestral, eta=settings.eta)
+    return Base(world.model, case.target_text, case.empty, sampler=sampler)
 
 
 def _rave(world: World, case: Case, settings: Settings, seed: int) -> Base:
@@ -181,8 +176,8 @@ class Bench:
             trajectory = backend.invert(model, case.empty, case.samples, sigmas.flip(0), common.refinement, bar)
             bar = backend.progress(common.steps, "sampling")
             samples = backend.sample(self.base.sampled(model), self.base.positive, self.base.negative,
-                                     common.guidance, self.base.start(trajectory[-1], sigmas[0]), sigmas,
-                                     bar)  # fmt: skip
+                                     common.guidance, trajectory[-1], sigmas, bar,
+                                     sampler=self.base.sampler, seed=self.seed)  # fmt: skip
             frames = self.world.vae.decode(samples)
         spent = time.perf_counter() - start
         # With the untouched model: the shifts of temporal modules are the bases' matter.

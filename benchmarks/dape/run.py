@@ -57,8 +57,8 @@ NOTES = (
     "Rows are compared with the row base of the same base; a difference without a star is within noise.",
     "dape is positions-5: the adapter at attention stage 5. All two-stage rows share stage 1 on a clip.",
     "Rivals train for as many steps as both stages together, at stage 1's learning rate and with its loss.",
-    "per-frame, rave and flickering have one model, which a clip trains once for all of them; flickering starts from "
-    "the inverted noise with a share of noise of each frame's own, chosen by bench flickering.",
+    "per-frame, rave and flickering have one model, which a clip trains once for all of them; flickering has an "
+    "ancestral sampler, each frame with noise of its own, whose share bench flickering chose.",
     "At --steps S all of DAPE's and the rivals' steps are times S and learning rates divided by S.",
     "Under rave training and inversion go frame by frame without ControlNet; sampling is in grids with it.",
 )
