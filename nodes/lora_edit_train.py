@@ -51,9 +51,9 @@ class MaskLoRATrain(io.ComfyNode):
                                  "was then. Off again, the training goes on."),
                 io.Combo.Input("memory", options=list(MEMORY_PRESETS), default=next(iter(MEMORY_PRESETS)),
                                optional=True, tooltip="Make the training fit into a card of this size: how many blocks "
-                               "are streamed, and how many blocks' inputs wait in the main memory; the progress text "
-                               "says what was chosen. By prediction, not yet confirmed on a GPU. It takes the place of "
-                               "blocks_on_device."),
+                               "are streamed, how many blocks' inputs wait in the main memory, and how many need not "
+                               "be computed again; the progress text says what was chosen. By prediction, not yet "
+                               "confirmed on a GPU. It takes the place of blocks_on_device."),
                 *growing(io, "more_samples", Samples.Input("samples"), "samples_", tooltip="Further "
                          "samples, one socket each: they need not be chained to be trained with those above."),
             ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from steadyedit.methods.lora_edit.choices import MEMORY_PRESETS
-from steadyedit.methods.lora_edit.memory import GIB, SPARE, NetworkSize, wan_moments
+from steadyedit.methods.lora_edit.memory import GIB, SPARE, NetworkSize, plan, wan_kept, wan_moments, widened
 from steadyedit.methods.lora_edit.presets import fitted, in_words
 from steadyedit.methods.lora_edit.train import VideoSettings, train_mask_lora
 from test_lora_edit_training import BACKEND, Quiet, recipe, sample, transformer
@@ -19,7 +19,7 @@ CARDS = [value for value in MEMORY_PRESETS.values() if value]
 BLOCK = 343_000_000
 WAN = NetworkSize(
     5120, 13824, 128, 40, wan_moments(40, True), itemsize=2, weights=40 * BLOCK + 250_000_000, block_weights=BLOCK,
-    largest_layer=5120 * 13824, context_tokens=512 + 257, stored_itemsize=1,
+    largest_layer=5120 * 13824, context_tokens=512 + 257, stored_itemsize=1, kept=wan_kept(True), alike=40,
 )  # fmt: skip
 TRAINED = 76_000_000
 
@@ -30,14 +30,14 @@ def chosen(card: int, latent=PAPER, size=WAN, free: int = 80 * GIB):
 
 @pytest.mark.parametrize("card", CARDS)
 def test_each_fits_into_its_card(card):
-    plan = chosen(card)
-    assert plan.needed <= card * GIB * (1 - SPARE)
-    assert plan.kept_weights <= WAN.weights and 0 <= plan.offloaded < WAN.blocks
+    found = chosen(card)
+    assert found.needed <= card * GIB * (1 - SPARE)
+    assert found.kept_weights <= WAN.weights and 0 <= found.offloaded < WAN.blocks
 
 
 def test_larger_cards_move_less():
     plans = [chosen(card) for card in CARDS]
-    assert [plan.offloaded for plan in plans] == sorted((plan.offloaded for plan in plans), reverse=True)
+    assert [found.offloaded for found in plans] == sorted((found.offloaded for found in plans), reverse=True)
     # The paper's size: inputs wait in the main memory on small cards alone.
     assert plans[0].offloaded > plans[1].offloaded > 0 == plans[2].offloaded == plans[3].offloaded
     assert plans[2].kept_weights < plans[3].kept_weights < WAN.weights == chosen(48).kept_weights
@@ -48,8 +48,8 @@ def test_a_card_that_has_less_counts_for_what_it_has():
 
 
 def test_short_small_clips_need_no_tricks():
-    plan = chosen(24, (1, 16, 4, 32, 32))
-    assert plan.offloaded == 0 and plan.kept_weights == WAN.weights
+    found = chosen(24, (1, 16, 4, 32, 32))
+    assert found.offloaded == 0 and found.kept_weights == WAN.weights and found.whole > 1
 
 
 def test_what_fits_nowhere_is_refused_with_advice():
@@ -58,6 +58,25 @@ def test_what_fits_nowhere_is_refused_with_advice():
         chosen(8, (1, 16, 21, 90, 160))
     with pytest.raises(MemoryError, match="but the card has 4.0 GiB"):
         chosen(8, free=4 * GIB)
+
+
+def test_blocks_are_not_computed_again_where_there_is_room():
+    """As many as fit, and none where weights are streamed or inputs wait elsewhere."""
+    for card in (8, 12, 16, 24, 48, 80, 200):
+        found = chosen(card, free=200 * GIB)
+        assert not found.whole or found.kept_weights == WAN.weights and not found.offloaded
+        assert found.needed <= card * GIB * (1 - SPARE)
+        more = plan(WAN, PAPER, 16, TRAINED, whole=found.whole + 1).beside_weights
+        assert found.whole == 40 or found.offloaded or found.kept_weights < WAN.weights or (
+            more + WAN.weights > card * GIB * (1 - SPARE))  # fmt: skip
+    wholes = [chosen(card, free=200 * GIB).whole for card in (24, 48, 80, 200)]
+    assert wholes[0] == 0 < wholes[1] < wholes[2] < wholes[3] == 40
+    assert "40 of 40 blocks not computed again" in in_words(chosen(200, free=200 * GIB), WAN, 200 * GIB)
+    # Backward begins with the last block, which keeps what it needs in any case.
+    alone = plan(WAN, PAPER, 16, TRAINED)
+    assert plan(WAN, PAPER, 16, TRAINED, whole=1).needed == alone.needed
+    streamed = plan(WAN, PAPER, 16, TRAINED, offloaded=3)
+    assert widened(streamed, WAN, PAPER, 16, TRAINED, 500 * GIB) == streamed
 
 
 def test_words_say_what_was_chosen():
@@ -73,10 +92,10 @@ def test_the_table_of_cards_says_what_is_chosen():
     for card in CARDS:
         cells = []
         for size, latent in ((WAN, PAPER), (half, PAPER), (WAN, (1, 16, 4, 60, 104))):
-            plan = chosen(card, latent, size)
+            found = chosen(card, latent, size)
             rest = size.weights - size.blocks * size.block_weights
-            on_card = min((plan.kept_weights - rest) // size.block_weights, size.blocks)
-            cells.append(f"{on_card}, {plan.offloaded}")
+            on_card = min((found.kept_weights - rest) // size.block_weights, size.blocks)
+            cells.append(f"{on_card}, {found.offloaded}, {found.whole}")
         assert f"| {card} GB | {' | '.join(cells)} |" in text
 
 
@@ -99,10 +118,30 @@ def test_inputs_that_wait_in_the_main_memory_change_no_gradient(monkeypatch):
 
     model, moved, found = DiffusersVideoModel(transformer(), (0.1,) * 16, (1.5,) * 16), [], []
     monkeypatch.setattr(offload, "to_main_memory", lambda x: moved.append(tuple(x.shape)) or x.clone())
-    for plan in (MemoryPlan(0, 0, 0, 0), MemoryPlan(0, 0, 0, 0, offloaded=1)):
-        with BACKEND.video_training(model, [sample()], moving(model), plan, "auto") as view:
+    for told in (MemoryPlan(0, 0, 0, 0), MemoryPlan(0, 0, 0, 0, offloaded=1)):
+        with BACKEND.video_training(model, [sample()], moving(model), told, "auto") as view:
             (view.predict_velocity(sample().latent, torch.tensor(0.4), 0) - 1).square().mean().backward()
             found.append([p.grad.clone() for p in view.parameters.values()])
     # The first block's input: two frames of 2 x 2 tokens of 24 channels.
     assert moved == [(1, 8, 24)]
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_blocks_that_are_not_computed_again_change_no_gradient(monkeypatch):
+    from steadyedit.backends.diffusers import video
+    from steadyedit.backends.diffusers.video import DiffusersVideoModel
+    from steadyedit.methods.lora_edit.memory import MemoryPlan
+    from test_lora_edit_training import moving
+
+    model, again, found = DiffusersVideoModel(transformer(), (0.1,) * 16, (1.5,) * 16), [], []
+    checkpoint = video.checkpoint
+    monkeypatch.setattr(video, "checkpoint", lambda *a, **k: again.append(1) or checkpoint(*a, **k))
+    blocks = len(model.transformer.blocks)
+    for whole in (0, 1, blocks):
+        told = MemoryPlan(0, 0, 0, 0, whole=whole)
+        with BACKEND.video_training(model, [sample()], moving(model), told, "auto") as view:
+            (view.predict_velocity(sample().latent, torch.tensor(0.4), 0) - 1).square().mean().backward()
+            found.append([p.grad.clone() for p in view.parameters.values()])
+        assert len(again) == blocks - whole
+        again.clear()
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))

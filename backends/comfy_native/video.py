@@ -145,7 +145,7 @@ def open_for_training(
                    for key, start in lora.items()}  # fmt: skip
         beside = {network.module.get_submodule(name): pair for name, pair in factors(trained).items()}
         stack.enter_context(attribute_set(patcher.model, "manual_cast_dtype", dtype))
-        stack.enter_context(frozen_transformer(network, beside, plan.offloaded))
+        stack.enter_context(frozen_transformer(network, beside, plan.offloaded, plan.whole))
         conditions = [comfy.sampler_helpers.convert_cond(own_tensors(sample.conditioning)) for sample in samples]
         yield ComfyVideoTraining(patcher, trained, conditions, options, outputs)
 

@@ -144,13 +144,15 @@ def gradients_off(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_transformer(
-    network: VideoNetwork, beside: Mapping[nn.Module, tuple[Tensor, Tensor]], offloaded_blocks: int = 0
+    network: VideoNetwork, beside: Mapping[nn.Module, tuple[Tensor, Tensor]], offloaded_blocks: int = 0,
+    whole_blocks: int = 0,
 ) -> Iterator[None]:
     """The network frozen and differentiable, inside the ``with``.
 
     Args:
         beside: (A, B) of a LoRA by the layer that it goes beside, float32.
         offloaded_blocks: how many blocks' inputs wait in the main memory.
+        whole_blocks: how many of the last ones are not computed again.
     """
     in_place, running = network.in_place, Pass()
     with ExitStack() as stack:
@@ -176,7 +178,7 @@ def frozen_transformer(
                 stack.enter_context(forward_replaced(layer, of_a_copy(layer)))
         for module, forward in wide.items():
             stack.enter_context(forward_replaced(module, forward))
-        for number, block in enumerate(network.blocks.values()):
+        for number, block in enumerate(list(network.blocks.values())[: len(network.blocks) - whole_blocks]):
             stack.enter_context(forward_replaced(
                 block, recomputed(block.forward, in_place, running, number < offloaded_blocks)))  # fmt: skip
         yield

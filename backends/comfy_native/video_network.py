@@ -12,7 +12,7 @@ from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.ldm.wan.model import WanModel
 
 from ...methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
-from ...methods.lora_edit.memory import NetworkSize, hunyuan_moments, wan_moments
+from ...methods.lora_edit.memory import NetworkSize, hunyuan_kept, hunyuan_moments, wan_kept, wan_moments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -139,9 +139,11 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int, conditi
     blocks, module = list(network.blocks.values()), network.module
     if network.family == WAN:
         width, inner, moments = module.dim, module.ffn_dim, wan_moments(len(blocks), image > 0)
+        kept, alike = wan_kept(image > 0), len(blocks)
     else:
         width, inner = module.hidden_size, int(module.hidden_size * module.params.mlp_ratio)
-        moments = hunyuan_moments(len(module.double_blocks), len(module.single_blocks))
+        double, single = len(module.double_blocks), len(module.single_blocks)
+        moments, kept, alike = hunyuan_moments(double, single), hunyuan_kept(single), single or double
     # Of HunyuanVideo 1.5 the tokens of CLIP vision run through the blocks with those of the text.
     beside = text + image if network.family == HUNYUAN_15 else text
     weights = [layer.weight for layer in network.layers.values()]
@@ -153,6 +155,7 @@ def size_of(network: VideoNetwork, text: int, image: int, itemsize: int, conditi
         stored_itemsize=weights[0].nbytes // weights[0].numel(),
         extra_tokens=0 if looked_at else beside, context_tokens=text + image if looked_at else 0,
         patch=tuple(module.patch_size), conditioning=conditioning, cell=16 if network.family == HUNYUAN_15 else 8,
+        kept=kept, alike=alike,
     )  # fmt: skip
 
 

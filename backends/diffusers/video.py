@@ -19,7 +19,7 @@ from ...diffusion.flow import FlowSchedule
 from ...diffusion.samplers import named_sampler
 from ...methods.lora import check_shapes, factors, same_lora
 from ...methods.lora_edit.choices import WAN
-from ...methods.lora_edit.memory import NetworkSize, diffusers_wan_moments
+from ...methods.lora_edit.memory import NetworkSize, diffusers_wan_kept, diffusers_wan_moments
 from ...toyworld.models.wan import to_wan
 from .. import fingerprint
 from ..offload import offloaded
@@ -143,10 +143,11 @@ class DiffusersVideoTraining:
 
 @contextmanager
 def open_for_training(
-    model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor], offloaded_blocks: int = 0
+    model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor], offloaded_blocks: int = 0,
+    whole_blocks: int = 0,
 ) -> Iterator[DiffusersVideoTraining]:
-    """``VideoBackend.video_training``; the network's blocks are computed again in backward, and the inputs of the
-    first of them may wait in the main memory."""
+    """``VideoBackend.video_training``; the network's blocks but for the last ``whole_blocks`` are computed again in
+    backward, and the inputs of the first of them may wait in the main memory."""
     network = model.transformer
     device = network.device
     trained = {key: start.detach().to(device, copy=True).requires_grad_() for key, start in lora.items()}
@@ -167,7 +168,8 @@ def open_for_training(
             stack.callback(parameter.requires_grad_, True)
         stack.enter_context(with_loras(model, [*model.loras, trained]))
         stack.enter_context(forwards({
-            block: recomputed(block, number < offloaded_blocks) for number, block in enumerate(network.blocks)}))
+            block: recomputed(block, number < offloaded_blocks)
+            for number, block in enumerate(network.blocks[: len(network.blocks) - whole_blocks])}))
         yield DiffusersVideoTraining(model, trained, samples)
 
 
@@ -195,6 +197,7 @@ class DiffusersVideoBackend(Local):
             max(layer.weight.numel() for layer in layers_of(model).values()),
             context_tokens=sample.conditioning[0][0].shape[1], patch=tuple(config.patch_size),
             stored_itemsize=weight.element_size(), conditioning=sample.conditioning[0][0].nbytes,
+            kept=diffusers_wan_kept(weight.element_size()), alike=len(stored),
         )  # fmt: skip
 
     def video_room(self, model: DiffusersVideoModel) -> tuple[int, str]:
@@ -206,7 +209,7 @@ class DiffusersVideoBackend(Local):
     def video_training(self, model: DiffusersVideoModel, samples: Sequence[Sample], lora: Mapping[str, Tensor],
                        planned: MemoryPlan, precision: str):
         # Nothing is streamed here: the network computes where and in what it lies.
-        return open_for_training(model, samples, lora, planned.offloaded)
+        return open_for_training(model, samples, lora, planned.offloaded, planned.whole)
 
     def has_video_lora(self, model: DiffusersVideoModel, lora: Mapping[str, Tensor]) -> bool:
         wanted = factors(lora)

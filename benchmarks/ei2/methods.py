@@ -87,8 +87,8 @@ def _per_frame(world: World, case: Case, settings: Settings, seed: int) -> dict[
 METHODS: dict[str, Method] = {
     "per-frame": _per_frame,
     "tune-a-video": _published(edit_by_tune_a_video),
-    "tune-a-video-joint": _joint,
     "ei2": _published(edit_by_ei2),
+    "tune-a-video-joint": _joint,
     # The paper's ablation of the shift: what stands before the temporal attention, all else kept.
     "layer-norm": _pair(build_sparse_causal, norm="layer", spectral=False),
     "instance-norm": _pair(build_sparse_causal, norm="instance", spectral=False),

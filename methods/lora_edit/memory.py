@@ -1,14 +1,14 @@
 """What a training of a LoRA on a video transformer holds at its worst moment, told before it begins.
 
-Blocks keep their input alone and are computed again in backward. The worst moment is the start of the last
-block's backward: the inputs of all blocks lie beside everything that one block keeps, and the gradients that
-pass through its feed-forward. Attention keeps no matrix of scores.
+Blocks keep their input alone and are computed again in backward, but for the last ones where there is room for what
+they keep. The worst moment is the start of the last block's backward: the inputs of all blocks lie beside everything
+that one block keeps, and the gradients that pass through its feed-forward. Attention keeps no matrix of scores.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Of a trained value: itself and AdamW's two moments, float32; and its gradient.
 OPTIMIZER_BYTES, GRADIENT_BYTES = 12, 4
@@ -33,6 +33,7 @@ class Moment:
         floats: vectors of the model's width in float32, whatever is computed with.
         trained: vectors of the LoRA's rank.
         casts: weights as large as the largest that lie there as they are computed with.
+        copied: of ``wide``, what a block that is computed again holds of copies of its input.
     """
 
     inputs: int
@@ -42,6 +43,23 @@ class Moment:
     floats: float = 0.0
     trained: float = 1.0
     casts: float = 1.0
+    copied: float = 0.0
+
+
+def wan_kept(image: bool) -> Moment:
+    """What a block of ComfyUI's Wan keeps beside its input where it is not computed again: as in ``wan_moments``,
+    without gradients."""
+    return Moment(0, wide=14 + (2 if image else 0))
+
+
+def diffusers_wan_kept(itemsize: int) -> Moment:
+    """The same of diffusers' Wan."""
+    return Moment(0, wide=15, inner=2) if itemsize == 4 else Moment(0, wide=12, floats=9, inner=2)
+
+
+def hunyuan_kept(single: int) -> Moment:
+    """The same of HunyuanVideo's single blocks; of its double blocks where there are no others."""
+    return Moment(0, wide=8, inner=2) if single else Moment(0, wide=11)
 
 
 def wan_moments(blocks: int, image: bool) -> tuple[Moment, ...]:
@@ -77,8 +95,9 @@ def hunyuan_moments(double: int, single: int) -> tuple[Moment, ...]:
     """
     if not single:
         # Nothing of the two streams joined, and its gradient, lies beside the last double block then.
-        return (Moment(double, wide=15, part=3, casts=1.15),)
-    return Moment(double + single, wide=13, inner=3, casts=0.72), Moment(double, wide=17, part=3, casts=1.15)
+        return (Moment(double, wide=15, part=3, casts=1.15, copied=0.9),)
+    last = Moment(double + single, wide=13, inner=3, casts=0.72, copied=0.75)
+    return last, Moment(double, wide=17, part=3, casts=1.15)
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,8 @@ class NetworkSize:
         stored_itemsize: bytes of a weight as it is stored.
         conditioning: bytes of a sample's text and what else conditions it.
         cell: pixels to a side of a cell of latent.
+        kept: what one of the last blocks keeps that is not computed again; None where all are.
+        alike: how many blocks at the end are of the last one's kind.
     """
 
     width: int
@@ -116,6 +137,8 @@ class NetworkSize:
     stored_itemsize: int = 2
     conditioning: int = 0
     cell: int = 8
+    kept: Moment | None = None
+    alike: int = 0
 
     def tokens(self, latent: tuple[int, ...]) -> int:
         """Tokens of a latent [1, channels, T', h, w]."""
@@ -136,6 +159,7 @@ class MemoryPlan:
         weights: the network as it is stored; may stay off the device but for what streams through.
         kept_weights: the part that was asked to stay on the device; None leaves it to the host.
         offloaded: blocks whose inputs wait in the main memory.
+        whole: blocks at the end that keep what their backward needs and are not computed again.
     """
 
     activations: int
@@ -144,6 +168,7 @@ class MemoryPlan:
     weights: int
     kept_weights: int | None = None
     offloaded: int = 0
+    whole: int = 0
 
     @property
     def beside_weights(self) -> int:
@@ -156,7 +181,7 @@ class MemoryPlan:
 
 
 def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, blocks_kept: int = -1,
-         offloaded: int = 0) -> MemoryPlan:
+         offloaded: int = 0, whole: int = 0) -> MemoryPlan:
     """Memory of training on one latent.
 
     Args:
@@ -166,28 +191,58 @@ def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, bl
         trained: values of the LoRA.
         blocks_kept: blocks that stay on the device; -1 leaves it to the host.
         offloaded: blocks whose inputs wait in the main memory.
+        whole: blocks at the end that are not computed again; at most ``size.alike``.
     """
     tokens, vector = size.tokens(latent), size.width * size.itemsize
     # A weight that is stored as it is computed with is used as it lies; else it is cast for every use.
     cast = size.largest_layer * size.itemsize if size.stored_itemsize != size.itemsize else 0
 
+    def vectors(moment: Moment) -> float:
+        own = moment.wide * size.width + moment.inner * size.inner + moment.trained * rank
+        return tokens * (own * size.itemsize + 4 * moment.floats * size.width)
+
+    # The last block keeps all that it needs in any case: backward begins with it.
+    others = 0.0
+    if size.kept is not None and whole:
+        others = (whole - 1) * (vectors(size.kept) + 4 * size.context_tokens * vector)
+
     def at(moment: Moment) -> float:
-        kept = max(moment.inputs - offloaded, 1)
-        vectors = (kept + moment.wide) * size.width + moment.inner * size.inner + moment.trained * rank
         # Rotary embeddings are float32, two rotations a pair of channels of a head.
-        each = vectors * size.itemsize + 4 * (moment.floats * size.width + 2 * size.head)
-        return tokens * each + min(tokens, FEED_FORWARD_TOKENS) * moment.part * size.inner * size.itemsize
+        inputs = tokens * (max(moment.inputs - offloaded, 1) * vector + 8 * size.head)
+        part = min(tokens, FEED_FORWARD_TOKENS) * moment.part * size.inner * size.itemsize
+        last = moment.inputs == size.blocks
+        return vectors(moment) + inputs + part + last * (others - tokens * vector * moment.copied * bool(whole))
 
     worst = max(size.moments, key=lambda moment: at(moment) + moment.casts * cast)
     # Gradients grow from the last block to the first, while the blocks' inputs go: the worse end counts.
-    gradients = GRADIENT_BYTES * trained - tokens * vector * max(size.blocks - offloaded - 1, 0)
+    gradients = GRADIENT_BYTES * trained - tokens * vector * max(size.blocks - offloaded - 1, 0) - others
     outside = 4 * LATENTS_KEPT * math.prod(latent) + size.conditioning + 4 * size.context_tokens * vector
     activations = at(worst) + max(gradients, 0) + outside
     # A LoRA's matrices are float32, and cast for every use.
     casts = worst.casts * cast + (trained // max(size.blocks, 1) * size.itemsize if size.itemsize < 4 else 0)
     rest = size.weights - size.blocks * size.block_weights
     kept = None if blocks_kept < 0 else max(rest, 0) + min(blocks_kept, size.blocks) * size.block_weights
-    return MemoryPlan(int(activations), OPTIMIZER_BYTES * trained, int(casts), size.weights, kept, offloaded)
+    return MemoryPlan(int(activations), OPTIMIZER_BYTES * trained, int(casts), size.weights, kept, offloaded, whole)
+
+
+def widened(planned: MemoryPlan, size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int,
+            free: int) -> MemoryPlan:  # fmt: skip
+    """The plan with as many blocks as fit not computed again, where all weights and inputs lie on the device already.
+
+    Every one saves its second forward. None of the weights is streamed for it.
+
+    Args:
+        planned: fits without.
+        free: bytes that the device can give.
+    """
+    room = int(free * (1 - SPARE)) - size.weights
+    found = planned
+    for whole in range(1, size.alike + 1 if size.kept is not None and not planned.offloaded else 1):
+        wider = plan(size, latent, rank, trained, whole=whole)
+        if wider.beside_weights > room:
+            break
+        found = replace(wider, kept_weights=planned.kept_weights)
+    return found
 
 
 def check(planned: MemoryPlan, size: NetworkSize, latent: tuple[int, ...], free: int, device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .memory import GIB, SPARE, MemoryPlan, NetworkSize, check, plan
+from .memory import GIB, SPARE, MemoryPlan, NetworkSize, check, plan, widened
 
 #: Blocks that lie on the device while streamed ones are on their way: the one at work and the next.
 ON_THEIR_WAY = 2
@@ -16,7 +16,8 @@ def fitted(
     """The plan that moves least to and from the main memory and fits into a card of ``budget`` bytes.
 
     Weights are streamed first, since any block of them may go; then the inputs of the first blocks wait in the main
-    memory, as few as will do. Feed-forwards go in parts and blocks are computed again in every plan.
+    memory, as few as will do. Feed-forwards go in parts in every plan; blocks are computed again but for the last ones,
+    as many as there is room for where nothing is streamed or moved.
 
     Args:
         free: bytes that the device can give; a card that has less counts for what it has.
@@ -33,7 +34,7 @@ def fitted(
         found = plan(size, latent, rank, trained, -1, offloaded)
         left = room - found.beside_weights
         if left >= size.weights:
-            return replace(found, kept_weights=size.weights)
+            return widened(replace(found, kept_weights=size.weights), size, latent, rank, trained, given)
         if left >= rest + stream:
             return plan(size, latent, rank, trained, int((left - rest - stream) // size.block_weights), offloaded)
     least = plan(size, latent, rank, trained, -1, size.blocks - 1)
@@ -53,5 +54,7 @@ def in_words(chosen: MemoryPlan, size: NetworkSize, budget: int) -> str:
         said.append("all blocks on the GPU")
     if chosen.offloaded:
         said.append(f"inputs of {chosen.offloaded} blocks in the main memory")
+    if chosen.whole:
+        said.append(f"{chosen.whole} of {size.blocks} blocks not computed again")
     return (f"{budget / GIB:.0f} GB preset (provisional, not yet confirmed on a GPU): {', '.join(said)}, "
             f"{chosen.beside_weights / GIB:.1f} GB beside the weights")  # fmt: skip

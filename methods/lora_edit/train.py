@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cache as cached
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ..training_loop import TrainingRun
 from ..training_store import TrainingStore
 from ..tuned_weights import FORMAT_VERSION, TunedWeights
 from ..tuning import Tuned
-from .memory import MemoryPlan, NetworkSize, check, plan
+from .memory import MemoryPlan, NetworkSize, check, plan, widened
 from .presets import fitted, in_words
 from .recipe import MaskLoRARecipe, targeted
 from .samples import Sample, check_samples, draw_sample
@@ -153,7 +154,9 @@ class MaskTask:
 
     @property
     def less_memory(self) -> tuple[str, ...]:
-        return ("with no block of the model kept on the device",) * (len(self.plans) - 1)
+        return tuple("with every block computed again" if earlier.whole and not later.offloaded
+                     and later.kept_weights == earlier.kept_weights else "with no block of the model kept on the device"
+                     for earlier, later in pairwise(self.plans))  # fmt: skip
 
     @property
     def process(self) -> RectifiedFlow:
@@ -247,20 +250,25 @@ def plans_of(
     backend: VideoBackend, model: Any, samples: Sequence[Sample], rank: int, lora: Mapping[str, Tensor],
     settings: VideoSettings,
 ) -> tuple[list[MemoryPlan], list[str]]:
-    """The plan of a training, then the one for when memory runs out; and what a preset chose, in words.
+    """The plan of a training, then those for when memory runs out; and what a preset chose, in words.
 
     Raises:
         MemoryError: see ``planned_memory``.
     """
-    if settings.budget is None:
-        plans = [planned_memory(backend, model, samples, rank, lora, settings)]
-        if settings.blocks_kept != 0:
-            plans.append(planned_memory(backend, model, samples, rank, lora, replace(settings, blocks_kept=0)))
-        return plans, []
     size, latent, trained = _largest(backend, model, samples, lora, settings)
-    first = fitted(size, latent, rank, trained, settings.budget, *backend.video_room(model))
-    least = plan(size, latent, rank, trained, 0, size.blocks - 1)
-    return [first, *([least] if least != first else [])], [in_words(first, size, settings.budget)]
+    if settings.budget is not None:
+        first = fitted(size, latent, rank, trained, settings.budget, *backend.video_room(model))
+        rest = [plan(size, latent, rank, trained, 0, size.blocks - 1)]
+        said = [in_words(first, size, settings.budget)]
+    else:
+        first, rest, said = planned_memory(backend, model, samples, rank, lora, settings), [], []
+        if settings.blocks_kept != 0:
+            rest.append(planned_memory(backend, model, samples, rank, lora, replace(settings, blocks_kept=0)))
+        if settings.blocks_kept < 0:
+            first = widened(first, size, latent, rank, trained, backend.video_room(model)[0])
+    if first.whole:
+        rest.insert(0, replace(plan(size, latent, rank, trained), kept_weights=first.kept_weights))
+    return [first, *(later for later in rest if later != first)], said
 
 
 def _largest(

@@ -77,7 +77,7 @@ def sample(family: str, latent: tuple[int, ...], image: bool) -> Sample:
 def step(
     kind: str, size: str, dtype: torch.dtype, stored: torch.dtype | None = None, *,
     blocks: tuple[int, ...] | None = None, targets: str = "attention and feed-forward",
-    settings: VideoSettings | None = None, noted: bool = False,
+    settings: VideoSettings | None = None, noted: bool = False, whole: int = 0,
 ) -> Step:  # fmt: skip
     """A training step of "wan 14B", "plain 1.3B", "hunyuan" or "hunyuan 1.5" in fake tensors.
 
@@ -86,6 +86,7 @@ def step(
         dtype: what is computed with, as the device would choose it.
         stored: of the weights; ``dtype`` if None.
         blocks: fewer than the model has; HunyuanVideo's double and single ones.
+        whole: blocks that are not computed again.
     """
     family, _, name = kind.partition(" ")
     frames, width, height = map(int, size.split("x"))
@@ -103,5 +104,5 @@ def step(
         found = sample({"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN), latent, image)
         return training_step(
             BACKEND, model, [found], recipe=MaskLoRARecipe(rank=RANK, targets=targets), settings=settings,
-            noted=noted, weights=[*base.parameters(), *base.buffers()],
+            noted=noted, whole=whole, weights=[*base.parameters(), *base.buffers()],
         )  # fmt: skip

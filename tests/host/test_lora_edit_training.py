@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from steadyedit.backends import offload
-from steadyedit.backends.comfy_native import frozen_layers, video, video_network
+from steadyedit.backends.comfy_native import frozen_layers, video, video_blocks, video_network
 from steadyedit.backends.comfy_native.video_blocks import rotated
 from steadyedit.methods.lora import factors, new_lora
 from steadyedit.methods.lora_edit import memory
@@ -135,6 +135,23 @@ def test_gradients_are_the_same_in_parts_and_with_inputs_in_main_memory(kind, mo
         _, got = gradients(patcher, found, lora, plan=replace(ANY, offloaded=1))
     assert len(moved) == 1 and moved[0][-1] == (128 if "hunyuan" in kind else 64)
     assert relative_error(got, {key: value.double() for key, value in expected.items()}) < FLOAT32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_the_same_where_blocks_are_not_computed_again(kind, monkeypatch):
+    patcher, found, passes = model(kind), sample(kind), []
+    lora, count = moving_lora(patcher), len(video_network.network_of(patcher).blocks)
+    again = video_blocks.Pass.__setattr__
+    monkeypatch.setattr(video_blocks.Pass, "__setattr__", lambda p, n, v: passes.append(v) or again(p, n, v))
+    found_at = {}
+    with torch.inference_mode():
+        for whole in (0, 1, count):
+            passes.clear()
+            found_at[whole] = gradients(patcher, found, lora, plan=replace(ANY, whole=whole))[1]
+            assert sum(passes) == count - whole
+    for whole in (1, count):
+        assert found_at[whole].keys() == found_at[0].keys()
+        assert all(value.equal(found_at[0][key]) for key, value in found_at[whole].items())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
