@@ -24,7 +24,7 @@ HERE, THERE = ComfyBackend(), DiffusersBackend()
 SIZES = {"height": 96, "width": 160, "crop_h": 8, "crop_w": 24, "target_height": 64, "target_width": 72}
 SETTINGS = {
     "stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {},
-    "gather-swap": {"group": 2, "chunk": 1}, "rave": {"grid": 2}, "norm-tune": {}, "visual-adapter": {"positions": [4]},
+    "simda": {}, "gather-swap": {"group": 2, "chunk": 1}, "rave": {"grid": 2}, "norm-tune": {}, "visual-adapter": {"positions": [4]},
 }  # fmt: skip
 
 
