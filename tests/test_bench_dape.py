@@ -188,7 +188,7 @@ def test_interpolation_along_the_flow():
     ("options", "message"),
     [
         ({"methods": ["dap"]}, "^methods: there is no dap; there are base, norm-tune"),
-        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video, ei2, rave"),
+        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video, ei2, simda, rave"),
         ({"clips": 0}, "^clips: at least 1 is needed, but got 0"),
         ({"steps": 0.0}, "^steps: the scale must be above 0, but got 0.0"),
     ],
