@@ -111,7 +111,8 @@ def outputs_passed(
 
     with ExitStack() as stack:
         for name, modules in outputs.items():
-            layer, tokens = block.get_submodule(LAST[name]), []
+            tokens: list[Tensor] = []
+            layer = block.get_submodule(LAST[name])
             if any(getattr(module, "beside", False) for module in modules):
                 stack.enter_context(input_recorded(block.get_submodule(OUTPUTS[name]), tokens))
             stack.enter_context(forward_replaced(layer, passed(layer.forward, modules, tokens)))

@@ -236,7 +236,8 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
     for part, norm in OUTPUTS.items():
         outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
         if outputs := [module for module in outputs if module.strength != 0]:
-            inner, tokens = block.get_submodule(part), []
+            tokens: list[Tensor] = []
+            inner = block.get_submodule(part)
             if any(getattr(module, "beside", False) for module in outputs):
                 yield input_recorded(block.get_submodule(norm), tokens)
             yield forward_replaced(inner, with_modules_after(inner, outputs, layout, tokens))
