@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 #: Stages of the U-Net by the name that a user picks them with.
 BLOCKS = {"all": ("input", "middle", "output"), "down": ("input",), "middle": ("middle",), "up": ("output",)}
 
-#: Parts of a transformer block whose output a method can pass on, by their names in every host.
-OUTPUTS = ("attn1", "attn2", "ff")
+#: Parts of a transformer block whose output a method can pass on, and the norm before each, by their names in every
+#: host.
+OUTPUTS = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
+
+#: Fields of an attachment that hold modules.
+TREES = ("modules", "norms", "outputs", "inputs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ class BlockSite:
     def key(self) -> str:
         """The path as a key of ``nn.ModuleDict``, which forbids dots."""
         return self.path.replace(".", "/")
+
+    @property
+    def transformer_key(self) -> str:
+        """The key of the transformer that the block is in (``input_blocks/1/1``)."""
+        return self.key.partition("/transformer_blocks/")[0]
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,11 @@ class Attachment:
             it sees all frames. A module whose ``strength`` is 0 is passed over: the layer answers.
         outputs: ``nn.ModuleDict`` by ``<BlockSite.key>/<one of OUTPUTS>``; each runs on
             what that part of the block gives, before it is added to the tokens,
-            ``module(z, layout) -> z``. Strength 0 as with ``norms``.
+            ``module(z, layout) -> z``. Strength 0 as with ``norms``. One that is ``beside`` is also handed the
+            tokens that the result will be added to, as they went into the part's norm.
+        inputs: ``nn.ModuleDict`` by ``BlockSite.transformer_key``; each runs on the feature map that goes into a
+            transformer, before its norm and its skip, ``module(z, layout) -> z`` on
+            [branches * frames, height * width, channels].
     """
 
     method: str
@@ -122,18 +136,19 @@ class Attachment:
     plan: SamplingPlan | None = None
     norms: nn.ModuleDict | None = None
     outputs: nn.ModuleDict | None = None
+    inputs: nn.ModuleDict | None = None
 
     @property
     def trees(self) -> tuple[nn.ModuleDict, ...]:
-        """Everything of it that holds weights. Of the three, only ``modules`` see other frames."""
-        trees = (tree for tree in (self.modules, self.norms, self.outputs) if tree is not None)
+        """Everything of it that holds weights. Only ``modules`` and ``inputs`` see other frames."""
+        trees = (tree for name in TREES if (tree := getattr(self, name)) is not None)
         return tuple(tree for tree in trees if next(tree.parameters(), None) is not None)
 
     def with_trees(self, trees: Sequence[nn.ModuleDict]) -> Attachment:
         """The same with other weights, in the order of ``trees``."""
         own = {id(tree): other for tree, other in zip(self.trees, trees, strict=True)}
-        return replace(self, modules=own.get(id(self.modules), self.modules), norms=own.get(id(self.norms), self.norms),
-                       outputs=own.get(id(self.outputs), self.outputs))
+        changed = {name: own[id(tree)] for name in TREES if id(tree := getattr(self, name)) in own}
+        return replace(self, **changed)
 
     @property
     def replaces(self) -> tuple[str, ...]:
@@ -145,7 +160,8 @@ class Attachment:
     @property
     def mixes_frames(self) -> bool:
         """Needs all frames of the clip in one call of the U-Net, and no other rows among them."""
-        return self.mixing is not None or self.modules is not None or self.joint_norms
+        seen = (self.mixing, self.modules, self.inputs)
+        return any(part is not None for part in seen) or self.joint_norms
 
     @property
     def joint_norms(self) -> bool:
@@ -195,6 +211,11 @@ def check_plans(first: Attachment, second: Attachment) -> None:
         ours = first.plan.apart or "leads each step in a way of its own"
         raise ValueError(f"model: {first.plan.name} {ours}, but {theirs} {way}; "
                          "give the model only one of the two.")
+
+
+def frozen_copy(attachment: Attachment) -> Attachment:
+    """A copy that takes part in the forward pass only."""
+    return attachment.with_trees([deepcopy(tree).requires_grad_(False) for tree in attachment.trees])
 
 
 def named_tensors(attachment: Attachment) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from .ei2 import build_ffam, build_stam
 from .ei2.ffam import check_ratio
 from .prompt_to_prompt import build_prompt_to_prompt
 from .rave import build_rave
+from .simda import build_simda
 from .tokenflow import build_tokenflow
 from .traits import Traits
 from .tune_a_video import build_full_attention, build_joint_norms, build_sparse_causal, build_temporal_attention
@@ -49,6 +50,7 @@ METHODS = {
     "ffam": Method(build_ffam, AMONG_FRAMES, check_size=check_ratio),
     "sparse-causal": Method(build_sparse_causal, AMONG_FRAMES),
     "temporal-attention": Method(build_temporal_attention, AMONG_FRAMES),
+    "simda": Method(build_simda, AMONG_FRAMES),
     "joint-norms": Method(build_joint_norms, Traits(mixes_frames=True, needs_whole_clip=True), on_norms=True),
     "full-attention": Method(build_full_attention, AMONG_FRAMES),
     "gather-swap": Method(build_gather_swap, Traits(mixes_frames=True, uses_reference_frames=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache as cached
 from itertools import compress
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.training import check_loss
-from .attachment import Attachment, named_tensors
+from .attachment import Attachment, frozen_copy, named_tensors
 from .content_hash import content_hash
 from .registry import build_on, check_size
 from .training_loop import TrainingRun
@@ -164,7 +163,7 @@ def tune(
         bar = cached(lambda: progress or backend.progress(recipe.steps, "tuning"))
 
         def train() -> TunedWeights:
-            used = [_owned(backend, model, a) if train else _frozen(a) for a, train in zip(attachments, trains)]
+            used = [_owned(backend, model, a) if train else frozen_copy(a) for a, train in zip(attachments, trains)]
             clean = backend.to_model_space(model, samples.clone()).float()
             task = ClipTask(backend, model, used, clean, conditioning, recipe.queries and only is None)
             state = TrainingRun(task, recipe, backend.out_of_memory(), store, bar(), preview_every,
@@ -201,13 +200,6 @@ def _owned(backend: Tuning, model: Any, attachment: Attachment) -> Attachment:
     for tree in copy.trees:
         tree.requires_grad_(True).train()
     return replace(copy, sites=attachment.sites)
-
-
-def _frozen(attachment: Attachment) -> Attachment:
-    """A copy that takes part in the forward pass only."""
-    trees = {name: getattr(attachment, name) for name in ("modules", "norms", "outputs")}
-    copies = {name: deepcopy(tree).requires_grad_(False) for name, tree in trees.items() if tree is not None}
-    return replace(attachment, **copies)
 
 
 def _final_tensors(owned: Sequence[Attachment], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

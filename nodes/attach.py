@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .words import words
+
 CATEGORY = "SteadyEdit/attach"
 
 
@@ -138,4 +140,32 @@ class TemporalAttention(io.ComfyNode):
         return attached(model, cls.METHOD)
 
 
-NODES = [STAM, FFAM, SparseCausal, TemporalAttention]
+class SimDA(io.ComfyNode):
+    METHOD = "simda"
+    WORDS = words("simda", "adapter", "latent shift", "video edit", "consistent frames", keys="what a frame sees",
+                  advanced="keys")
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SteadyEditSimDA",
+            display_name="SimDA: adapters and latent shift",
+            category=CATEGORY,
+            description="Small adapters within and across frames, and self-attention whose keys come from several "
+            "frames. The adapters start as the identity: tune them on the clip with One-Shot Tune.",
+            inputs=[
+                model_input(),
+                io.Combo.Input("keys", options=["official", "equation"], default="official", optional=True,
+                               tooltip="What a frame sees. official: the previous frame and itself, tokens of earlier "
+                               "frames in both, as the authors' code; equation: itself, and itself with tokens of "
+                               "earlier frames, as the paper."),
+            ],
+            outputs=[model_output()],
+        )
+
+    @classmethod
+    def execute(cls, model, keys="official") -> io.NodeOutput:
+        return attached(model, cls.METHOD, keys=keys)
+
+
+NODES = [STAM, FFAM, SparseCausal, TemporalAttention, SimDA]

@@ -10,7 +10,8 @@ from double.unet import CONTEXT, DoubleState
 from steadyedit.methods.registry import build_on
 
 FRAMES, HEIGHT, WIDTH = 3, 5, 6
-METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention", "norm-tune", "visual-adapter"]
+METHODS = ["stam", "ffam", "sparse-causal", "temporal-attention", "full-attention", "simda", "norm-tune",
+           "visual-adapter"]
 # Nothing of these is tuned or saved, and outside of sampling they do nothing; with settings where they need some.
 SAMPLING_ONLY = {"gather-swap": {}, "rave": {}, "tokenflow": {"source": None},
                  "prompt-to-prompt": {"source": None, "alignment": None}}

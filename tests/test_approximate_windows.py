@@ -15,7 +15,7 @@ from tiny_editor import BACKEND, SIDE, normal, text, tiny
 
 FRAMES, STEPS = 9, 2
 WINDOWS = {"length": 4, "overlap": 2, "anchors": "first"}
-MIXING = {"stam": {}, "ffam": {"ratio": 1}, "sparse-causal": {}, "temporal-attention": {}}
+MIXING = {"stam": {}, "ffam": {"ratio": 1}, "sparse-causal": {}, "temporal-attention": {}, "simda": {}}
 
 
 class Quiet:

@@ -129,6 +129,15 @@ def test_frames_of_the_flickering_base_have_noise_of_their_own(world):
     assert 10 * FLOAT32_STEP < spread("flickering", 0.25) < spread("flickering", 1.0)
 
 
+def test_simda_is_tuned_and_stays_under_the_stages(world):
+    bench = Bench(world, next(world.cases(1, 4, 64)), "simda", QUICK, 0)
+    (attachment,) = world.backend.attachments(bench.base.model)
+    assert attachment.method == "simda" and bench.base.seconds > 0
+    assert any(adapter.up.any() for adapter in attachment.outputs.values())
+    edited, trained = bench.edit("dape")
+    assert torch.isfinite(edited.frames).all() and trained > 0
+
+
 def test_rave_samples_in_grids_under_a_controlnet(world):
     from steadyedit.benchmarks.dape.methods import _rave
 
@@ -188,7 +197,7 @@ def test_interpolation_along_the_flow():
     ("options", "message"),
     [
         ({"methods": ["dap"]}, "^methods: there is no dap; there are base, norm-tune"),
-        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video, ei2, rave"),
+        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video, ei2, simda, rave"),
         ({"clips": 0}, "^clips: at least 1 is needed, but got 0"),
         ({"steps": 0.0}, "^steps: the scale must be above 0, but got 0.0"),
     ],

@@ -65,7 +65,8 @@ def on(device: str, inputs: int = 4):
     return model
 
 
-METHODS = [(), ("stam",), ("ffam",), ("sparse-causal",), ("temporal-attention",), ("gather-swap",), ("rave",),
+METHODS = [(), ("stam",), ("ffam",), ("sparse-causal",), ("temporal-attention",), ("simda",),
+           ("gather-swap",), ("rave",),
            ("norm-tune",), ("visual-adapter",), ("stam", "ffam")]  # fmt: skip
 SETTINGS = {"rave": {"grid": 2}, "visual-adapter": {"positions": (3,)}}
 

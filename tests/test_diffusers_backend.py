@@ -12,6 +12,7 @@ from steadyedit.backends.diffusers.patching import Batch, attached
 from steadyedit.backends.diffusers.paths import locate
 from steadyedit.methods.attachment import Attachment, FrameLayout
 from steadyedit.methods.ei2 import build_ffam, build_stam
+from steadyedit.methods.simda import build_simda
 from steadyedit.methods.tune_a_video import build_full_attention, build_sparse_causal, build_temporal_attention
 from steadyedit.toyworld.models import UNET_CONFIG, build_unet
 from tolerances import FLOAT32, FLOAT32_NEAREST, NETWORK, RUN
@@ -53,11 +54,10 @@ def predict(model, frames: int = FRAMES, **options):
 
 def moved(attachment):
     """The attachment with weights away from their start, so that it does something."""
-    if attachment.modules is not None:
-        generator = torch.Generator().manual_seed(9)
-        with torch.no_grad():
-            for parameter in attachment.modules.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in (p for tree in attachment.trees for p in tree.parameters()):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return attachment
 
 
@@ -72,6 +72,7 @@ def traces(unet) -> list:
 EVERY = {
     "stam": build_stam, "ffam": build_ffam, "sparse-causal": build_sparse_causal,
     "temporal-attention": build_temporal_attention, "full-attention": build_full_attention,
+    "simda": build_simda,
 }  # fmt: skip
 
 

@@ -15,9 +15,9 @@ from tolerances import HALF_RUN
 
 FRAMES = 4
 METHODS = {"plain": {}, "stam": {}, "ffam": {}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {},
-           "gather-swap": {"group": 2}, "rave": {"grid": 2}, "norm-tune": {},
+           "simda": {}, "gather-swap": {"group": 2}, "rave": {"grid": 2}, "norm-tune": {},
            "visual-adapter": {"positions": (3,)}}  # fmt: skip
-TRAINED = ("stam", "temporal-attention", "norm-tune", "visual-adapter")
+TRAINED = ("stam", "temporal-attention", "simda", "norm-tune", "visual-adapter")
 BAR = SimpleNamespace(update=lambda *args, **kwargs: None)
 
 

@@ -23,6 +23,9 @@ SIZES = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 FORMS = ["", "_sdpa", "_portable", "_reference"]
+#: Latent-shift attention's own frames, by its place in windows of 4 x 4; written out, as the authors' code does.
+LATE = {(0, 0): 4, (0, 1): 3, (0, 2): 2, (0, 3): 1, (1, 0): 3, (1, 1): 2, (1, 2): 1, (1, 3): 0,
+        (2, 0): 2, (2, 1): 1, (2, 2): 0, (2, 3): 0, (3, 0): 1, (3, 1): 2, (3, 2): 3, (3, 3): 4}  # fmt: skip
 FORMS_WITHOUT_RATIO = [("sparse_causal_attention", form) for form in FORMS] + [
     ("full_attention", form) for form in FORMS if form != "_portable"
 ]
@@ -69,6 +72,21 @@ def full(q, k, v, heads, frames):
     return per_frame(q, k, v, heads, frames, lambda x, i: x.flatten(0, 1))
 
 
+def latent_shift(q, k, v, heads, frames, height, width, own):
+    def shifted(x, i):
+        clips = x.unflatten(1, (height, width))
+        out = clips[i].clone()
+        for (y, x_), late in LATE.items():
+            if i >= late:
+                out[y::4, x_::4] = clips[i - late, y::4, x_::4]
+        return out.flatten(0, 1)
+
+    def keys_of(x, i):
+        return torch.cat([x[i] if own else shifted(x, max(i - 1, 0)), shifted(x, i)])
+
+    return per_frame(q, k, v, heads, frames, keys_of)
+
+
 TRUTHS = {"frame_attention": fine_coarse, "sparse_causal_attention": sparse_causal, "full_attention": full}
 
 
@@ -109,6 +127,17 @@ def test_sparse_causal_and_full(poisoned, operation, form, dtype, size):
     compare(getattr(kernels, f"{operation}{form}"), TRUTHS[operation], (heads, frames), tensors, slope, dtype)
 
 
+@pytest.mark.parametrize("size", [*SIZES, (2, 6, 5, 6, 2, 3, 1), (1, 7, 8, 4, 1, 2, 1)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("form", ["", "_sdpa", "_reference"])
+def test_latent_shift(poisoned, form, own, dtype, size):
+    branches, frames, height, width, heads, head_dim, _ = size
+    *tensors, slope = random_tensors(1, branches * frames, height * width, heads * head_dim)
+    call = getattr(kernels, f"latent_shift_attention{form}")
+    compare(call, latent_shift, (heads, frames, height, width, own), tensors, slope, dtype)
+
+
 def test_large_scores_do_not_overflow():
     q, k, v, _ = random_tensors(2, 6, 12, 4)
     arguments = (2, 3, 3, 4, 2)
@@ -128,6 +157,8 @@ def test_one_frame_is_self_attention():
     expected = per_frame(q, k, v, 2, 1, lambda x, i: x[i])
     for form in FORMS:
         assert_close(getattr(kernels, f"frame_attention{form}")(q, k, v, 2, 1, 3, 5, 2), expected)
+    for own in (False, True):
+        assert_close(kernels.latent_shift_attention(q, k, v, 2, 1, 3, 5, own), expected)
 
 
 @pytest.mark.parametrize("operation", TRUTHS)

@@ -52,7 +52,7 @@ def changed(before, after):
     return {name for name, value in after.items() if name not in before or not before[name].equal(value)}
 
 
-@pytest.mark.parametrize("base", [(), ("stam", "ffam"), ("temporal-attention", "sparse-causal")], ids=str)
+@pytest.mark.parametrize("base", [(), ("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("simda",)], ids=str)
 def test_each_stage_changes_what_it_names_and_nothing_else(base):
     backend, _, model = with_methods(*base)
     start = everything(backend, model)

@@ -18,10 +18,12 @@ RECIPE = TuneRecipe(steps=2, learning_rate=1e-3)
 TRAINED = {
     "stam": {"query", "key", "value", "out", "bias"},
     "temporal-attention": {"query", "key", "value", "out", "bias"},
+    "simda": {"down", "down_bias", "conv", "conv_bias", "up", "up_bias"},
     "norm-tune": {"gamma", "beta", "gamma0"},
     "visual-adapter": {"norm_weight", "norm_bias", "w0", "down", "down_bias", "conv", "up", "up_bias"},
 }
-QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}, "norm-tune": set(), "visual-adapter": set()}
+QUERIES = {"stam": {"attn2"}, "temporal-attention": {"attn2"}, "simda": set(), "norm-tune": set(),
+           "visual-adapter": set()}  # fmt: skip
 # Without weights, and not the identity: test_methods_joint_norms.py, test_approximate_windows.py.
 WITHOUT_WEIGHTS = {"joint-norms", "approximate-windows"}
 
@@ -94,7 +96,7 @@ def test_save_and_load_give_the_same_model(method, tmp_path):
 
 
 @pytest.mark.parametrize("methods", [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",),
-                                     ("norm-tune", "visual-adapter")])  # fmt: skip
+                                     ("simda",), ("norm-tune", "visual-adapter")])  # fmt: skip
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_trained_road_has_the_gradients_of_a_float64_copy(methods, checkpointing):
     backend, _, attached = with_methods(*methods)

@@ -83,7 +83,7 @@ def test_what_works_frame_by_frame_is_exact(video, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("node", ["SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal",
-                                  "SteadyEditTemporalAttention", "SteadyEditRAVE"])
+                                  "SteadyEditTemporalAttention", "SteadyEditSimDA", "SteadyEditRAVE"])
 def test_methods_that_look_at_the_whole_clip_are_refused(node, video, tmp_path):
     settings = {"SteadyEditFFAM": {"ratio": 2, "blocks": "all"},
                 "SteadyEditRAVE": {"grid": 2, "seed": 0, "shuffle": True, "chunk": 0}}.get(node, {})

@@ -24,6 +24,21 @@ def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
             del module.__dict__["forward"]
 
 
+@contextmanager
+def input_recorded(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    """What goes into a layer is the one element of ``found`` then, inside the ``with``."""
+
+    def record(module: nn.Module, args: tuple) -> None:
+        found[:] = args[:1]
+
+    handle = layer.register_forward_pre_hook(record)
+    try:
+        yield
+    finally:
+        handle.remove()
+        found.clear()
+
+
 def on_device_of(module: nn.Module, z: Tensor) -> nn.Module:
     """The module, where its input is: short of memory, the host leaves models that are not its own layers where
     they rested."""

@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from einops import rearrange
 from torch.utils.checkpoint import checkpoint
 
-from ...methods.attachment import FrameLayout, FrameMixing
+from ...methods.attachment import OUTPUTS, FrameLayout, FrameMixing
 from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
-from .forwards import forward_replaced, on_device_of
+from .forwards import forward_replaced, input_recorded, on_device_of
 from .norms import norms_adjusted
 from .planned_patches import attention_patches, exchanges, residuals_replaced
 from .state import Attached, attached_to
@@ -66,12 +67,37 @@ def extended_block(block: nn.Module, path: str, state: Attached) -> Callable:
     return forward
 
 
-def apply_modules(modules: Sequence[nn.Module], z: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """z [branches * frames, tokens, channels] after each of the modules, in their width and back."""
+def apply_modules(
+    modules: Sequence[nn.Module], z: Tensor, options: Mapping[str, Any], tokens: Tensor | None = None
+) -> Tensor:
+    """z [branches * frames, tokens, channels] after each of the modules, in their width and back; ``tokens`` for those
+    that are ``beside``."""
     for module in modules:
         width = next(on_device_of(module, z).parameters()).dtype
-        z = module(z.to(width), frame_layout(z.shape[0], options)).to(z.dtype)
+        more = (tokens.to(width),) if tokens is not None and getattr(module, "beside", False) else ()
+        z = module(z.to(width), frame_layout(z.shape[0], options), *more).to(z.dtype)
     return z
+
+
+def extended_transformer(transformer: nn.Module, modules: Sequence[nn.Module], state: Attached) -> Callable:
+    """Forward of a transformer with ``modules`` on the feature map that goes in."""
+    inner = transformer.forward
+
+    def forward(x: Tensor, context: Any = None, transformer_options: dict | None = None) -> Tensor:
+        options = transformer_options if transformer_options is not None else {}
+        # The host notes the size itself, but later than this.
+        sized = {**options, "activations_shape": list(x.shape)}
+        height, width = x.shape[-2:]
+
+        def run(x: Tensor) -> Tensor:
+            z = apply_modules(modules, rearrange(x, "frames c height width -> frames (height width) c"), sized)
+            return rearrange(z, "frames (height width) c -> frames c height width", height=height, width=width)
+
+        recompute = recomputed(state, x.shape[0] * height * width)
+        changed = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False) if recompute else run(x)
+        return inner(changed, context=context, transformer_options=options)
+
+    return forward
 
 
 @contextmanager
@@ -80,13 +106,16 @@ def outputs_passed(
 ) -> Iterator[None]:
     """The outputs of a block's submodules go through ``outputs`` (by name), inside the ``with``."""
 
-    def passed(inner: Callable, modules: Sequence[nn.Module]) -> Callable:
-        return lambda z: apply_modules(modules, inner(z), options)
+    def passed(inner: Callable, modules: Sequence[nn.Module], tokens: list[Tensor]) -> Callable:
+        return lambda z: apply_modules(modules, inner(z), options, tokens.pop() if tokens else None)
 
     with ExitStack() as stack:
         for name, modules in outputs.items():
+            tokens: list[Tensor] = []
             layer = block.get_submodule(LAST[name])
-            stack.enter_context(forward_replaced(layer, passed(layer.forward, modules)))
+            if any(getattr(module, "beside", False) for module in modules):
+                stack.enter_context(input_recorded(block.get_submodule(OUTPUTS[name]), tokens))
+            stack.enter_context(forward_replaced(layer, passed(layer.forward, modules, tokens)))
         yield
 
 
@@ -154,6 +183,9 @@ def blocks_extended(unet: nn.Module, state: Attached, branches: int) -> Iterator
     # By path, not by a walk over the whole network, which would cost a small model a tenth of its time.
     paths, residuals = state.walked(lambda: trained_parts(unet)) if state.training else (state.touched, ())
     with ExitStack() as stack:
+        for path, modules in state.inputs.items():
+            transformer = unet.get_submodule(path)
+            stack.enter_context(forward_replaced(transformer, extended_transformer(transformer, modules, state)))
         for path in paths:
             block = unet.get_submodule(path)
             stack.enter_context(forward_replaced(block, extended_block(block, path, state)))

@@ -72,6 +72,15 @@ class Attached:
         return found
 
     @property
+    def inputs(self) -> dict[str, list[nn.Module]]:
+        """Modules on what goes into a transformer, in order, by its path."""
+        found: dict[str, list[nn.Module]] = {}
+        for attachment in self.attachments:
+            for key, module in (attachment.inputs or {}).items():
+                found.setdefault(key.replace("/", "."), []).append(module)
+        return found
+
+    @property
     def norms(self) -> dict[str, nn.Module]:
         """The module that answers for each replaced norm layer, by the layer's path."""
         return {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import OUTPUTS, Attachment, FrameLayout, FrameMixing
@@ -137,21 +138,61 @@ def extended_block(block: nn.Module, modules: Sequence[nn.Module], layout: Calla
     return forward
 
 
-def with_modules_after(part: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Callable:
-    """Forward of a part of a transformer block with ``modules`` on its output."""
+def with_modules_after(part: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],
+                       tokens: list[Tensor]) -> Callable:
+    """Forward of a part of a transformer block with ``modules`` on its output; see ``input_recorded``."""
     original = part.forward
 
     def forward(*args, **kwargs) -> Tensor:
-        return apply_modules(original(*args, **kwargs), modules, layout)
+        return apply_modules(original(*args, **kwargs), modules, layout, tokens.pop() if tokens else None)
 
     return forward
 
 
-def apply_modules(out: Tensor, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout]) -> Tensor:
-    """The modules one after another, each in the float width of its own weights."""
+@contextmanager
+def input_recorded(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    """What goes into a layer is the one element of ``found`` then, inside the ``with``."""
+
+    def record(module: nn.Module, args: tuple) -> None:
+        found[:] = args[:1]
+
+    handle = layer.register_forward_pre_hook(record)
+    try:
+        yield
+    finally:
+        handle.remove()
+        found.clear()
+
+
+def with_modules_before(transformer: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],
+                        recompute_from: int | None) -> Callable:
+    """Forward of a transformer with ``modules`` on the feature map that goes in; see ``extended_block``."""
+    original = transformer.forward
+
+    def run(feature_map: Tensor) -> Tensor:
+        height, width = feature_map.shape[-2:]
+        z = rearrange(feature_map, "frames c height width -> frames (height width) c")
+        z = apply_modules(z, modules, layout)
+        return rearrange(z, "frames (height width) c -> frames c height width", height=height, width=width)
+
+    def forward(hidden_states: Tensor, *args, **kwargs):
+        tokens = hidden_states.shape[0] * hidden_states.shape[-2:].numel()
+        if recompute_from is not None and tokens >= recompute_from:
+            changed = checkpoint(run, hidden_states, use_reentrant=False, preserve_rng_state=False)
+        else:
+            changed = run(hidden_states)
+        return original(changed, *args, **kwargs)
+
+    return forward
+
+
+def apply_modules(out: Tensor, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],
+                  tokens: Tensor | None = None) -> Tensor:
+    """The modules one after another, each in the float width of its own weights; ``tokens`` for those ``beside``."""
     for module in modules:
         width = next(module.parameters()).dtype
-        out = module(out.to(width), layout()).to(out.dtype)
+        more = (tokens.to(width),) if tokens is not None and getattr(module, "beside", False) else ()
+        out = module(out.to(width), layout(), *more).to(out.dtype)
     return out
 
 
@@ -192,14 +233,27 @@ def _patches(located: LocatedBlock, attachments: Sequence[Attachment], deltas: M
             attention = {"self": block.attn1, "cross": block.attn2}[kind]
             yield forward_replaced(attention, planned_attention(attention, path, kind, batch.replaced, batch))
     key = located.site.key
-    for part in OUTPUTS:
+    for part, norm in OUTPUTS.items():
         outputs = [a.outputs[f"{key}/{part}"] for a in here if a.outputs is not None and f"{key}/{part}" in a.outputs]
         if outputs := [module for module in outputs if module.strength != 0]:
+            tokens: list[Tensor] = []
             inner = block.get_submodule(part)
-            yield forward_replaced(inner, with_modules_after(inner, outputs, layout))
+            if any(getattr(module, "beside", False) for module in outputs):
+                yield input_recorded(block.get_submodule(norm), tokens)
+            yield forward_replaced(inner, with_modules_after(inner, outputs, layout, tokens))
     modules = [a.modules[key] for a in here if a.modules is not None and key in a.modules]
     if modules or recompute_from is not None:
         yield forward_replaced(block, extended_block(block, modules, layout, recompute_from))
+
+
+def _input_patches(located: LocatedBlock, attachments: Sequence[Attachment], batch: Batch, size: list[int],
+                   recompute_from: int | None) -> Iterator:
+    """The context managers that a transformer as a whole needs."""
+    key = located.site.transformer_key
+    modules = [a.inputs[key] for a in attachments if a.inputs is not None and key in a.inputs]
+    if modules:
+        yield forward_replaced(located.transformer, with_modules_before(
+            located.transformer, modules, lambda: FrameLayout(batch.branches, batch.frames, *size), recompute_from))
 
 
 @contextmanager
@@ -224,6 +278,8 @@ def attached(unet: nn.Module, attachments: Sequence[Attachment], deltas: Mapping
                 if id(transformer) not in sizes:
                     sizes[id(transformer)] = []
                     stack.enter_context(map_size_recorded(transformer, sizes[id(transformer)]))
+                    for patch in _input_patches(located, attachments, batch, sizes[id(transformer)], recompute_from):
+                        stack.enter_context(patch)
                 size = sizes[id(transformer)]
                 for patch in _patches(located, attachments, deltas, batch, size, recompute_from):
                     stack.enter_context(patch)

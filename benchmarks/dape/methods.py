@@ -13,6 +13,7 @@ from ...methods.dape.pipeline import run_stage
 from ...methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING, Stage
 from ...methods.ei2 import build_ffam, build_stam
 from ...methods.registry import build_on
+from ...methods.simda import build_simda
 from ...methods.tune_a_video import build_sparse_causal, build_temporal_attention
 from ...methods.tuning import tune
 from ..common.edited import Edited, scaled
@@ -115,6 +116,7 @@ BASES: dict[str, Callable[..., Base]] = {
     "tune-a-video": _tuned(lambda sites, seed: build_sparse_causal(sites),
                            lambda sites, seed: build_temporal_attention(sites, seed=seed)),
     "ei2": _tuned(lambda sites, seed: build_ffam(sites), lambda sites, seed: build_stam(sites, seed=seed)),
+    "simda": _tuned(lambda sites, seed: build_simda(sites, seed=seed)),
     "rave": _rave,
     "flickering": _flickering,
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Self-attention across the frames of a clip: fine-coarse (EI2), sparse-causal (Tune-A-Video), full.
+"""Self-attention across the frames of a clip: fine-coarse (EI2), sparse-causal (Tune-A-Video), latent-shift (SimDA),
+full.
 
 All take projected queries, keys and values [branches * frames, tokens, heads * d] of any
 float type, frames in order within each branch, tokens row by row, and return the same
@@ -14,9 +15,15 @@ from .portable import frame_attention_portable, sparse_causal_attention_portable
 from .reference import (
     frame_attention_reference,
     full_attention_reference,
+    latent_shift_attention_reference,
     sparse_causal_attention_reference,
 )
-from .sdpa import frame_attention_sdpa, full_attention_sdpa, sparse_causal_attention_sdpa
+from .sdpa import (
+    frame_attention_sdpa,
+    full_attention_sdpa,
+    latent_shift_attention_sdpa,
+    sparse_causal_attention_sdpa,
+)
 
 __all__ = [
     "frame_attention",
@@ -26,6 +33,9 @@ __all__ = [
     "full_attention",
     "full_attention_sdpa",
     "full_attention_reference",
+    "latent_shift_attention",
+    "latent_shift_attention_sdpa",
+    "latent_shift_attention_reference",
     "sparse_causal_attention",
     "sparse_causal_attention_sdpa",
     "sparse_causal_attention_portable",
@@ -50,8 +60,7 @@ def frame_attention(
         ValueError: shapes do not fit, or ``ratio`` is larger than the map.
     """
     _check(q, k, v, heads, frames)
-    if q.shape[1] != height * width:
-        raise ValueError(f"frame attention: {q.shape[1]} tokens are not a map of {height} x {width}.")
+    _check_map(q, height, width)
     if not 1 <= ratio <= max(height, width):
         raise ValueError(
             f"ratio: {ratio} is larger than the feature map ({height} x {width}); "
@@ -74,6 +83,28 @@ def sparse_causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames:
     return sparse_causal_attention_portable(q, k, v, heads, frames)
 
 
+def latent_shift_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, own: bool = False
+) -> Tensor:
+    """Latent-shift attention (SimDA, equations 6 to 8): two frames' worth of keys, put together from several frames.
+
+    shift(z)_i has, at the place (y, x), the token of frame i - SHIFTS[y mod 4][x mod 4], or of frame i where that is
+    before the clip. Frame i attends to shift(z)_max(i-1, 0) and shift(z)_i. One frame is plain self-attention.
+
+    The projections know no place, so that shifting what they projected equals projecting shifted tokens.
+
+    Args:
+        q, k, v: [branches * frames, height * width, heads * d].
+        own: frame i attends to z_i and shift(z)_i instead.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    _check(q, k, v, heads, frames)
+    _check_map(q, height, width)
+    return latent_shift_attention_sdpa(q, k, v, heads, frames, height, width, own)
+
+
 def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: all tokens of all frames are keys.
 
@@ -86,6 +117,11 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> 
 
 def _log_sum_exp_available(q: Tensor, heads: int) -> bool:
     return available(q.device.type, q.dtype, q.shape[2] // heads)
+
+
+def _check_map(q: Tensor, height: int, width: int) -> None:
+    if q.shape[1] != height * width:
+        raise ValueError(f"frame attention: {q.shape[1]} tokens are not a map of {height} x {width}.")
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> None:

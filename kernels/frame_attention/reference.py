@@ -78,6 +78,33 @@ def sparse_causal_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: in
     return attention(q, first_and_previous(k), first_and_previous(v), heads)
 
 
+#: Frames by which a token comes late, by its row and column in windows of 4 x 4 (the authors' code).
+SHIFTS = ((4, 3, 2, 1), (3, 2, 1, 0), (2, 1, 0, 0), (1, 2, 3, 4))
+
+
+def latent_shift_attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, own: bool
+) -> Tensor:
+    """SimDA: frame i attends to concat[z_i, shift(z)_i] (``own``) or to concat[shift(z)_max(i-1, 0), shift(z)_i].
+
+    shift(z)_i has, at every place, the token of frame i - s, or of frame i where that is before the clip.
+    """
+    def shifted(per_frame: Tensor, i: int) -> Tensor:
+        tokens = []
+        for place in range(height * width):
+            earlier = i - SHIFTS[place // width % 4][place % width % 4]
+            tokens.append(per_frame[:, earlier if earlier >= 0 else i, place])
+        return torch.stack(tokens, dim=1)
+
+    def both(x: Tensor) -> Tensor:
+        per_frame = rearrange(x, CLIPS, frames=frames)
+        rows = [torch.cat([per_frame[:, i] if own else shifted(per_frame, max(i - 1, 0)), shifted(per_frame, i)], dim=1)
+                for i in range(frames)]  # fmt: skip
+        return rearrange(rows, FRAMES)
+
+    return attention(q, both(k), both(v), heads)
+
+
 def full_attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: every frame attends to all tokens of all frames."""
     def all_frames(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from .log_sum_exp import attend, attend_backward, folded, join, join_heads, split_heads, unfolded, wide_copy
-from .reference import pool_tokens
+from .reference import SHIFTS, pool_tokens
 
 # The gradient of windows is made per frame before it is folded into the ring: so many frames at a time.
 FRAMES_AT_ONCE = 8
@@ -36,6 +36,26 @@ def frame_attention_sdpa(
 def sparse_causal_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Sparse-causal attention; see ``sparse_causal_attention``."""
     return _SparseCausal.apply(q.contiguous(), k.contiguous(), v.contiguous(), heads, frames)
+
+
+def latent_shift_attention_sdpa(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, own: bool
+) -> Tensor:
+    """Latent-shift attention; see ``latent_shift_attention``. Keys and values of a frame are gathered at once."""
+    place = torch.arange(height * width, device=q.device)
+    frame = torch.arange(frames, device=q.device)[:, None]
+    shifts = torch.tensor(SHIFTS, device=q.device)[place // width % 4, place % width % 4]
+    earlier = frame - shifts
+    shifted = torch.where(earlier < 0, frame, earlier) * len(place) + place
+    first = frame * len(place) + place if own else shifted[(frame[:, 0] - 1).clamp(min=0)]
+    keys = torch.cat([first, shifted], dim=1)
+
+    def gathered(x: Tensor) -> Tensor:
+        clips = rearrange(x, "(branches frames) tokens c -> branches (frames tokens) c", frames=frames)
+        return rearrange(clips[:, keys], "branches frames keys c -> (branches frames) keys c")
+
+    sets = (split_heads(x, heads) for x in (q, gathered(k), gathered(v)))
+    return join_heads(scaled_dot_product_attention(*sets))
 
 
 def full_attention_sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:

@@ -14,8 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..attachment import frozen_copy
 from ..content_hash import content_hash
 from ..out_of_memory import ran_out
 from ..preview import middle_frame, rough_picture, training_preview
@@ -228,9 +228,7 @@ class Search:
         """All steps, from those that are done; once more with gradient checkpointing where memory runs out."""
         state, failure = state or State(), None
         # What takes part in the forward pass alone.
-        frozen = [replace(a, **{name: deepcopy(tree).requires_grad_(False) for name, tree in (
-            ("modules", a.modules), ("norms", a.norms), ("outputs", a.outputs)) if tree is not None})
-            for a in self.backend.attachments(self.model)]  # fmt: skip
+        frozen = [frozen_copy(a) for a in self.backend.attachments(self.model)]
         for recomputes in (False, True):
             if failure is not None:
                 log.warning("null-text inversion: memory ran out; trying again with gradient checkpointing.")

@@ -20,7 +20,8 @@ SAVERS = {"SaveLoRA": "lora", "SteadyEditSaveLoRA": "lora", "SteadyEditSaveTuned
 TRAINERS = {"SteadyEditMaskLoRATrain": 1, "SteadyEditTestTimeAdapt": 0, "SteadyEditOneShotTune": 0,
             "SteadyEditNormTune": 0, "SteadyEditVisualAdapterTrain": 0}
 #: What a file of tuned weights attaches by itself.
-ATTACHED = ("SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention")
+ATTACHED = ("SteadyEditSTAM", "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention",
+            "SteadyEditSimDA")  # fmt: skip
 
 
 @dataclass

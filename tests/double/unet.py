@@ -61,8 +61,12 @@ class DoubleBlock(nn.Module):
         batch, _, height, width = feature_map.shape
         layout = FrameLayout(batch // frames, frames, height, width)
         outer = path.split(".transformer_blocks")[0]
-        z = attached.normed(self.norm, f"{outer}.norm", feature_map).flatten(2).transpose(1, 2)
         here = [a for a in attached.attachments if path in a.sites]
+        for attachment in here:
+            if attachment.inputs is not None:
+                entering = attachment.inputs[outer.replace(".", "/")](feature_map.flatten(2).transpose(1, 2), layout)
+                feature_map = entering.transpose(1, 2).reshape(feature_map.shape)
+        z = attached.normed(self.norm, f"{outer}.norm", feature_map).flatten(2).transpose(1, 2)
         mixing = next((a.mixing for a in here if a.mixing is not None), None)
         replaced = attached.replaced
 
@@ -80,7 +84,8 @@ class DoubleBlock(nn.Module):
             key = f"{path}.{part}".replace(".", "/")
             for attachment in here:
                 if attachment.outputs is not None and key in attachment.outputs:
-                    out = attachment.outputs[key](out, layout)
+                    module = attachment.outputs[key]
+                    out = module(out, layout, *((z,) if getattr(module, "beside", False) else ()))
             return out
 
         first = normed("norm1")

@@ -31,7 +31,7 @@ from toys import (
     weights,
 )  # fmt: skip
 
-SETS = [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",)]
+SETS = [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",), ("simda",)]
 
 
 def block_of(patcher):

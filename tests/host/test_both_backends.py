@@ -14,7 +14,7 @@ from tolerances import FLOAT32, RUN
 from toys import BACKEND, METHODS, Quiet, assert_close, clip, diffusers_unet, model, moved, text
 
 OTHER = DiffusersBackend()
-PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal")]
+PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("simda",)]
 
 
 def both(*methods):

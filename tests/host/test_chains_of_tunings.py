@@ -30,9 +30,9 @@ def tuned():
         return tune(BACKEND, patcher, clip(), text(1), recipe, progress=Quiet()).model
 
 
-@pytest.mark.parametrize("node", ["SteadyEditSTAM", "SteadyEditTemporalAttention"])
+@pytest.mark.parametrize("node", ["SteadyEditSTAM", "SteadyEditTemporalAttention", "SteadyEditSimDA"])
 def test_a_method_begins_anew_only_where_no_tuning_is_lost(node, tuned):
-    slug = {"SteadyEditSTAM": "stam"}.get(node, "temporal-attention")
+    slug = {"SteadyEditSTAM": "stam", "SteadyEditSimDA": "simda"}.get(node, "temporal-attention")
     once = run(node, model=model())[0]
     assert [a.method for a in BACKEND.attachments(run(node, model=once)[0])] == [slug], "untuned, again is as once"
     if slug == "stam":

@@ -61,6 +61,7 @@ def swapped(patcher, **settings):
 BASES = {
     "plain": lambda m: m,
     "EI2": lambda m: attached(m, "stam", "ffam"),
+    "SimDA": lambda m: attached(m, "simda"),
     "Tune-A-Video": lambda m: attached(m, "temporal-attention", "sparse-causal"),
     "gather-swap": swapped,
     "gather-swap in chunks of 1": lambda m: swapped(m, chunk=1),

@@ -157,7 +157,7 @@ def test_training_is_beside_float32(file, whole, flag, monkeypatch):
     losses = []
     for patcher in (whole, stored):
         with torch.inference_mode():
-            for name in ("stam", "ffam") if flag == "bf16_unet" else ("temporal-attention",):
+            for name in ("stam", "ffam") if flag == "bf16_unet" else ("temporal-attention", "simda"):
                 patcher = BACKEND.attach(patcher, moved(build(name, BACKEND.sites(patcher), METHODS[name])))
             tuned = tune(BACKEND, patcher, clip(2), WORDS[0], recipe, progress=Quiet(), preview_every=0)
         assert all(w.dtype == torch.float32 and w.isfinite().all() for w in tuned.weights.tensors.values())

@@ -17,6 +17,7 @@ NODES = {node.GET_SCHEMA().node_id: node for node in nodes.node_list()}
 IDS = {
     "SteadyEditToyModel", "SteadyEditToyEditor", "SteadyEditToyClip", "SteadyEditDDIMInversion", "SteadyEditSTAM",
     "SteadyEditFFAM", "SteadyEditSparseCausal", "SteadyEditTemporalAttention", "SteadyEditOneShotTune",
+    "SteadyEditSimDA",
     "SteadyEditSaveTuned", "SteadyEditSaveLoRA", "SteadyEditLoadTuned", "SteadyEditLoadFrames",
     "SteadyEditGatherSwap", "SteadyEditFitFrames", "SteadyEditPickFrame", "SteadyEditToyFlowEditor",
     "SteadyEditRootCandidates", "SteadyEditPickRoot", "SteadyEditTestTimeAdapt", "SteadyEditPerFrameConditioning",

@@ -29,8 +29,8 @@ from tolerances import RUN
 pytestmark = pytest.mark.skipif(pretended.missing() is not None, reason=str(pretended.missing()))
 BACKEND = toys.BACKEND
 ROOM = 20 * 2**30
-METHODS = [(), ("stam", "ffam"), ("sparse-causal", "temporal-attention"), ("gather-swap",), ("rave",), ("norm-tune",),
-           ("visual-adapter",)]  # fmt: skip
+METHODS = [(), ("stam", "ffam"), ("sparse-causal", "temporal-attention"), ("simda",), ("gather-swap",), ("rave",),
+           ("norm-tune",), ("visual-adapter",)]  # fmt: skip
 SETTINGS = {"gather-swap": {"group": 2}, "rave": {"grid": 2}}
 
 

@@ -24,7 +24,8 @@ HERE, THERE = ComfyBackend(), DiffusersBackend()
 SIZES = {"height": 96, "width": 160, "crop_h": 8, "crop_w": 24, "target_height": 64, "target_width": 72}
 SETTINGS = {
     "stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {},
-    "gather-swap": {"group": 2, "chunk": 1}, "rave": {"grid": 2}, "norm-tune": {}, "visual-adapter": {"positions": [4]},
+    "simda": {}, "gather-swap": {"group": 2, "chunk": 1}, "rave": {"grid": 2}, "norm-tune": {},
+    "visual-adapter": {"positions": [4]},
 }  # fmt: skip
 
 
@@ -70,7 +71,8 @@ def clip(frames: int = 3):
 
 
 @pytest.mark.parametrize("methods", [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("full-attention",),
-                                     ("gather-swap",), ("rave",), ("norm-tune", "visual-adapter")])  # fmt: skip
+                                     ("simda",), ("gather-swap",), ("rave",),
+                                     ("norm-tune", "visual-adapter")])  # fmt: skip
 def test_inversion_and_sampling_as_on_diffusers(methods):
     """Under a size condition that is not the trivial one, and with pooled text."""
     inverted, sampled, frames = [], [], 4 if "rave" in methods else 3

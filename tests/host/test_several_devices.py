@@ -78,7 +78,7 @@ def run(patcher, positive=None):
 @pytest.mark.parametrize(("methods", "order"), [
     (("gather-swap", "norm-tune"), "before"), (("gather-swap",), "after"), (("rave",), "after"),
     (("stam", "approximate-windows"), "after"), (("temporal-attention", "sparse-causal", "joint-norms"), "before"),
-    (("visual-adapter",), "after")], ids=str)  # fmt: skip
+    (("simda",), "after"), (("visual-adapter",), "after")], ids=str)  # fmt: skip
 def test_every_method_gives_what_it_gives_on_one_device(patcher, methods, order):
     before, marks = weights(patcher), traces(patcher)
     alone = run(on(patcher, *methods))

@@ -26,7 +26,7 @@ from toys import (
     weights,
 )  # fmt: skip
 
-PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal")]
+PAIRS = [("stam", "ffam"), ("temporal-attention", "sparse-causal"), ("simda",)]
 
 
 def owned(patcher, *methods):

@@ -13,7 +13,8 @@ from steadyedit.toyworld.models import control_file
 
 BACKEND = ComfyBackend()
 FRAMES, SIDE, WIDTH = 3, 8, models.UNET_CONFIG["cross_attention_dim"]
-METHODS = {"stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {}}
+METHODS = {"stam": {}, "ffam": {"ratio": 2}, "sparse-causal": {}, "temporal-attention": {}, "full-attention": {},
+           "simda": {}}  # fmt: skip
 #: what works only while sampling
 SAMPLING = {"gather-swap": {"group": 2}, "rave": {"grid": 2}}
 
@@ -61,11 +62,10 @@ def model():
 
 def moved(attachment, scale: float = 0.1):
     """The attachment with weights away from their start, so that it does something."""
-    if attachment.modules is not None:
-        generator = torch.Generator().manual_seed(9)
-        with torch.no_grad():
-            for parameter in attachment.modules.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in (p for tree in attachment.trees for p in tree.parameters()):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return attachment
 
 
