@@ -17,40 +17,49 @@ from .frozen_layers import add_low_rank, borrowed_weights, low_rank_gradients
 class FrozenFeedForward(torch.autograd.Function):
     """y = W_2 gelu(W_1 x), each W x with a bias and a LoRA B A x beside it; saves x and the LoRA's matrices.
 
-    Backward computes the inner values again, so that they are never kept, and never whole.
+    Backward computes the inner values again, so that they are never kept, and never whole; or ``kept`` has them kept.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, layers: Sequence[nn.Module], skipped: Callable[[], bool], *matrices: Tensor | None):
+    def forward(
+        ctx, x: Tensor, layers: Sequence[nn.Module], skipped: Callable[[], bool], kept: bool, *matrices: Tensor | None
+    ):
         """[..., width]. ``skipped`` says that nobody reads the output: its values are left undefined then."""
         ctx.layers = layers
-        ctx.save_for_backward(x, *matrices)
         out = torch.empty_like(x)
+        before = x.new_empty(_rows(x).shape[0], layers[0].out_features) if kept else None
+        ctx.save_for_backward(x, before, *matrices)
         if skipped():
             return out
         rows, out_rows = _rows(x), _rows(out)
         with _weights(layers, x) as (first, second):
             for part in _parts(rows):
-                inner = F.gelu(_product(rows[part], first, matrices[:2]), approximate="tanh")
+                inner = _product(rows[part], first, matrices[:2])
+                if before is not None:
+                    before[part] = inner
+                inner = F.gelu(inner, approximate="tanh")
                 out_rows[part] = _product(inner, second, matrices[2:])
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        x, *matrices = ctx.saved_tensors
+        x, before, *matrices = ctx.saved_tensors
         rows, gradient_rows, grown = _rows(x), _rows(gradient), [None] * 4
         x_gradient = torch.empty_like(rows)
         with _weights(ctx.layers, gradient) as weights:
             for part in _parts(rows):
-                x_gradient[part] = _part_gradient(rows[part], gradient_rows[part], weights, matrices, grown)
-        return x_gradient.reshape(x.shape), None, None, *grown
+                known = None if before is None else before[part]
+                x_gradient[part] = _part_gradient(rows[part], known, gradient_rows[part], weights, matrices, grown)
+        return x_gradient.reshape(x.shape), None, None, None, *grown
 
 
 def _part_gradient(
-    x: Tensor, gradient: Tensor, weights: Sequence[tuple], matrices: Sequence[Tensor | None], grown: list
-) -> Tensor:
+    x: Tensor, before: Tensor | None, gradient: Tensor, weights: Sequence[tuple], matrices: Sequence[Tensor | None],
+    grown: list,
+) -> Tensor:  # fmt: skip
     """dL/dx of some tokens. A function of its own, so that nothing of one part is left beside the next."""
-    before = _product(x, weights[0], matrices[:2])
+    if before is None:
+        before = _product(x, weights[0], matrices[:2])
     inner = F.gelu(before, approximate="tanh")
     inner_gradient = _back(gradient, inner, weights[1], matrices[2:], grown, 2)
     del inner
@@ -101,13 +110,15 @@ def is_feed_forward(module: nn.Module) -> bool:
     )  # fmt: skip
 
 
-def feed_forward(module: nn.Module, pairs: Sequence[Sequence[Tensor]], skipped: Callable[[], bool]) -> Callable:
+def feed_forward(
+    module: nn.Module, pairs: Sequence[Sequence[Tensor]], skipped: Callable[[], bool], kept: bool
+) -> Callable:
     """Forward of a module that ``is_feed_forward``.
 
     Args:
         pairs: (A, B) of the LoRA beside the first and the second Linear, or () where there is none.
-        skipped: see ``FrozenFeedForward``.
+        skipped, kept: see ``FrozenFeedForward``.
     """
     first, _, second = module.children()
     matrices = [matrix for pair in pairs for matrix in (pair or (None, None))]
-    return lambda x: FrozenFeedForward.apply(x, (first, second), skipped, *matrices)
+    return lambda x: FrozenFeedForward.apply(x, (first, second), skipped, kept, *matrices)

@@ -154,15 +154,16 @@ def frozen_transformer(
         offloaded_blocks: how many blocks' inputs wait in the main memory.
         whole_blocks: how many of the last ones are not computed again.
     """
-    in_place, running = network.in_place, Pass()
+    in_place, running, blocks = network.in_place, Pass(), list(network.blocks.values())
+    again = len(blocks) - whole_blocks
     with ExitStack() as stack:
         stack.enter_context(gradients_off(network.module))
         stack.enter_context(differentiable_rotation())
         # What is replaced is asked first: a layer that another pack answers for stays in its hands.
         wide = {
             module: feed_forward(module, [beside.get(layer, ()) for layer in list(module.children())[::2]],
-                                 partial(_nobody_reads, running, _ends_with_it(block)))
-            for block in network.blocks.values() for module in block.children() if is_feed_forward(module)
+                                 partial(_nobody_reads, running, _ends_with_it(block)), number >= again)
+            for number, block in enumerate(blocks) for module in block.children() if is_feed_forward(module)
         }  # fmt: skip
         for layer in network.module.modules():
             if next(layer.children(), None) is not None or isinstance(layer, torch.nn.Embedding):
@@ -178,7 +179,7 @@ def frozen_transformer(
                 stack.enter_context(forward_replaced(layer, of_a_copy(layer)))
         for module, forward in wide.items():
             stack.enter_context(forward_replaced(module, forward))
-        for number, block in enumerate(list(network.blocks.values())[: len(network.blocks) - whole_blocks]):
+        for number, block in enumerate(blocks[:again]):
             stack.enter_context(forward_replaced(
                 block, recomputed(block.forward, in_place, running, number < offloaded_blocks)))  # fmt: skip
         yield

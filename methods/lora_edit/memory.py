@@ -48,8 +48,8 @@ class Moment:
 
 def wan_kept(image: bool) -> Moment:
     """What a block of ComfyUI's Wan keeps beside its input where it is not computed again: as in ``wan_moments``,
-    without gradients."""
-    return Moment(0, wide=14 + (2 if image else 0))
+    without gradients, and the feed-forward's inner values."""
+    return Moment(0, wide=14 + (2 if image else 0), inner=1)
 
 
 def diffusers_wan_kept(itemsize: int) -> Moment:
@@ -59,7 +59,7 @@ def diffusers_wan_kept(itemsize: int) -> Moment:
 
 def hunyuan_kept(single: int) -> Moment:
     """The same of HunyuanVideo's single blocks; of its double blocks where there are no others."""
-    return Moment(0, wide=8, inner=2) if single else Moment(0, wide=11)
+    return Moment(0, wide=8, inner=2) if single else Moment(0, wide=11, inner=1)
 
 
 def wan_moments(blocks: int, image: bool) -> tuple[Moment, ...]:
@@ -201,7 +201,7 @@ def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, bl
         own = moment.wide * size.width + moment.inner * size.inner + moment.trained * rank
         return tokens * (own * size.itemsize + 4 * moment.floats * size.width)
 
-    # The last block keeps all that it needs in any case: backward begins with it.
+    # The last block keeps all that it needs in any case, but for the inner values: backward begins with it.
     others = 0.0
     if size.kept is not None and whole:
         others = (whole - 1) * (vectors(size.kept) + 4 * size.context_tokens * vector)
@@ -209,9 +209,13 @@ def plan(size: NetworkSize, latent: tuple[int, ...], rank: int, trained: int, bl
     def at(moment: Moment) -> float:
         # Rotary embeddings are float32, two rotations a pair of channels of a head.
         inputs = tokens * (max(moment.inputs - offloaded, 1) * vector + 8 * size.head)
-        part = min(tokens, FEED_FORWARD_TOKENS) * moment.part * size.inner * size.itemsize
-        last = moment.inputs == size.blocks
-        return vectors(moment) + inputs + part + last * (others - tokens * vector * moment.copied * bool(whole))
+        part = min(tokens, FEED_FORWARD_TOKENS) * size.inner * size.itemsize
+        if not whole or size.kept is None or moment.inputs != size.blocks:
+            return vectors(moment) + inputs + part * moment.part
+        # Inner values that lie there are not made anew, part by part.
+        inner = max(size.kept.inner - moment.inner, 0)
+        own = tokens * size.itemsize * (inner * size.inner - moment.copied * size.width)
+        return vectors(moment) + inputs + part * max(moment.part - inner, 0) + own + others
 
     worst = max(size.moments, key=lambda moment: at(moment) + moment.casts * cast)
     # Gradients grow from the last block to the first, while the blocks' inputs go: the worse end counts.
