@@ -27,28 +27,30 @@ class FrozenFeedForward(torch.autograd.Function):
         """[..., width]. ``skipped`` says that nobody reads the output: its values are left undefined then."""
         ctx.layers = layers
         out = torch.empty_like(x)
-        before = x.new_empty(_rows(x).shape[0], layers[0].out_features) if kept else None
-        ctx.save_for_backward(x, before, *matrices)
+        before: list[Tensor] = []
         if skipped():
+            ctx.save_for_backward(x, *matrices)
             return out
         rows, out_rows = _rows(x), _rows(out)
         with _weights(layers, x) as (first, second):
             for part in _parts(rows):
                 inner = _product(rows[part], first, matrices[:2])
-                if before is not None:
-                    before[part] = inner
+                if kept:
+                    before.append(inner)
                 inner = F.gelu(inner, approximate="tanh")
                 out_rows[part] = _product(inner, second, matrices[2:])
+        ctx.save_for_backward(x, *matrices, *before)
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        x, before, *matrices = ctx.saved_tensors
+        x, *matrices = ctx.saved_tensors
+        matrices, before = matrices[:4], matrices[4:]
         rows, gradient_rows, grown = _rows(x), _rows(gradient), [None] * 4
         x_gradient = torch.empty_like(rows)
         with _weights(ctx.layers, gradient) as weights:
-            for part in _parts(rows):
-                known = None if before is None else before[part]
+            for number, part in enumerate(_parts(rows)):
+                known = before[number] if before else None
                 x_gradient[part] = _part_gradient(rows[part], known, gradient_rows[part], weights, matrices, grown)
         return x_gradient.reshape(x.shape), None, None, None, *grown
 
