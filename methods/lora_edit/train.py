@@ -107,7 +107,7 @@ def train_mask_lora(
         bar = cached(lambda: progress or backend.progress(recipe.training.steps, ", ".join(label)))
 
         def train() -> TunedWeights:
-            plans, chosen = plans_of(backend, model, samples, recipe.rank, lora, settings)
+            plans, chosen = plans_of(backend, model, samples, recipe.rank, lora, settings, together is None)
             label.extend(chosen)
             clean = [backend.to_model_space(model, sample.latent.clone()).float() for sample in samples]
             task = MaskTask(backend, model, samples, clean, lora, recipe, settings.precision, tuple(plans))
@@ -248,9 +248,12 @@ def planned_memory(
 
 def plans_of(
     backend: VideoBackend, model: Any, samples: Sequence[Sample], rank: int, lora: Mapping[str, Tensor],
-    settings: VideoSettings,
+    settings: VideoSettings, alone: bool = True,
 ) -> tuple[list[MemoryPlan], list[str]]:
     """The plan of a training, then those for when memory runs out; and what a preset chose, in words.
+
+    Args:
+        alone: no other process takes what is free beside this one; then blocks need not be computed again.
 
     Raises:
         MemoryError: see ``planned_memory``.
@@ -264,7 +267,7 @@ def plans_of(
         first, rest, said = planned_memory(backend, model, samples, rank, lora, settings), [], []
         if settings.blocks_kept != 0:
             rest.append(planned_memory(backend, model, samples, rank, lora, replace(settings, blocks_kept=0)))
-        if settings.blocks_kept < 0:
+        if settings.blocks_kept < 0 and alone:
             first = widened(first, size, latent, rank, trained, backend.video_room(model)[0])
     if first.whole:
         rest.insert(0, replace(plan(size, latent, rank, trained), kept_weights=first.kept_weights))
