@@ -42,13 +42,13 @@ def latent_shift_attention_sdpa(
     q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int, height: int, width: int, own: bool
 ) -> Tensor:
     """Latent-shift attention; see ``latent_shift_attention``. Keys and values of a frame are gathered at once."""
-    place = torch.arange(height * width, device=q.device)
-    frame = torch.arange(frames, device=q.device)[:, None]
-    shifts = torch.tensor(SHIFTS, device=q.device)[place // width % 4, place % width % 4]
+    # Numbers of tokens, reckoned where the host is: one copy to the device instead of ten small kernels.
+    place, frame = torch.arange(height * width), torch.arange(frames)[:, None]
+    shifts = torch.tensor(SHIFTS)[place // width % 4, place % width % 4]
     earlier = frame - shifts
     shifted = torch.where(earlier < 0, frame, earlier) * len(place) + place
     first = frame * len(place) + place if own else shifted[(frame[:, 0] - 1).clamp(min=0)]
-    keys = torch.cat([first, shifted], dim=1)
+    keys = torch.cat([first, shifted], dim=1).to(q.device)
 
     def gathered(x: Tensor) -> Tensor:
         clips = rearrange(x, "(branches frames) tokens c -> branches (frames tokens) c", frames=frames)
