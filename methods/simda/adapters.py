@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, pad
+from torch.nn.functional import gelu, linear
 
 from ..attachment import FrameLayout
 
@@ -69,7 +69,8 @@ class TemporalAdapter(nn.Module):
             w.to(z.dtype) for w in (self.down, self.down_bias, self.conv, self.conv_bias, self.up, self.up_bias)
         )
         hidden = linear(z, down, down_bias).unflatten(0, (-1, layout.frames))
-        padded = pad(hidden, (0, 0, 0, 0, 1, 1))
+        none = torch.zeros_like(hidden[:, :1])
+        padded = torch.cat([none, hidden, none], dim=1)
         # Frames stay where they are: a sum of shifted clips instead of a transposed copy for a convolution.
         mixed = sum(padded[:, i : i + layout.frames] * conv[:, i] for i in range(3)) + conv_bias
         return z + linear(mixed.flatten(0, 1), up, up_bias)
