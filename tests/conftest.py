@@ -25,6 +25,13 @@ if importlib.util.find_spec(NAME) is None:
     spec.loader.exec_module(module)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from work_order import by_file
+
+    return by_file(config, log)
+
+
 @pytest.fixture
 def poisoned():
     """Memory that nobody has written holds NaN, so that an output left out shows."""

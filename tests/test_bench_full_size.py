@@ -52,6 +52,13 @@ def test_what_is_told_agrees_at_full_width(name, dtype):
     assert found.tokens == 20280 and abs(found.off) < 0.03, str(found)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["1.3B", "14B"])
+def test_what_blocks_keep_that_are_not_computed_again_is_told(name, dtype):
+    found = fake_step(replace(MODELS[name], blocks=4), VIDEO, dtype, whole=4)
+    assert abs(found.off) < 0.03, str(found)
+
+
 def test_every_block_adds_its_input():
     few, more = (fake_step(replace(MODELS["tiny"], blocks=count), VIDEO, torch.float32, targets="attention only")
                  for count in (2, 4))  # fmt: skip

@@ -235,3 +235,10 @@ def test_settings_of_help_pages_stand_in_lines_of_their_own():
         lines = page.read_text(encoding="utf-8").splitlines()
         joined = [b for a, b in zip(lines, lines[1:]) if a.startswith("**") and b.startswith("**")]
         assert not joined, f"{page.name}: make a list of {joined[0][:40]}"
+
+
+def test_files_that_are_begun_first_are_there():
+    from work_order import LONG
+
+    names = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(LONG) <= names

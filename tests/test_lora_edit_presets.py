@@ -145,3 +145,29 @@ def test_blocks_that_are_not_computed_again_change_no_gradient(monkeypatch):
         assert len(again) == blocks - whole
         again.clear()
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_out_of_memory_computes_every_block_again_before_any_is_streamed(monkeypatch):
+    from steadyedit.backends.diffusers.video import DiffusersVideoModel
+    from steadyedit.methods.lora_edit.train import MaskTask, first_lora, plans_of
+
+    model = DiffusersVideoModel(transformer(), (0.1,) * 16, (1.5,) * 16)
+    lora, blocks = first_lora(BACKEND, model, recipe(2), None), len(model.transformer.blocks)
+    again, streamed = "with every block computed again", "with no block of the model kept on the device"
+
+    def planned(settings, **options):
+        plans, _ = plans_of(BACKEND, model, [sample()], 16, lora, settings, **options)
+        task = MaskTask(BACKEND, model, [sample()], [sample().latent], lora, recipe(2), "auto", tuple(plans))
+        return [found.whole for found in plans], task.less_memory
+
+    free, (told, *_) = VideoSettings(), plans_of(BACKEND, model, [sample()], 16, lora, VideoSettings())[0]
+    assert planned(free) == ([blocks, 0, 0], (again, streamed))
+    assert planned(replace(free, budget=8 * GIB)) == ([blocks, 0, 0], (again, streamed))
+    # Where streaming was asked for, or another process shares the room, blocks are computed again at once.
+    assert planned(replace(free, blocks_kept=0)) == ([0], ())
+    assert planned(free, alone=False) == ([0, 0], (streamed,))
+    # Room for the weights and for one block's values more.
+    size = BACKEND.video_size(model, sample(), "auto")
+    room = int((size.weights + told.beside_weights) / (1 - SPARE)) - 1
+    monkeypatch.setattr(type(BACKEND), "video_room", lambda self, model: (room, "the card"))
+    assert planned(free)[0][0] == blocks - 1

@@ -48,3 +48,12 @@ def weights_by_device(executor: Callable, guider: Any, sigmas: Tensor, extra_arg
         }  # fmt: skip
         extra_args = {**extra_args, "model_options": {**options, "transformer_options": {**inner, DEVICES: found}}}
     return executor(guider, sigmas, extra_args, *args, **kwargs)
+
+
+def on_device_of(module: nn.Module, z: Tensor) -> nn.Module:
+    """The module, where its input is: short of memory, the host leaves models that are not its own layers where
+    they rested."""
+    first = next(module.parameters(), None)
+    if first is not None and first.device != z.device:
+        module.to(z.device)
+    return module

@@ -17,7 +17,7 @@ import comfy.ops
 import torch
 import torch.nn.functional as F
 
-from .forwards import forward_replaced
+from ..forwards import forward_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,8 +10,9 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransforme
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
 from ...methods.attachment import NormSite
+from ..forwards import forward_replaced
 from .blocks import PARTS, unet_of
-from .forwards import forward_replaced, on_device_of
+from .devices import on_device_of
 from .frozen_layers import borrowed_weights
 
 if TYPE_CHECKING:

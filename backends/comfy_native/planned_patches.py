@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..forwards import forward_replaced
 from .blocks import refuse_second_owner, replace_key
-from .forwards import forward_replaced
 from .planned_run import CALL, PlannedCall
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from einops import rearrange
 from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import OUTPUTS, FrameLayout, FrameMixing
+from ..forwards import forward_replaced, input_recorded
 from .blocks import ATTENTIONS, located, refuse_second_owner, replace_key
-from .forwards import forward_replaced, input_recorded, on_device_of
+from .devices import on_device_of
 from .norms import norms_adjusted
 from .planned_patches import attention_patches, exchanges, residuals_replaced
 from .state import Attached, attached_to

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from comfy.ldm.wan.model import WanAttentionBlock
 from torch.utils.checkpoint import checkpoint
 
+from ..forwards import forward_replaced
 from ..offload import offloaded
 from .feed_forward import feed_forward, is_feed_forward
-from .forwards import forward_replaced
 from .frozen_layers import casting, frozen_forward
 
 if TYPE_CHECKING:

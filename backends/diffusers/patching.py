@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...methods.attachment import OUTPUTS, Attachment, FrameLayout, FrameMixing
 from ...methods.lora import PROJECTIONS
+from ..forwards import forward_replaced, input_recorded
 from .norms import replaced_norms
 from .paths import LocatedBlock, layers, locate
 
@@ -40,20 +41,6 @@ class Batch:
     frames: int = 1
     names: tuple[str, ...] = ("",)
     replaced: Replacement | None = None
-
-
-@contextmanager
-def forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Let ``forward`` answer for the module inside the ``with``."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = before
 
 
 @contextmanager
@@ -147,21 +134,6 @@ def with_modules_after(part: nn.Module, modules: Sequence[nn.Module], layout: Ca
         return apply_modules(original(*args, **kwargs), modules, layout, tokens.pop() if tokens else None)
 
     return forward
-
-
-@contextmanager
-def input_recorded(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
-    """What goes into a layer is the one element of ``found`` then, inside the ``with``."""
-
-    def record(module: nn.Module, args: tuple) -> None:
-        found[:] = args[:1]
-
-    handle = layer.register_forward_pre_hook(record)
-    try:
-        yield
-    finally:
-        handle.remove()
-        found.clear()
 
 
 def with_modules_before(transformer: nn.Module, modules: Sequence[nn.Module], layout: Callable[[], FrameLayout],

@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...methods.ei2 import build_ffam, build_stam
 from ...methods.ei2.pipeline import edit_clip as edit_by_ei2
 from ...methods.one_shot import edit_with
-from ...methods.tune_a_video import (
-    build_full_attention,
-    build_joint_norms,
-    build_sparse_causal,
-    build_temporal_attention,
-)
+from ...methods.tune_a_video import build_full_attention, build_sparse_causal
 from ...methods.tune_a_video.pipeline import edit_clip as edit_by_tune_a_video
 from ..common.edited import Edited, Settings
 from ..common.memory import peak_memory
@@ -59,17 +55,6 @@ def _pair(mixing: Callable[[Sequence[BlockSite]], Attachment], **stam: Any) -> M
     return run
 
 
-def _joint(world: World, case: Case, settings: Settings, seed: int) -> dict[str, Any]:
-    """Tune-A-Video with the statistics of its authors' code: residual blocks normalise all frames together."""
-    sites = world.backend.sites(world.model)
-    parts = [build_joint_norms(world.backend.norms(world.model)), build_sparse_causal(sites),
-             build_temporal_attention(sites, seed=seed)]  # fmt: skip
-    return edit_with(
-        world.backend, world.model, parts, case.samples, case.source_text, case.target_text, case.empty,
-        settings.recipe, **_common(settings),
-    )  # fmt: skip
-
-
 def _per_frame(world: World, case: Case, settings: Settings, seed: int) -> dict[str, Any]:
     """The image model on every frame by itself: inversion and sampling, nothing attached or tuned."""
     backend, model = world.backend, world.model
@@ -88,7 +73,8 @@ METHODS: dict[str, Method] = {
     "per-frame": _per_frame,
     "tune-a-video": _published(edit_by_tune_a_video),
     "ei2": _published(edit_by_ei2),
-    "tune-a-video-joint": _joint,
+    # With the statistics of its authors' code.
+    "tune-a-video-joint": _published(partial(edit_by_tune_a_video, joint_norms=True)),
     # The paper's ablation of the shift: what stands before the temporal attention, all else kept.
     "layer-norm": _pair(build_sparse_causal, norm="layer", spectral=False),
     "instance-norm": _pair(build_sparse_causal, norm="instance", spectral=False),

@@ -42,7 +42,8 @@ NOTES = (
     "All tuned methods share recipe, steps, seed, inversion with the empty prompt, and guidance.",
     "video-p2p and vid2vid-zero are inspired by those methods: null-text inversion and Prompt-to-Prompt as published, "
     "on this pack's attentions and the table's steps and guidance (benchmarks/ei2/prompt_rivals.py says what differs).",
-    "Steps, learning rate and guidance were chosen on 5 clips of the validation split, seen by no row here.",
+    "Guidance and, without --steps, steps and learning rate were chosen on 5 clips of the validation split, seen by no "
+    "row here.",
     "Seconds are wall-clock; methods follow each other clip by clip, so that other load falls on all of them.",
 )
 

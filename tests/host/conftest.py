@@ -6,7 +6,6 @@ Found by COMFYUI_PATH, else the ComfyUI that this pack sits in, else ~/comfy/Com
 from __future__ import annotations
 
 import os
-import re
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -51,20 +50,6 @@ def pytest_configure(config) -> None:
 def host() -> Path:
     """The host's folder."""
     return HOST
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """A file's tests stay together, and those of all files that drive the editor: one server and browser serve them."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            drives = re.search(r"import frontend|\(opened\b", (config.rootpath / file).read_text(encoding="utf-8"))
-            return "editor" if drives else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Forwards of the host's layers, replaced for a while: no key is renamed, and nothing of ours stays."""
+"""Forwards of a network's layers, replaced or listened to for a while: no key is renamed, and nothing of ours stays."""
 
 from __future__ import annotations
 
@@ -37,12 +37,3 @@ def input_recorded(layer: nn.Module, found: list[Tensor]) -> Iterator[None]:
     finally:
         handle.remove()
         found.clear()
-
-
-def on_device_of(module: nn.Module, z: Tensor) -> nn.Module:
-    """The module, where its input is: short of memory, the host leaves models that are not its own layers where
-    they rested."""
-    first = next(module.parameters(), None)
-    if first is not None and first.device != z.device:
-        module.to(z.device)
-    return module
