@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+@cache
 def _has_gpu(python: str) -> bool:
     """Whether the host's torch sees an accelerator; without one the host needs to be told."""
     code = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"

@@ -14,7 +14,7 @@ def run(server, graph, seconds=1800):
         history = server.ask(f"/history/{answer['prompt_id']}")
         if history:
             return history[answer["prompt_id"]]
-        time.sleep(1)
+        time.sleep(0.2)
     raise AssertionError(server.tail())
 
 
