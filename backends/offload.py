@@ -23,9 +23,11 @@ def from_main_memory(x: Tensor, device: torch.device) -> Tensor:
 
 def offloaded(like: Tensor) -> AbstractContextManager[None]:
     """What autograd keeps inside the ``with`` waits in the main memory, if it has the shape of ``like``."""
+    # Autograd keeps the hooks as long as what they have kept: they must not hold ``like`` itself.
+    shape = like.shape
 
     def pack(x: Tensor) -> Tensor | tuple[Tensor, torch.device]:
-        return (to_main_memory(x), x.device) if x.shape == like.shape else x
+        return (to_main_memory(x), x.device) if x.shape == shape else x
 
     def unpack(kept: Tensor | tuple[Tensor, torch.device]) -> Tensor:
         return from_main_memory(*kept) if isinstance(kept, tuple) else kept

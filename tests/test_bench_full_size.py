@@ -59,6 +59,11 @@ def test_what_blocks_keep_that_are_not_computed_again_is_told(name, dtype):
     assert abs(found.off) < 0.03, str(found)
 
 
+def test_inputs_that_wait_in_the_main_memory_are_off_the_device():
+    found = fake_step(replace(MODELS["1.3B"], blocks=5), VIDEO, torch.bfloat16, offloaded=4)
+    assert abs(found.off) < 0.03, str(found)
+
+
 def test_every_block_adds_its_input():
     few, more = (fake_step(replace(MODELS["tiny"], blocks=count), VIDEO, torch.float32, targets="attention only")
                  for count in (2, 4))  # fmt: skip

@@ -99,12 +99,14 @@ def recomputed(block: Callable, copied: bool, running: Pass, offload: bool) -> C
                 running.again = False
 
         # Only what comes by its place is kept by autograd, and can be moved.
-        named = {key: kwargs.pop(key) for key in ("img", "txt", "x") if _grows(kwargs.get(key))}
+        names = [key for key in ("img", "txt", "x") if _grows(kwargs.get(key))]
+        given = (*args, *(kwargs.pop(key) for key in names))
+        places = len(args)
 
+        # Autograd keeps this function: what it would hold of the inputs would stay beside their copies.
         def placed(*given: Any) -> Any:
-            return run(*given[: len(args)], **dict(zip(named, given[len(args) :], strict=True)), **kwargs)
+            return run(*given[:places], **dict(zip(names, given[places:], strict=True)), **kwargs)
 
-        given = (*args, *named.values())
         tokens = next((value for value in given if _grows(value)), None)
         with offloaded(tokens) if offload and tokens is not None else nullcontext():
             return checkpoint(placed, *given, use_reentrant=False, preserve_rng_state=False)

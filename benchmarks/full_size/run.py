@@ -121,7 +121,7 @@ def main(
 
 def fake_step(
     shape: Shape, latent: tuple[int, ...], dtype: torch.dtype, *, targets: str | None = None, noted: bool = False,
-    counted: bool = False, whole: int = 0,
+    counted: bool = False, whole: int = 0, offloaded: int = 0,
 ) -> Step:  # fmt: skip
     """A training step of diffusers' Wan of this shape on one latent [1, 16, T', h, w]; see ``training_step``."""
     from diffusers import WanTransformer3DModel
@@ -144,4 +144,4 @@ def fake_step(
         found = Sample(torch.randn(latent), [[torch.randn(1, shape.tokens, shape.text), extra]])
         outside = [*network.parameters(), *network.buffers(), found.conditioning[0][0], *extra.values()]
         return training_step(DiffusersVideoBackend(), model, [found], recipe=recipe, dtype=dtype, noted=noted,
-                             weights=outside, counted=counted, whole=whole)  # fmt: skip
+                             weights=outside, counted=counted, whole=whole, offloaded=offloaded)  # fmt: skip

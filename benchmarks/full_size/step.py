@@ -52,7 +52,7 @@ class Step:
 def training_step(
     backend: Any, model: Any, samples: Sequence[Sample], *, recipe: MaskLoRARecipe | None = None,
     settings: VideoSettings | None = None, dtype: torch.dtype | None = None, noted: bool = False,
-    weights: Sequence[torch.Tensor], counted: bool = False, whole: int = 0,
+    weights: Sequence[torch.Tensor], counted: bool = False, whole: int = 0, offloaded: int = 0,
 ) -> Step:  # fmt: skip
     """Two steps of training on the first sample, inside a ``common.live.fake``.
 
@@ -63,13 +63,14 @@ def training_step(
         weights: the model's own tensors, which are not counted.
         counted: count the work of a third step, too.
         whole: blocks that are not computed again.
+        offloaded: blocks whose inputs wait in the main memory.
     """
     recipe, settings = recipe or MaskLoRARecipe(rank=RANK), settings or VideoSettings()
     clean, base = samples[0].latent, recipe.training
     lora = first_lora(backend, model, recipe, None)
     size = backend.video_size(model, samples[0], settings.precision)
     told = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()),
-                whole=whole)  # fmt: skip
+                offloaded=offloaded, whole=whole)  # fmt: skip
     live = LiveStorages([*weights, *lora.values(), clean], noted)
     elsewhere = patch.multiple(offload, to_main_memory=lambda x: live.elsewhere(x.clone()),
                                from_main_memory=lambda x, device: x.clone())  # fmt: skip

@@ -77,7 +77,7 @@ def sample(family: str, latent: tuple[int, ...], image: bool) -> Sample:
 def step(
     kind: str, size: str, dtype: torch.dtype, stored: torch.dtype | None = None, *,
     blocks: tuple[int, ...] | None = None, targets: str = "attention and feed-forward",
-    settings: VideoSettings | None = None, noted: bool = False, whole: int = 0,
+    settings: VideoSettings | None = None, noted: bool = False, whole: int = 0, offloaded: int = 0,
 ) -> Step:  # fmt: skip
     """A training step of "wan 14B", "plain 1.3B", "hunyuan" or "hunyuan 1.5" in fake tensors.
 
@@ -87,6 +87,7 @@ def step(
         stored: of the weights; ``dtype`` if None.
         blocks: fewer than the model has; HunyuanVideo's double and single ones.
         whole: blocks that are not computed again.
+        offloaded: blocks whose inputs wait in the main memory.
     """
     family, _, name = kind.partition(" ")
     frames, width, height = map(int, size.split("x"))
@@ -104,5 +105,5 @@ def step(
         found = sample({"hunyuan": HUNYUAN, "hunyuan 1.5": HUNYUAN_15}.get(kind, WAN), latent, image)
         return training_step(
             BACKEND, model, [found], recipe=MaskLoRARecipe(rank=RANK, targets=targets), settings=settings,
-            noted=noted, whole=whole, weights=[*base.parameters(), *base.buffers()],
+            noted=noted, whole=whole, offloaded=offloaded, weights=[*base.parameters(), *base.buffers()],
         )  # fmt: skip

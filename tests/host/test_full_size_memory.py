@@ -36,6 +36,14 @@ def test_what_blocks_keep_that_are_not_computed_again_is_told(kind, size, blocks
     assert abs(found.off) < 0.03, str(found)
 
 
+@pytest.mark.parametrize(("kind", "blocks"), [("wan 14B", (5,)), ("hunyuan", (1, 4)), ("hunyuan 1.5", (5,))])
+def test_inputs_that_wait_in_the_main_memory_are_off_the_device(kind, blocks):
+    if kind.startswith("hunyuan") and OLD:
+        pytest.skip(TOLD_ELSEWHERE)
+    found = step(kind, "49x832x480", BF16, blocks=blocks, offloaded=4)
+    assert abs(found.off) < 0.03, str(found)
+
+
 @pytest.mark.parametrize("targets", ["attention and feed-forward", "attention only"])
 @pytest.mark.parametrize(("kind", "size", "dtype", "stored", "blocks"),
                          [*FEW, *(pytest.param(*case, marks=whole) for case in ALL)])  # fmt: skip
