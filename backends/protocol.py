@@ -372,8 +372,8 @@ class VideoBackend(Host, Flows, Protocol):
     def video_layers(self, model: Any) -> dict[str, tuple[int, int]]:
         """(out, in) of every Linear of the transformer blocks, by the name that LoRA files of hosts use."""
 
-    def video_size(self, model: Any, sample: Sample, precision: str) -> NetworkSize:
-        """What decides the memory that training needs on one sample."""
+    def video_size(self, model: Any, sample: Sample, precision: str, lora: Mapping[str, Tensor]) -> NetworkSize:
+        """What decides the memory that training this LoRA needs on one sample."""
 
     def video_room(self, model: Any) -> tuple[int, str]:
         """Bytes that the device can give to this MODEL and its training, and the device's name."""

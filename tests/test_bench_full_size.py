@@ -14,6 +14,7 @@ from steadyedit.benchmarks.full_size.run import adapter, fake_step, main, norms
 from steadyedit.benchmarks.full_size.unet import fake_sampling, fake_tuning
 from steadyedit.benchmarks.lora_edit_size.run import MODELS
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING
+from steadyedit.methods.lora_edit.choices import TARGETS
 from steadyedit.methods.via.pipeline import ViaRecipe
 from steadyedit.standalone.cli import main as command_line
 
@@ -46,16 +47,17 @@ def test_what_is_elsewhere_is_not_counted():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["1.3B", "14B"])
-def test_what_is_told_agrees_at_full_width(name, dtype):
+@pytest.mark.parametrize("targets", TARGETS)
+def test_what_is_told_agrees_at_full_width(name, dtype, targets):
     """Two blocks of the true width: the others add their input each, and nothing else."""
-    found = fake_step(replace(MODELS[name], blocks=2), VIDEO, dtype)
+    found = fake_step(replace(MODELS[name], blocks=2), VIDEO, dtype, targets=targets)
     assert found.tokens == 20280 and abs(found.off) < 0.03, str(found)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("name", ["1.3B", "14B"])
-def test_what_blocks_keep_that_are_not_computed_again_is_told(name, dtype):
-    found = fake_step(replace(MODELS[name], blocks=4), VIDEO, dtype, whole=4)
+@pytest.mark.parametrize(("name", "targets"), [("1.3B", TARGETS[0]), ("14B", TARGETS[0]), ("14B", TARGETS[1])])
+def test_what_blocks_keep_that_are_not_computed_again_is_told(name, targets, dtype):
+    found = fake_step(replace(MODELS[name], blocks=4), VIDEO, dtype, targets=targets, whole=4)
     assert abs(found.off) < 0.03, str(found)
 
 

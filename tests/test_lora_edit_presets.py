@@ -167,7 +167,7 @@ def test_out_of_memory_computes_every_block_again_before_any_is_streamed(monkeyp
     assert planned(replace(free, blocks_kept=0)) == ([0], ())
     assert planned(free, alone=False) == ([0, 0], (streamed,))
     # Room for the weights and for one block's values more.
-    size = BACKEND.video_size(model, sample(), "auto")
+    size = BACKEND.video_size(model, sample(), "auto", lora)
     room = int((size.weights + told.beside_weights) / (1 - SPARE)) - 1
     monkeypatch.setattr(type(BACKEND), "video_room", lambda self, model: (room, "the card"))
     assert planned(free)[0][0] == blocks - 1

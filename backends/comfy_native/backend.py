@@ -232,7 +232,8 @@ class ComfyBackend:
     def video_layers(self, model: ModelPatcher) -> dict[str, tuple[int, int]]:
         return video_network.layer_shapes(video_network.network_of(model))
 
-    def video_size(self, model: ModelPatcher, sample: Sample, precision: str) -> NetworkSize:
+    def video_size(self, model: ModelPatcher, sample: Sample, precision: str,
+                   lora: Mapping[str, Tensor]) -> NetworkSize:  # fmt: skip
         return video.size_of(model, sample, precision)
 
     def video_room(self, model: ModelPatcher) -> tuple[int, str]:

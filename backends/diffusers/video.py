@@ -186,18 +186,21 @@ class DiffusersVideoBackend(Local):
     def video_layers(self, model: DiffusersVideoModel) -> dict[str, tuple[int, int]]:
         return {name: (layer.out_features, layer.in_features) for name, layer in layers_of(model).items()}
 
-    def video_size(self, model: DiffusersVideoModel, sample: Sample, precision: str) -> NetworkSize:
+    def video_size(self, model: DiffusersVideoModel, sample: Sample, precision: str,
+                   lora: Mapping[str, Tensor]) -> NetworkSize:  # fmt: skip
+        inner_trained = any(".ffn." in key for key in lora)
         network, config = model.transformer, model.transformer.config
         stored = [sum(p.numel() * p.element_size() for p in block.parameters()) for block in network.blocks]
         weight = network.blocks[0].attn1.to_q.weight
         return NetworkSize(
             config.num_attention_heads * config.attention_head_dim, config.ffn_dim,
-            config.attention_head_dim, len(stored), diffusers_wan_moments(len(stored), weight.element_size()),
+            config.attention_head_dim, len(stored),
+            diffusers_wan_moments(len(stored), weight.element_size(), inner_trained),
             weight.element_size(), sum(p.numel() * p.element_size() for p in network.parameters()), max(stored),
             max(layer.weight.numel() for layer in layers_of(model).values()),
             context_tokens=sample.conditioning[0][0].shape[1], patch=tuple(config.patch_size),
             stored_itemsize=weight.element_size(), conditioning=sample.conditioning[0][0].nbytes,
-            kept=diffusers_wan_kept(weight.element_size()), alike=len(stored),
+            kept=diffusers_wan_kept(weight.element_size(), inner_trained), alike=len(stored),
         )  # fmt: skip
 
     def video_room(self, model: DiffusersVideoModel) -> tuple[int, str]:

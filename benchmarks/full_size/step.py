@@ -68,7 +68,7 @@ def training_step(
     recipe, settings = recipe or MaskLoRARecipe(rank=RANK), settings or VideoSettings()
     clean, base = samples[0].latent, recipe.training
     lora = first_lora(backend, model, recipe, None)
-    size = backend.video_size(model, samples[0], settings.precision)
+    size = backend.video_size(model, samples[0], settings.precision, lora)
     told = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()),
                 offloaded=offloaded, whole=whole)  # fmt: skip
     live = LiveStorages([*weights, *lora.values(), clean], noted)

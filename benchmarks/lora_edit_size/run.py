@@ -167,7 +167,7 @@ def measured(
     samples = [Sample(clean.cpu(), [[text, extra]])]
     lora, settings = first_lora(backend, model, recipe, None), VideoSettings()
     planned = planned_memory(backend, model, samples, RANK, lora, settings)
-    size = backend.video_size(model, samples[0], settings.precision)
+    size = backend.video_size(model, samples[0], settings.precision, lora)
     weight = next(model.transformer.parameters())
     with ExitStack() as stack, torch.enable_grad():
 

@@ -158,7 +158,7 @@ def gradient_error(backend: Any, model: Any, sample: Any, lora: Mapping[str, Ten
 
     generator = torch.Generator().manual_seed(2)
     start = {key: value + torch.randn(value.shape, generator=generator) * 0.02 for key, value in lora.items()}
-    size = backend.video_size(model, sample, "float32")
+    size = backend.video_size(model, sample, "float32", start)
     told = plan(size, sample.latent.shape, RANK, sum(value.numel() for value in start.values()))
     noise = torch.randn(sample.latent.shape, generator=generator)
     with backend.video_training(model, [sample], start, told, "float32") as view:

@@ -52,9 +52,10 @@ def wan_kept(image: bool) -> Moment:
     return Moment(0, wide=14 + (2 if image else 0), inner=1)
 
 
-def diffusers_wan_kept(itemsize: int) -> Moment:
+def diffusers_wan_kept(itemsize: int, inner_trained: bool) -> Moment:
     """The same of diffusers' Wan, by fake runs: in half precision some of what it keeps is float32."""
-    return Moment(0, wide=13.4 if itemsize == 4 else 19, inner=2)
+    wide = 13.4 if itemsize == 4 else 19
+    return Moment(0, wide=wide, inner=2) if inner_trained else Moment(0, wide=wide - 0.8, inner=1)
 
 
 def hunyuan_kept(single: int) -> Moment:
@@ -73,13 +74,18 @@ def wan_moments(blocks: int, image: bool) -> tuple[Moment, ...]:
     return (Moment(blocks, wide=17 + (2 if image else 0), part=3, casts=2),)
 
 
-def diffusers_wan_moments(blocks: int, itemsize: int) -> tuple[Moment, ...]:
+def diffusers_wan_moments(blocks: int, itemsize: int, inner_trained: bool) -> tuple[Moment, ...]:
     """The backward of the last block of diffusers' Wan, whose norms and residual sums are computed in float32.
 
     In float32 that copies nothing; the feed-forward's backward is the worst then, with two gradients of its inner
     values and their sum. In half precision every norm and sum keeps its input in float32 besides; which of the two
-    is the worst depends on the inner width.
+    is the worst depends on the inner width. A feed-forward that is not trained keeps no inner values for its second
+    product; the worst is its backward or the block's end, again by the inner width.
     """
+    if not inner_trained and itemsize == 4:
+        return Moment(blocks, wide=14, inner=3), Moment(blocks, wide=17, inner=2)
+    if not inner_trained:
+        return Moment(blocks, wide=9, floats=6, inner=3), Moment(blocks, wide=12, floats=9, inner=1)
     if itemsize == 4:
         return (Moment(blocks, wide=15, inner=4),)
     return Moment(blocks, wide=12, floats=9, inner=2), Moment(blocks, wide=22, inner=4)

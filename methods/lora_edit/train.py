@@ -279,7 +279,7 @@ def _largest(
 ) -> tuple[NetworkSize, tuple[int, ...], int]:
     """The network's size for the largest sample, that one's latent, and the values that train."""
     largest = max(samples, key=lambda sample: math.prod(sample.latent.shape))
-    size = backend.video_size(model, largest, settings.precision)
+    size = backend.video_size(model, largest, settings.precision, lora)
     return size, tuple(largest.latent.shape), sum(value.numel() for value in lora.values())
 
 

@@ -31,7 +31,7 @@ def test_the_prediction_is_within_a_tenth_of_what_is_measured(kind):
     shapes = BACKEND.video_layers(patcher)
     lora = new_lora({name: shapes[name] for name in targeted(shapes, "attention and feed-forward")}, RANK, 0)
     trained = sum(value.numel() for value in lora.values())
-    size = BACKEND.video_size(patcher, found, "float32")
+    size = BACKEND.video_size(patcher, found, "float32", lora)
     planned = plan(size, found.latent.shape, RANK, trained)
     none = MemoryPlan(0, 0, 0, 0)
     with torch.inference_mode(), BACKEND.video_training(patcher, [found], lora, none, "float32") as view:
