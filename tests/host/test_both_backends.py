@@ -53,6 +53,7 @@ def test_inversion_and_sampling(methods):
     assert_close(*sampled, 1e-3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("settings", [None, {"group": 2}, {"group": 3, "blocks": "up", "start": 0.25}], ids=str)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_dual_guidance_and_gather_swap(sampler, settings):

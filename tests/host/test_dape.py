@@ -80,6 +80,7 @@ def test_the_start_and_strength_0_are_the_base_bit_for_bit(base):
         assert torch.equal(sample(start), expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("base", BASES)
 def test_on_every_base_it_works_and_leaves_no_trace(base):
     plain = model()
@@ -143,6 +144,7 @@ def test_what_is_computed_is_the_papers_equation():
     assert_close(seen["y"].double(), expected + wide(module.gamma0) * z, FLOAT32)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("placement", ["attn2", "attn1", "ff"])
 @pytest.mark.parametrize("base", ["plain", "EI2", "gather-swap"])
 def test_the_adapter_is_asked_once_a_call_before_the_residual(placement, base):

@@ -14,8 +14,8 @@ TOLD_ELSEWHERE = "the HunyuanVideo of ComfyUI before 0.33 holds 12 % more than i
 BF16, F32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
 #: Two or three blocks of the true width: the others add their input each, and nothing else.
 FEW = [
-    ("wan 14B", "49x832x480", BF16, FP8, (2,)),
     ("wan 1.3B", "5x832x480", F32, None, (2,)),
+    ("wan 14B", "49x832x480", BF16, FP8, (2,)),
     ("plain 1.3B", "81x1280x720", BF16, None, (2,)),
     ("hunyuan", "49x832x480", BF16, None, (1, 2)),
     ("hunyuan 1.5", "49x832x480", BF16, None, (2,)),
@@ -24,8 +24,11 @@ ALL = [(kind, size, dtype, None, None) for kind in ("wan 14B", "wan 1.3B", "plai
        for size in ("5x832x480", "49x832x480", "81x1280x720") for dtype in (BF16, F32)]  # fmt: skip
 ALL.append(("wan 14B", "49x832x480", BF16, FP8, None))
 whole = pytest.mark.skipif(not os.environ.get("FULL_SIZE"), reason="minutes; FULL_SIZE=1 runs it")
+CASES = [FEW[0], *(pytest.param(*case, marks=pytest.mark.once) for case in FEW[1:]),
+         *(pytest.param(*case, marks=whole) for case in ALL)]  # fmt: skip
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("kind", "size", "blocks"), [
     ("wan 14B", "49x832x480", (4,)), ("plain 1.3B", "5x832x480", (4,)), ("hunyuan", "49x832x480", (1, 4)),
     ("hunyuan 1.5", "49x832x480", (4,))])  # fmt: skip
@@ -36,6 +39,7 @@ def test_what_blocks_keep_that_are_not_computed_again_is_told(kind, size, blocks
     assert abs(found.off) < 0.03, str(found)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("kind", "blocks"), [("wan 14B", (5,)), ("hunyuan", (1, 4)), ("hunyuan 1.5", (5,))])
 def test_inputs_that_wait_in_the_main_memory_are_off_the_device(kind, blocks):
     if kind.startswith("hunyuan") and OLD:
@@ -45,8 +49,7 @@ def test_inputs_that_wait_in_the_main_memory_are_off_the_device(kind, blocks):
 
 
 @pytest.mark.parametrize("targets", ["attention and feed-forward", "attention only"])
-@pytest.mark.parametrize(("kind", "size", "dtype", "stored", "blocks"),
-                         [*FEW, *(pytest.param(*case, marks=whole) for case in ALL)])  # fmt: skip
+@pytest.mark.parametrize(("kind", "size", "dtype", "stored", "blocks"), CASES)
 def test_what_is_told_is_within_three_percent(kind, size, dtype, stored, blocks, targets):
     if kind.startswith("hunyuan") and OLD:
         pytest.skip(TOLD_ELSEWHERE)

@@ -78,7 +78,7 @@ def at_once(patcher, monkeypatch, apart):
 SAMPLERS = ("euler", "ddim", "dpmpp_2m", "heun", "heunpp2", "euler_ancestral", "dpmpp_2m_sde")
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [SAMPLERS[0], *(pytest.param(x, marks=pytest.mark.once) for x in SAMPLERS[1:])])
 def test_lock_step_is_the_papers_two_passes(sampler):
     draws = sampler in ("euler_ancestral", "dpmpp_2m_sde")
     case = plain_case(sampler)
@@ -86,6 +86,7 @@ def test_lock_step_is_the_papers_two_passes(sampler):
     assert_exact(run(gather_swap(model(), chunk=2), case, range(FRAMES)), expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_painted_key_frames_are_the_group(sampler):
     """Exact to two passes whose first one looks at the finished pictures at every noise level."""
@@ -113,6 +114,7 @@ def test_it_does_something():
     assert (plain - swapped).abs().max() > 1e-2 * plain.abs().max()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_one_kind_of_attention_alone(kind):
     case = plain_case()
@@ -121,6 +123,7 @@ def test_one_kind_of_attention_alone(kind):
     assert_exact(run(gather_swap(model(), **config), case, range(FRAMES)), expected)
 
 
+@pytest.mark.once
 def test_neither_chunks_nor_batches_of_conditions_matter(monkeypatch):
     case, results = plain_case("euler_ancestral"), []
     for apart, chunk in ((False, 0), (False, 1), (True, 3), (True, 0), (False, FRAMES)):
@@ -130,6 +133,7 @@ def test_neither_chunks_nor_batches_of_conditions_matter(monkeypatch):
         assert_exact(result, results[0])
 
 
+@pytest.mark.once
 def test_an_instruction_editor_under_dual_guidance():
     """Three branches: text and image, image alone, neither."""
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
@@ -165,6 +169,7 @@ def lora(seed):
     return {name: ("diff", (torch.randn(64, 64, generator=torch.Generator().manual_seed(seed)) * 0.3,))}
 
 
+@pytest.mark.once
 def test_everything_at_once(controlnet, monkeypatch):
     """A ControlNet per frame before another of one image, a LoRA, two regional prompts, one of them under a hook,
     a noise mask per frame: each indexed by frame, none mixed up."""

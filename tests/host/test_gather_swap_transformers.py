@@ -169,6 +169,7 @@ def written_out(patcher, shape, prompts, own_keys=False, end=0.7, painted=None):
     return base.process_latent_out(torch.cat([run(frame, swap) for frame in range(FRAMES)]))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case, own_keys", [(case, own) for case in CASES for own in (False, True)
                                             if not own or case != "flux2"])
 def test_it_is_the_two_passes_of_the_paper(case, own_keys):

@@ -68,6 +68,7 @@ class Revealing(comfy.controlnet.ControlBase):
         return None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("frames, chunk, sampler", [(8, 1, "euler"), *((6, 0, sampler) for sampler in SAMPLERS)])
 def test_both_backends_agree(sampler, frames, chunk):
     """With a ControlNet under both conditions; six frames do not fill two grids of four."""

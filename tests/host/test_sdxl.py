@@ -94,6 +94,7 @@ def test_pooled_text_and_sizes_matter():
     assert (outs[0] - outs[1]).abs().max() > 1e-3
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("methods", [("stam", "ffam"), ("norm-tune",), ("visual-adapter",)])
 def test_tuning_as_on_diffusers(methods):
     recipe = TuneRecipe(steps=2, learning_rate=1e-3, queries="stam" in methods)

@@ -111,6 +111,7 @@ def saved(opened, format):
         return download.value.suggested_filename, file.read()
 
 
+@pytest.mark.once
 def test_keys_resume_and_export(browser, folder):
     """From the file itself: the brighter video is chosen wherever it stands, which the key then finds to be ours."""
     out, key = folder / "out", json.loads((folder / "out_key.json").read_text())
@@ -159,6 +160,7 @@ def test_keys_resume_and_export(browser, folder):
     assert result["text"]["rates"]["one"] == 1 and result["consistency"]["rates"]["tie"] == 1
 
 
+@pytest.mark.once
 def test_order_and_side_differ_from_person_to_person(browser, folder):
     """Served over HTTP, with its own requests alone; 12 persons of 3 pairs see every pair at both sides."""
     seen, orders = {}, set()
@@ -177,6 +179,7 @@ def test_order_and_side_differ_from_person_to_person(browser, folder):
     assert sum(len(sides) == 2 for sides in seen.values()) >= 2 and len(orders) > 1
 
 
+@pytest.mark.once
 def test_a_video_that_cannot_be_played_is_skipped(browser, folder, tmp_path):
     import shutil
 

@@ -59,6 +59,7 @@ def run(backend, value, trajectory, positive=None, negative=None, sampler="euler
                           sampler=sampler, seed=3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler, settings", [("euler", {}), ("heun", {"injection": False}),
                                                ("dpmpp_2m", {"spacing": 3, "chunk": 2})])
 def test_both_backends_agree(trajectory, sampler, settings):
