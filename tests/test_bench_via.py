@@ -11,21 +11,34 @@ import torch
 from steadyedit.benchmarks.adaptation import run as adaptation
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.clock import timed
+from steadyedit.benchmarks.common.edited import Settings as CaptionSettings
 from steadyedit.benchmarks.common.plots import Panel, draw_panels
 from steadyedit.benchmarks.via import flow
 from steadyedit.benchmarks.via import report as via_report
 from steadyedit.benchmarks.via import run as via
-from steadyedit.benchmarks.via.methods import AT_LENGTH, LOCAL_ONLY, METHODS, Settings, edit, object_mask, prepare
+from steadyedit.benchmarks.via.captioned import CAPTIONED
+from steadyedit.benchmarks.via.methods import (
+    AT_LENGTH,
+    INSTRUCT,
+    LOCAL_ONLY,
+    METHODS,
+    Settings,
+    edit,
+    object_mask,
+    prepare,
+)
+from steadyedit.benchmarks.via.texts import WORDINGS, wordings
 from steadyedit.methods.tuning import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe
 from steadyedit.methods.via.gather_swap import GatherSwap
 from steadyedit.methods.via.pipeline import ViaRecipe, edit_clip, sample_edit
+from steadyedit.toyworld import heldout_edits
 from tolerances import NETWORK, assert_close
 
 QUICK = Settings(ViaRecipe(
     AdaptRecipe(TuneRecipe(steps=2, learning_rate=1e-2, queries=False), rank=2, batch=1, variants=2),
     GatherSwap(group=2), seeds=(0, 1), steps=2, text_guidance=2.0, image_guidance=1.2,
-))  # fmt: skip
+), CaptionSettings(TuneRecipe(steps=1, learning_rate=1e-4), steps=1, guidance=3.0))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +84,29 @@ def test_every_method_is_its_own(world, case, prepared):
     kept = world.vae.decode(case.samples)
     if keep.any():
         assert (frames["via"] - kept)[keep].abs().max() < (frames["via-no-blend"] - kept)[keep].abs().max()
+
+
+def test_wordings_are_in_words_that_the_encoder_knows():
+    from steadyedit.toyworld.world.edits import KINDS
+    from steadyedit.toyworld.world.grammar import vocabulary
+
+    assert set(WORDINGS) == set(KINDS)
+    for _, asked in heldout_edits(20):
+        said = wordings(asked, WORDINGS)
+        assert said[0] == asked.instruction and len(set(said)) == len(said) > 2
+        assert {word for text in said for word in text.split()} <= set(vocabulary())
+
+
+def test_rivals_by_captions_have_settings_and_edits_of_their_own(world, prepared):
+    case = next(world.cases(1, 2, 32))
+    edited, seconds = zip(*(edit(world, case, name, QUICK, prepared, 0) for name in CAPTIONED), strict=True)
+    assert all(one.frames.shape == case.truth.frames.shape and torch.isfinite(one.frames).all() for one in edited)
+    assert not torch.equal(edited[0].frames, edited[1].frames)
+    assert 0 < edited[0].train_seconds != prepared.adaptation_seconds and min(seconds) > 0
+    assert asdict(Settings())["captioned"] == asdict(CaptionSettings.of_the_table())
+    plain, dotted = (replace(case.edit, kind="texture", target=target) for target in ("plain", "dotted"))
+    assert INSTRUCT.methods_of(plain, list(CAPTIONED)) == ["tune-a-video"]
+    assert INSTRUCT.methods_of(dotted, list(CAPTIONED)) == list(CAPTIONED)
 
 
 def test_seconds_are_of_what_was_done(world, case, prepared):
@@ -212,6 +248,7 @@ def test_the_flow_editor_has_the_same_bench(world, tmp_path, monkeypatch):
 def test_each_ablation_leaves_one_thing_out():
     full = ViaRecipe()
     assert METHODS["via"](full) == full and set(LOCAL_ONLY) | set(AT_LENGTH) < set(METHODS)
+    assert {"tokenflow", "anyv2v"} < set(AT_LENGTH)
     for name in METHODS:
         if name.startswith("via-"):
             changed = {key for key, value in asdict(METHODS[name](full)).items() if value != asdict(full)[key]}

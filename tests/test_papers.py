@@ -11,13 +11,13 @@ from steadyedit.benchmarks.dape.methods import BASES
 from steadyedit.benchmarks.dape.methods import METHODS as DAPE
 from steadyedit.benchmarks.ei2.methods import METHODS as EI2
 from steadyedit.benchmarks.lora_edit.methods import METHODS as LORA_EDIT
-from steadyedit.benchmarks.via.methods import METHODS as VIA
+from steadyedit.benchmarks.via.methods import INSTRUCT
 from steadyedit.standalone import cli
 from test_house_packaging import API_FORMS, node_ids
 
 PAGE = (Path(__file__).parents[1] / "docs" / "papers.md").read_text(encoding="utf-8")
 CODE = re.findall(r"`([^`]+)`", PAGE)
-ROWS = {"ei2": EI2, "dape": DAPE, "via": VIA, "lora_edit": LORA_EDIT}
+ROWS = {"ei2": EI2, "dape": DAPE, "via": INSTRUCT.methods, "lora_edit": LORA_EDIT}
 BENCHMARKS = {path.parent.name for path in (Path(__file__).parents[1] / "benchmarks").glob("*/run.py")}
 #: The sections of each paper that have content of their own.
 SECTIONS = {

@@ -32,6 +32,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 _STEADY = (("via", "via-no-gather"), ("via", "via-no-swap"), ("via", "cross-frame"))
 _ADAPTED = (("via", "via-no-adaptation"),)
+_WORDINGS, _CROSS = (("texts-per-frame", "per-frame"),), (("texts-via", "texts-via-no-cross-swap"),)
 
 #: Of VIA's ablations (section 5.4 and appendix B): those of every edit, and those of edits with a mask.
 VIA_CLAIMS: tuple[Claim, ...] = (
@@ -40,6 +41,11 @@ VIA_CLAIMS: tuple[Claim, ...] = (
     ("adaptation comes nearer to the truth", "psnr_truth", 1, _ADAPTED),
     ("gather-swap keeps frames consistent: flicker", "flicker", -1, _STEADY),
     ("gather-swap keeps frames consistent: CLIP", "clip_frame", 1, _STEADY),
+    # What the next three need: something to repair.
+    ("a wording for each frame makes them inconsistent: flicker", "flicker", 1, _WORDINGS),
+    ("the swap of cross-attention keeps frames consistent: flicker", "flicker", -1, _CROSS),
+    ("the swap of cross-attention keeps frames consistent: CLIP", "clip_frame", 1, _CROSS),
+    ("the swap of cross-attention costs no edit", "edit_accuracy", 0, _CROSS),
 )
 VIA_LOCAL_CLAIMS: tuple[Claim, ...] = (
     ("the blend keeps the background", "psnr_background", 1, (("via", "via-no-blend"),)),

@@ -22,8 +22,11 @@ from ..common.cases import World
 from ..common.claims import VIA_CLAIMS, VIA_LOCAL_CLAIMS
 from ..common.clock import Seconds, timed
 from ..common.edited import Edited
+from ..common.edited import Settings as CaptionSettings
 from ..common.memory import peak_memory
+from .captioned import BY_WORDS, CAPTIONED, edited_by_captions, words_express
 from .first_frame import followed
+from .texts import WORDINGS, one_a_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +52,13 @@ def _swap(via: ViaRecipe, **changes: Any) -> ViaRecipe:
     return replace(via, swap=replace(via.swap, **changes))
 
 
+def _alone(via: ViaRecipe) -> ViaRecipe:
+    return replace(via, adaptation=None, swap=None, blend=None)
+
+
 #: slug -> the recipe without what it leaves out.
 METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
-    "per-frame": lambda via: replace(via, adaptation=None, swap=None, blend=None),
+    "per-frame": _alone,
     # Fairy's way: the group's frames keep their own keys, and so does every other.
     "cross-frame": lambda via: replace(_swap(via, own_keys=True, gather=False), adaptation=None, blend=None),
     "via": lambda via: via,
@@ -66,21 +73,35 @@ METHODS: dict[str, Callable[[ViaRecipe], ViaRecipe]] = {
                                      build_tokenflow(sites, source=Source(path, shown), spacing=4)),
     # The paper gives it VIA's first frame; the video model does the rest.
     FOLLOWS: lambda via: via,
+    # Each frame has a wording of its own; with one text for all the swap of cross-attention changes nothing.
+    "texts-per-frame": _alone,
+    "texts-via": lambda via: via,
+    "texts-via-no-cross-swap": lambda via: _swap(via, cross_attention=False),
 }  # fmt: skip
+#: Those whose frames have wordings of their own.
+TEXTS = tuple(slug for slug in METHODS if slug.startswith("texts-"))
 #: Those that differ from VIA where something is kept, which is so in local edits only.
 LOCAL_ONLY = ("via-no-blend", "via-no-ramp", "via-last-step-blend")
 #: Those that are run on clips of every length.
-AT_LENGTH = ("per-frame", "cross-frame", "via", "via-no-swap")
+AT_LENGTH = ("per-frame", "cross-frame", "via", "via-no-swap", "tokenflow", FOLLOWS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all methods have in common, so that nothing but the method differs."""
+    """What all methods have in common, so that nothing but the method differs.
+
+    Args:
+        via: the recipe that methods leave parts of out.
+        captioned: of the rivals that are told captions.
+        wordings: of an instruction, by the kind of edit, for the rows whose frames have texts of their own.
+    """
 
     via: ViaRecipe = field(default_factory=lambda: ViaRecipe(
         AdaptRecipe(TuneRecipe(steps=TUNING_STEPS, learning_rate=LEARNING_RATE, queries=False)),
         text_guidance=TEXT, image_guidance=IMAGE,
     ))  # fmt: skip
+    captioned: CaptionSettings = field(default_factory=CaptionSettings.of_the_table)
+    wordings: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(WORDINGS))
 
     @property
     def swap(self) -> GatherSwap | None:
@@ -122,6 +143,7 @@ class Kind:
         methods: slugs, in the order of the table.
         local_only, at_length, shown: those that differ where something is kept only; are run on clips of every length;
             are on the contact sheet.
+        by_words: those that need a word for the edit.
         settings: of the table.
         prepare, edit: see the functions of this module.
         claims, local_claims: what is asked of the rows.
@@ -140,10 +162,12 @@ class Kind:
     claims: tuple[Claim, ...]
     local_claims: tuple[Claim, ...]
     notes: tuple[str, ...]
+    by_words: tuple[str, ...] = ()
 
     def methods_of(self, edit: Edit, chosen: list[str]) -> list[str]:
-        """Those that are not another one under a second name."""
-        return [method for method in chosen if is_local(edit) or method not in self.local_only]
+        """Those that are not another one under a second name, and that can be told of the edit."""
+        left_out = (*(() if is_local(edit) else self.local_only), *(() if words_express(edit) else self.by_words))
+        return [method for method in chosen if method not in left_out]
 
 
 def is_local(edit: Edit) -> bool:
@@ -209,12 +233,16 @@ def edit(
         what it made, and by ``clock`` the seconds that a frame took to be inverted where that
         was needed, sampled and decoded.
     """
-    recipe = METHODS[method](settings.via)
+    if method in CAPTIONED:
+        return edited_by_captions(case, method, settings.captioned, seed)
+    recipe, positive = METHODS[method](settings.via), prepared.positive
+    if method in TEXTS:
+        positive = one_a_frame(world, case.edit, len(case.samples), settings.wordings)
     adapted = recipe.adaptation is not None
     editor = prepared.tuned.model if adapted else world.model
     with peak_memory() as memory, timed() as seconds:
         samples = sample_edit(
-            world.backend, editor, case.samples, prepared.positive, prepared.negative, recipe, mask=prepared.mask,
+            world.backend, editor, case.samples, positive, prepared.negative, recipe, mask=prepared.mask,
             trajectory=prepared.trajectory, seed=seed,
         )  # fmt: skip
         frames = world.vae.decode(samples)
@@ -234,12 +262,19 @@ def edit(
 
 
 INSTRUCT = Kind(
-    weights="editor", load=lambda: World.load(editor=True), methods=tuple(METHODS), local_only=LOCAL_ONLY,
-    at_length=AT_LENGTH, shown=("per-frame", "cross-frame", "via"), settings=Settings, prepare=prepare, edit=edit,
-    claims=VIA_CLAIMS, local_claims=VIA_LOCAL_CLAIMS,
+    weights="editor", load=lambda: World.load(editor=True), methods=(*METHODS, *CAPTIONED), local_only=LOCAL_ONLY,
+    at_length=AT_LENGTH, by_words=BY_WORDS, shown=("per-frame", "cross-frame", "via"), settings=Settings,
+    prepare=prepare, edit=edit, claims=VIA_CLAIMS, local_claims=VIA_LOCAL_CLAIMS,
     notes=("rows: all clips of the table; via-no-blend, via-no-ramp and via-last-step-blend, which are via itself "
            "where there is no mask, are means over the local edits only: compare them in 'local', which holds these "
            "for all methods.",
            "anyv2v is inspired by that method (methods/anyv2v says what differs); its seconds hold those of its first "
-           "frame, VIA's."),
+           "frame, VIA's. It continues the clip in one piece, whatever the length: every frame attends to all.",
+           "texts-: each frame has the instruction in one of several wordings, in turn; root pair and adaptation are "
+           "those of the other rows.",
+           "tune-a-video and video-p2p have another model, the toy text-to-image one, are told the renderer's captions "
+           "before and after the edit instead of the instruction, and tune and invert by themselves: as in bench ei2, "
+           "at its steps and guidance, fewer than published. video-p2p, where the caption has a word for the edit, is "
+           "inspired by that method (benchmarks/ei2/prompt_rivals.py says what differs). Their seconds a frame are "
+           "without the tuning."),
 )  # fmt: skip

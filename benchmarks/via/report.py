@@ -15,7 +15,7 @@ from ..common.pictures import clip_strips
 from ..common.plots import Panel, draw_panels
 from ..common.report import meta, rows, table
 from ..common.scores import KEYS as COMMON
-from .methods import Kind, is_local
+from .methods import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +80,13 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
     how: dict[str, Any] = {}
     for job in jobs:
         edits = [edit for _, edit in heldout_edits(max(job.clips) + 1)]
-        for name, local in (("local", True), ("global", False)):
-            own = [clip for clip in job.clips if is_local(edits[clip]) == local]
-            if own:
-                found, known = job.journal.report(own, job.kind.methods_of(edits[own[0]], job.methods))
-                how[f"{job.frames} frames, {name}"] = known
-                measured += found
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for clip in job.clips:
+            alike.setdefault(tuple(job.kind.methods_of(edits[clip], job.methods)), []).append(clip)
+        for methods, own in alike.items():
+            found, known = job.journal.report(own, methods)
+            how[f"{job.frames} frames, edits {', '.join(map(str, own))}"] = known
+            measured += found
     of_table = sorted((row for row in measured if row["frames"] == FRAMES), key=lambda row: row["number"])
     parts = {name: [row for row in of_table if (row["kind"] in LOCAL) == local]
              for name, local in (("local", True), ("global", False))}  # fmt: skip
@@ -104,7 +105,7 @@ def report_of(jobs: list[Job], used: dict[str, Any], processes: int) -> dict[str
         ),
         # A method that was run on some of the clips only has no value on the others.
         "rows": rows(_filled(of_table), KEYS),
-        **{name: rows(own, KEYS) for name, own in parts.items() if own},
+        **{name: rows(_filled(own), KEYS) for name, own in parts.items() if own},
         "claims": claims(_common(of_table), kind.claims) + claims(parts["local"], kind.local_claims),
         "lengths": lengths,
         "clips": measured,
