@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
                        "via: lengths of clip, such as 8,72,240; lora_edit_size: frames x width x height")
     bench.add_argument("--editor", metavar="NAME", help="via: instruct (InstructPix2Pix, the default) or flow (of FLUX "
                        "Kontext's kind)")
+    bench.add_argument("--part", metavar="NAME", help="adaptation: causes (the default) or hard")
 
     gpu = commands.add_parser("gpu", help="measure on a first GPU all that was predicted for it, in pieces of minutes")
     gpu.add_argument("--minutes", type=float, default=25.0, help="for this call; the next one goes on (default: 25)")
@@ -234,6 +235,7 @@ def bench(options: argparse.Namespace) -> int:
         "bases": options.bases.split(",") if options.bases else None,
         "steps": options.steps,
         "editor": options.editor,
+        "part": options.part,
         "sizes": options.sizes.split(",") if options.sizes else None,
         "peers": options.peers.split(",") if options.peers else None,
     }

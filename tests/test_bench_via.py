@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from steadyedit.benchmarks.adaptation import hard
 from steadyedit.benchmarks.adaptation import run as adaptation
 from steadyedit.benchmarks.common.cases import World, quiet_backend
 from steadyedit.benchmarks.common.clock import timed
@@ -277,14 +278,39 @@ def test_what_is_asked_of_the_adaptation_differs_in_one_thing_each(world, tmp_pa
         monkeypatch.setattr(adaptation, name, value)
     recipes = {name: method.adaptation(QUICK.via) for name, method in adaptation.METHODS.items()}
     changed = {name for name, recipe in recipes.items() if recipe != QUICK.via.adaptation}
-    assert changed == {"steps-50", "rate-3e-5", "no-augmentation"}
-    wanted = ["unadapted", "adapted", "half-strength", "true-pair", "no-augmentation", "less-guidance"]
+    assert changed == {"steps-50", "rate-3e-5", "no-augmentation", "rank-4", "rank-64"}
+    wanted = ["unadapted", "adapted", "half-strength", "true-pair", "no-augmentation", "less-guidance",
+              "self-attention-only"]
     report = adaptation.main(1, wanted, tmp_path / "found.json", settings=QUICK, world=world)
     found = {row["method"]: row for row in report["rows"]}
     assert list(found) == wanted and "1 clips, 2 frames each" in capsys.readouterr().out
     assert len({row["psnr_truth"] for row in found.values()}) == len(wanted), "each gives frames of its own"
     assert found["unadapted"]["loss"] is None and found["adapted"]["loss"] == found["half-strength"]["loss"] > 0
     assert found["true-pair"]["loss"] != found["adapted"]["loss"] != found["no-augmentation"]["loss"]
-    for asked, sentence in (({"clips": 0}, "^clips: at least 1"), ({"methods": ["x"]}, "^methods: there is no x")):
+    for layers in ("attn1", "attn2"):
+        narrowed = adaptation.training_only(world.backend, layers).projections(world.model)
+        assert 0 < len(narrowed) < len(world.backend.projections(world.model))
+        assert all(f".{layers}." in name for name in narrowed)
+    for asked, sentence in (({"clips": 0}, "^clips: at least 1"), ({"methods": ["x"]}, "^methods: there is no x"),
+                            ({"part": "x"}, "^part: there is no x; there are causes, hard")):
         with pytest.raises(ValueError, match=sentence):
             adaptation.main(**asked)
+
+
+def test_hard_edits_are_chosen_by_the_untuned_editor_alone(world, tmp_path, monkeypatch):
+    for name, value in (("SIZE", 32), ("LENGTH", 4), ("FRAMES", 2)):
+        monkeypatch.setattr(adaptation, name, value)
+    right = iter([2, 1, 0])
+    monkeypatch.setattr(hard, "judged_names", lambda world, few, frames: [few.edit.target] * next(right))
+    monkeypatch.setattr(hard.metrics, "edit_accuracy", lambda names, target: len(names) / 2)
+    path = tmp_path / "hard.json"
+    report = adaptation.main(2, ["unadapted"], path, "hard", settings=QUICK, world=world)
+    # All frames right, half of them, none: the first edit's second other wording, the second one's first.
+    first, second = (edit for _, edit in heldout_edits(2))
+    asked = [wordings(first, WORDINGS)[2], wordings(second, WORDINGS)[1]]
+    assert report["meta"]["instructions"] == [row["instruction"] for row in report["clips"]] == asked
+    assert report["meta"]["settings"]["hard"]["most_right"] == 0.5
+    assert adaptation.main(2, ["unadapted"], path, "hard", settings=QUICK, world=world)["clips"] == report["clips"]
+    monkeypatch.setattr(hard, "LOOKED_AT", 0)
+    with pytest.raises(ValueError, match="^part: none of 0 edits is hard"):
+        adaptation.main(1, part="hard", settings=QUICK, world=world)
