@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..methods.lora_edit.choices import FAMILIES, KEEPS, POOLINGS
+from ..methods.lora_edit.choices import FAMILIES, GRAYS, KEEPS, POOLINGS
 from .checks import wanted
 
 CATEGORY = "SteadyEdit/lora edit"
@@ -20,6 +20,12 @@ POOLING_TIP = ("How the mask comes to the latent's size: any masked pixel of a c
                "which can lose small things.")
 SOFT_TIP = ("Pass values between 0 and 1 on; the models were trained on hard masks, and HunyuanVideo v1 rounds. Off: a "
             "pixel counts as masked from 0.5 on.")
+GRAY_TIP = ("What the model is shown where it makes the clip anew: mid-gray, 0 in its -1 to 1, as in Wan's own "
+            "image-to-video and ComfyUI's; or the authors' 128 of 255. The same in training and in use.")
+
+
+def gray_input() -> io.Combo.Input:
+    return io.Combo.Input("gray", options=list(GRAYS), default=next(iter(GRAYS)), optional=True, tooltip=GRAY_TIP)
 
 
 def look_with(clip_vision: Any) -> Callable | None:
@@ -102,6 +108,7 @@ class MaskCondition(io.ComfyNode):
                                "repeated."),
                 io.ClipVision.Input("clip_vision", optional=True, lazy=True, tooltip="For models with an image branch "
                                     "(Wan 2.1 I2V, HunyuanVideo 1.5): looks at the first frame."),
+                gray_input(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With condition latents and mask."),
@@ -117,14 +124,14 @@ class MaskCondition(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive, negative, vae, video, keep, family, pooling, soft, mask=None, edited_first_frame=None,
-                clip_vision=None) -> io.NodeOutput:
+                clip_vision=None, gray="mid-gray") -> io.NodeOutput:
         import torch
 
         from ..methods.lora_edit.condition import condition
 
         generate = check_clip(video, mask, keep, soft, family)
-        found = condition(vae.encode, video, generate, family=family, pooling=pooling, first=edited_first_frame,
-                          look=look_with(clip_vision))
+        found = condition(vae.encode, video, generate, family=family, pooling=pooling, gray=gray,
+                          first=edited_first_frame, look=look_with(clip_vision))
         picture = found.concat_latent_image
         latent = torch.zeros(1, picture.shape[1], *found.concat_mask.shape[2:], device=picture.device)
         return io.NodeOutput(found.onto(positive), found.onto(negative), {"samples": latent})

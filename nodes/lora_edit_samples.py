@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..methods.lora_edit.choices import FAMILIES, KEEPS, POOLINGS
 from .checks import wanted
-from .lora_edit import CATEGORY, FAMILY_TIP, KEEP_TIP, POOLING_TIP, SOFT_TIP, check_clip, look_with
+from .lora_edit import CATEGORY, FAMILY_TIP, KEEP_TIP, POOLING_TIP, SOFT_TIP, check_clip, gray_input, look_with
 
 Samples = io.Custom("STEADYEDIT_SAMPLES")
 #: Computed once clip and mask are right: what loads models, and samples before this one.
@@ -56,6 +56,7 @@ class MaskSample(io.ComfyNode):
                 io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often it is met in a round."),
                 *shared_inputs(),
                 *more_inputs("1 where the model learns to make the clip: the object's boxes (Box Mask)."),
+                gray_input(),
             ],
             outputs=[samples_output()],
         )
@@ -70,12 +71,12 @@ class MaskSample(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive, vae, video, keep, clip_length, repeats, family, pooling, soft, mask=None,
-                clip_vision=None, samples=()) -> io.NodeOutput:
+                clip_vision=None, samples=(), gray="mid-gray") -> io.NodeOutput:
         from ..methods.lora_edit.samples import mask_samples
 
         check_clip(video, mask, keep, soft, family)
         made = mask_samples(vae.encode, video, mask, positive, keep=keep, clip_length=clip_length, family=family,
-                            pooling=pooling, soft=soft, look=look_with(clip_vision), repeats=repeats)
+                            pooling=pooling, gray=gray, soft=soft, look=look_with(clip_vision), repeats=repeats)
         return io.NodeOutput((*(samples or ()), *made))
 
 
@@ -102,6 +103,7 @@ class FrameSample(io.ComfyNode):
                 io.Int.Input("frame", default=-1, min=-1, max=100000, optional=True, tooltip="Number of the edited "
                              "frame, counted from 0, where original_frame is the whole clip and mask its masks. A "
                              "number beyond the end is told. -1: original_frame is the frame itself."),
+                gray_input(),
             ],
             outputs=[samples_output()],
         )
@@ -116,12 +118,12 @@ class FrameSample(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive, vae, original_frame, edited_frame, repeats, family, pooling, soft, mask=None,
-                clip_vision=None, samples=(), frame=-1) -> io.NodeOutput:
+                clip_vision=None, samples=(), frame=-1, gray="mid-gray") -> io.NodeOutput:
         from ..methods.lora_edit.samples import frame_sample, picked
 
         original_frame, mask = picked(frame, original_frame, mask)
         made = frame_sample(vae.encode, original_frame, edited_frame, mask, positive, family=family, pooling=pooling,
-                            soft=soft, look=look_with(clip_vision), repeats=repeats)
+                            gray=gray, soft=soft, look=look_with(clip_vision), repeats=repeats)
         return io.NodeOutput((*(samples or ()), made))
 
 

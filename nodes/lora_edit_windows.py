@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..methods.lora_edit.choices import FAMILIES, KEEPS, POOLINGS
-from .lora_edit import CATEGORY, FAMILY_TIP, POOLING_TIP, SOFT_TIP, look_with
+from .lora_edit import CATEGORY, FAMILY_TIP, POOLING_TIP, SOFT_TIP, gray_input, look_with
 
 
 class EditInWindows(io.ComfyNode):
@@ -46,13 +46,14 @@ class EditInWindows(io.ComfyNode):
                                "Without it the clip is only repeated."),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="For models with an image branch (Wan 2.1 "
                                     "I2V): looks at the first frame of each window."),
+                gray_input(),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The edited clip, of the video's length.")],
         )
 
     @classmethod
     def execute(cls, guider, sampler, sigmas, vae, video, keep, length, overlap, seed, match_colour, family, pooling,
-                soft, mask=None, edited_first_frame=None, clip_vision=None) -> io.NodeOutput:
+                soft, mask=None, edited_first_frame=None, clip_vision=None, gray="mid-gray") -> io.NodeOutput:
         import torch
 
         from .. import backends
@@ -70,7 +71,8 @@ class EditInWindows(io.ComfyNode):
         noise: list[torch.Tensor] = []
 
         def edit(span, given, generate):
-            found = condition(vae.encode, given, generate, family=family, pooling=pooling, look=look_with(clip_vision))
+            found = condition(vae.encode, given, generate, family=family, pooling=pooling, gray=gray,
+                              look=look_with(clip_vision))
             channels, cells = found.concat_latent_image.shape[1], found.concat_mask.shape[-2:]
             if not noise:
                 shape = (1, channels, latent_frames(len(video)), *cells)

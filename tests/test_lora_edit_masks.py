@@ -9,7 +9,7 @@ from steadyedit.methods.lora_edit import condition as c
 from steadyedit.methods.lora_edit.clips import clip_ranges
 from steadyedit.methods.lora_edit.masks import boxes, hard, silhouettes
 from steadyedit.methods.lora_edit.packing import latent_frames, packed, packed_single, pooled
-from steadyedit.methods.lora_edit.samples import frame_sample
+from steadyedit.methods.lora_edit.samples import frame_sample, mask_samples
 
 LENGTHS = (1, 5, 13, 49, 81)
 SIZES = {"landscape": (32, 48), "portrait": (48, 32)}
@@ -97,6 +97,27 @@ def test_the_condition_is_the_papers_to_the_bit(frames, orientation, soft, pooli
     assert len(vae.seen) == 1, "one encode of the whole pseudo-video"
     assert np.array_equal(vae.seen[0].numpy(), pixels)
     assert torch.equal(found.concat_latent_image, CountingVAE().encode(torch.from_numpy(pixels)))
+
+
+@pytest.mark.parametrize(("gray", "level"), [("mid-gray", 0.5), ("official", 128 / 255)])
+def test_the_gray_is_the_networks_zero_or_the_authors(gray, level):
+    """In clip and frame samples and in use alike; pictures of 8 bits hold the authors' exactly."""
+    video, mask = video_of(5, 32, 48), mask_of(5, 32, 48, False)
+    hidden, expected = mask > 0, torch.tensor(level)
+    clip, frame, used = CountingVAE(), CountingVAE(), CountingVAE()
+    mask_samples(clip.encode, video, mask, TEXT, keep="outside", gray=gray)
+    frame_sample(frame.encode, video[1:2], video[1:2], mask[1:2], TEXT, gray=gray)
+    c.condition(used.encode, video, c.generated(video, mask, "outside"), gray=gray)
+    for seen, region in ((clip.seen[0], hidden), (frame.seen[0], hidden[1:2]), (used.seen[0], hidden)):
+        assert (seen[region] == expected).all()
+    assert torch.equal(used.seen[0][~hidden], video[~hidden])
+    assert (expected * 255 == 128) == (gray == "official") and (expected * 2 - 1 == 0) == (gray == "mid-gray")
+
+
+def test_an_unknown_gray_is_refused():
+    video = video_of(5, 32, 48)
+    with pytest.raises(ValueError, match="gray: 'grey' is none of mid-gray, official"):
+        c.condition(CountingVAE().encode, video, c.generated(video, None, "nothing"), gray="grey")
 
 
 @pytest.mark.parametrize("frames", LENGTHS)

@@ -60,17 +60,18 @@ def encode(frames):
     return torch.stack([small[0], *later])[None, None].expand(-1, 16, -1, -1, -1)
 
 
-@pytest.mark.parametrize("pooling", ["any", "official"])
+@pytest.mark.parametrize(("pooling", "gray"), [("any", "mid-gray"), ("official", "official")])
 @pytest.mark.parametrize("family", ["Wan 2.1 I2V", "HunyuanVideo I2V v1"])
 @pytest.mark.parametrize("keep_what", ["outside, first frame", "outside", "first frame", "nothing", "everything"])
-def test_the_independent_packing_agrees_and_sees_each_fault(family, pooling, keep_what):
+def test_the_independent_packing_agrees_and_sees_each_fault(family, pooling, gray, keep_what):
     from steadyedit.methods.lora_edit.condition import condition, generated
 
     video, first = media.clip(FRAMES)[:, :, :160], torch.rand(1, 96, 160, 3)
     mask = (torch.rand(FRAMES, 96, 160, generator=torch.Generator().manual_seed(2)) > 0.999).float()
-    ours = condition(encode, video, generated(video, mask, keep_what), family=family, pooling=pooling, first=first)
+    ours = condition(encode, video, generated(video, mask, keep_what), family=family, pooling=pooling, gray=gray,
+                     first=first)
     kept = tensors_of(ours.onto([[torch.zeros(1, 2, 3), {}]]))
-    packed = independent_condition(encode, video, mask, first, keep_what, family, pooling)
+    packed = independent_condition(encode, video, mask, first, keep_what, family, pooling, gray)
     checks.packing(kept, packed)
     for place in ("0.1.concat_mask", "0.1.concat_latent_image"):
         for planted in (kept[place] + 1, kept[place][..., :1]):

@@ -14,6 +14,9 @@ KEEPS = ("outside, first frame", "outside", "first frame", "nothing", "everythin
 #: How a mask comes to the latent's size: any masked pixel counts, or the authors' nearest.
 POOLINGS = ("any", "official")
 
+#: What stands where the model generates: 0 in its -1 .. 1, as in Wan's own image-to-video, or the authors' 128 of 255.
+GRAYS = {"mid-gray": 0.5, "official": 128 / 255}
+
 #: Which Linear layers of the blocks: all as in the authors' code, or those that their paper names.
 TARGETS = ("attention and feed-forward", "attention only")
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .choices import HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
+from .choices import GRAYS, HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
 from .masks import hard
 from .packing import CELL, check_frames, latent_frames, packed, packed_single, pooled
 
-GRAY = 0.5
 #: The transformer's patches take 2x2 cells; HunyuanVideo 1.5's one cell of twice the side.
 SIDE = 2 * CELL
 
@@ -112,10 +111,10 @@ def generated(video: Tensor, mask: Tensor | None, keep: str, soft: bool = False,
     return generate
 
 
-def pseudo_video(video: Tensor, generate: Tensor) -> Tensor:
-    """V (1 - G) + 0.5 G: mid-gray, zero in -1 .. 1, where the model generates."""
+def pseudo_video(video: Tensor, generate: Tensor, gray: float) -> Tensor:
+    """V (1 - G) + gray G: one gray where the model generates."""
     wide = generate[..., None].to(video)
-    return video * (1 - wide) + GRAY * wide
+    return video * (1 - wide) + gray * wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +148,7 @@ def condition(
     *,
     family: str = WAN,
     pooling: str = "any",
+    gray: str = "mid-gray",
     first: Tensor | None = None,
     look: Callable[[Tensor], Any] | None = None,
 ) -> Condition:
@@ -160,6 +160,7 @@ def condition(
         generate: see ``generated``.
         family: of the model, see ``choices.FAMILIES``.
         pooling: see ``packing.pooled``.
+        gray: of the pseudo-video where the model generates, see ``choices.GRAYS``.
         first: edited first frame [1, height, width, 3], in the place of the clip's own.
         look: IMAGE of one frame -> CLIP vision's output; sees the first frame, the edited one where it is given.
 
@@ -170,6 +171,8 @@ def condition(
     check_video("video", video)
     if pooling not in POOLINGS:
         raise ValueError(f"pooling: {pooling!r} is none of {', '.join(POOLINGS)}.")
+    if gray not in GRAYS:
+        raise ValueError(f"gray: {gray!r} is none of {', '.join(GRAYS)}.")
     video = video[..., :3]
     if first is not None:
         if first.shape[0] != 1 or first.shape[1:3] != video.shape[1:3]:
@@ -178,7 +181,7 @@ def condition(
         video = torch.cat([first[..., :3].to(video), video[1:]])
     form = FORMS[family]
     generate = hard(generate) if form.hard else generate
-    masked = pseudo_video(video, generate)
+    masked = pseudo_video(video, generate, GRAYS[gray])
     if form.alone and len(video) > 1 and not generate[0].any() and bool((generate[1:] == 1).all()):
         masked = masked[:1]
     cells = pooled(generate, pooling, form.cell)

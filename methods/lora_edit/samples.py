@@ -58,6 +58,7 @@ def mask_samples(
     clip_length: int = 0,
     family: str = WAN,
     pooling: str = "any",
+    gray: str = "mid-gray",
     soft: bool = False,
     look: Callable[[Tensor], Any] | None = None,
     repeats: int = CLIP_REPEATS,
@@ -69,7 +70,7 @@ def mask_samples(
         video, mask, keep, soft: see ``condition.generated``.
         conditioning: of the clip's text.
         clip_length: frames of the low-cost clips, 0 for the whole clip; see ``clips.clip_ranges``.
-        family, pooling, look: see ``condition.condition``.
+        family, pooling, gray, look: see ``condition.condition``.
 
     Raises:
         ValueError: a size, length, mask or family that does not fit.
@@ -84,7 +85,7 @@ def mask_samples(
         if not hard(generate).any() and keep != "everything":
             # Nothing is masked in this stretch: there is nothing to learn from it.
             continue
-        found = condition(encode, part, generate, family=family, pooling=pooling, look=look)
+        found = condition(encode, part, generate, family=family, pooling=pooling, gray=gray, look=look)
         label = f"frames {span.start} to {span.stop - 1}"
         made.append(_sample(encode(part[..., :3]), found.onto(conditioning), repeats, label, family))
     return tuple(made)
@@ -119,6 +120,7 @@ def frame_sample(
     *,
     family: str = WAN,
     pooling: str = "any",
+    gray: str = "mid-gray",
     soft: bool = False,
     look: Callable[[Tensor], Any] | None = None,
     repeats: int = FRAME_REPEATS,
@@ -143,7 +145,7 @@ def frame_sample(
         raise ValueError(f"edited_frame: {len(edited)} of {edited.shape[2]}x{edited.shape[1]} pixels, but the original "
                          f"is 1 of {original.shape[2]}x{original.shape[1]}; give the same frame, edited.")
     generate = generated(original, mask, "nothing" if mask is None else "outside", soft)
-    found = condition(encode, original, generate, family=family, pooling=pooling, look=look)
+    found = condition(encode, original, generate, family=family, pooling=pooling, gray=gray, look=look)
     return _sample(encode(edited[..., :3]), found.onto(conditioning), repeats, label, family)
 
 

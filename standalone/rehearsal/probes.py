@@ -82,7 +82,7 @@ def add_probes(graph: Graph, folder: Path) -> Probes:
             probes.composites[key] = (kept[0], kept[1], adding.keep([key, 0]), reach)
         elif kind == CONDITION:
             conditions, packed = [adding.keep([key, 0]), adding.keep([key, 1])], adding.file()
-            names = ("vae", "video", "keep", "family", "pooling", "mask", "edited_first_frame")
+            names = ("vae", "video", "keep", "family", "pooling", "gray", "mask", "edited_first_frame")
             adding.put(PACKING, {**{name: inputs[name] for name in names if name in inputs}, "path": str(packed)})
             probes.conditions[key] = (conditions, packed)
     return probes

@@ -202,6 +202,21 @@ def test_samples_chain_and_cut():
         frame * (1 - mask(1)[..., None]) + 0.5 * mask(1)[..., None]))  # fmt: skip
 
 
+def test_the_authors_gray_goes_through_every_node():
+    hidden, lighter = mask()[..., None], 128 / 255
+    expected = VideoVAE().encode(video() * (1 - hidden) + lighter * hidden)
+    positive, _, _ = run("SteadyEditMaskCondition", positive=text(), negative=text(2), vae=VideoVAE(), video=video(),
+                         mask=mask(), keep="outside", gray="official")  # fmt: skip
+    (sample,) = sample_of(keep="outside", gray="official")
+    frame = video(1)
+    ((one,),) = run("SteadyEditFrameSample", positive=text(), vae=VideoVAE(), original_frame=frame, edited_frame=frame,
+                    mask=mask(1), gray="official")  # fmt: skip
+    for found in (positive, sample.conditioning):
+        assert torch.equal(found[0][1]["concat_latent_image"], expected)
+    assert torch.equal(one.conditioning[0][1]["concat_latent_image"], VideoVAE().encode(
+        frame * (1 - hidden[:1]) + lighter * hidden[:1]))  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["plain", "hunyuan", "hunyuan 1.5"])
 def test_a_trained_lora_goes_through_the_core_loaders(kind, tmp_path, monkeypatch):
     """Trained, saved and loaded by the host's own nodes: the same model; the input MODEL bit for bit as it was."""

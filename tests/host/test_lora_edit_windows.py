@@ -70,6 +70,8 @@ def test_windows_go_on_from_one_another_and_the_model_is_as_it_was():
     first, second = Both.seen[-2:]
     assert torch.equal(first[0], clip[0] * 0.5) and torch.equal(second[0], out[4])
     assert (second[1:, 8:20, 10:30] == 0.5).all() and torch.equal(second[1:, 24:], clip[5:, 24:])
+    edited(patcher, clip, length=5, gray="official")
+    assert (Both.seen[-1][1:, 8:20, 10:30] == torch.tensor(128 / 255)).all()
     assert (edited(patcher, clip, length=5, match_colour=True)[5:] - out[5:]).abs().max() > 1e-4
     assert_untouched(patcher, before, marks)
 

@@ -60,13 +60,13 @@ class RehearsalPacking:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         words: dict[str, Any] = {name: ("STRING", {}) for name in ("keep", "family", "pooling", "path")}
         return {"required": {"vae": ("VAE", {}), "video": ("IMAGE", {}), **words},
-                "optional": {"mask": ("MASK", {}), "edited_first_frame": ("IMAGE", {})}}
+                "optional": {"mask": ("MASK", {}), "edited_first_frame": ("IMAGE", {}), "gray": ("STRING", {})}}
 
     def pack(self, vae: Any, video: Any, keep: str, family: str, pooling: str, path: str, mask: Any = None,
-             edited_first_frame: Any = None) -> tuple:
+             edited_first_frame: Any = None, gray: str = "mid-gray") -> tuple:
         from .keep import keep as write
 
-        write(independent_condition(vae.encode, video, mask, edited_first_frame, keep, family, pooling), path)
+        write(independent_condition(vae.encode, video, mask, edited_first_frame, keep, family, pooling, gray), path)
         return ()
 
 

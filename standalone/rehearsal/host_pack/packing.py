@@ -32,7 +32,8 @@ def cells(made: Tensor, pooling: str) -> Tensor:
 
 
 def independent_condition(encode: Callable[[Tensor], Tensor], video: Tensor, mask: Tensor | None,
-                          first: Tensor | None, keep: str, family: str, pooling: str) -> dict[str, Tensor]:
+                          first: Tensor | None, keep: str, family: str, pooling: str,
+                          gray: str = "mid-gray") -> dict[str, Tensor]:
     """``concat_latent_image`` and ``concat_mask`` as Wan (four channels) and HunyuanVideo (one) read them.
 
     A latent frame k > 0 stands for the frames 4k-3 ... 4k, the first one for frame 0 alone.
@@ -41,12 +42,13 @@ def independent_condition(encode: Callable[[Tensor], Tensor], video: Tensor, mas
         encode: IMAGE [frames, height, width, 3] -> latents of the video VAE.
         video, first: the clip, and the edited first frame or None.
         mask: [frames or 1, height, width], 1 where to edit.
-        keep, family, pooling: as the node's widgets say it.
+        keep, family, pooling, gray: as the node's widgets say it.
     """
     video, made = video[..., :3].clone(), generated(video, mask, keep)
     if first is not None:
         video[0] = first[0, ..., :3]
-    gray = torch.where(made[..., None] > 0, torch.full_like(video, 0.5), video)
+    shade = 128 / 255 if gray == "official" else 0.5
+    shown = torch.where(made[..., None] > 0, torch.full_like(video, shade), video)
     small = cells(made, pooling)
     latents = (len(video) - 1) // FRAMES + 1
     wan = family.startswith("Wan")
@@ -57,5 +59,5 @@ def independent_condition(encode: Callable[[Tensor], Tensor], video: Tensor, mas
             channel = place if wan else 0
             packed[0, channel, latent] = torch.maximum(packed[0, channel, latent], small[frame])
     if not wan and len(video) > 1 and bool(made[1:].all()) and not made[0].any():
-        gray = gray[:1]  # HunyuanVideo was trained with zeros behind the first frame.
-    return {"concat_latent_image": encode(gray), "concat_mask": packed}
+        shown = shown[:1]  # HunyuanVideo was trained with zeros behind the first frame.
+    return {"concat_latent_image": encode(shown), "concat_mask": packed}
