@@ -27,8 +27,9 @@ class MaskLoRATrain(io.ComfyNode):
                 io.Model.Input("model", lazy=True, tooltip="Wan 2.1 I2V, an expert of Wan 2.2 I2V, HunyuanVideo I2V "
                                "v1, or HunyuanVideo 1.5."),
                 Samples.Input("samples", tooltip="From Mask Sample and Frame Sample."),
-                io.Int.Input("steps", default=100, min=1, max=100000, tooltip="Training steps; 100 in the paper, for "
-                             "each stage. Short clips need more: each is a sample of its own."),
+                io.Int.Input("steps", default=100, min=1, max=100000, tooltip="Training steps: 100 for the clip in the "
+                             "paper. A second stage, by the authors' code, takes 10 rounds of 1 + 9n for n edited "
+                             "frames: 100 for one, 190 for two. Short clips need more: each is a sample of its own."),
                 learning_rate_input(1e-4),
                 rank_input("; alpha is the same"),
                 io.Combo.Input("targets", options=list(TARGETS), tooltip="Which layers of the blocks: all, as in the "
