@@ -59,6 +59,7 @@ NOTES = (
     "Rivals train for as many steps as both stages together, at stage 1's learning rate and with its loss.",
     "per-frame, rave and flickering have one model, which a clip trains once for all of them; flickering has an "
     "ancestral sampler, each frame with noise of its own, whose share bench flickering chose.",
+    "tune-a-video is inspired by that method: the table's steps of tuning, and norms per frame.",
     "At --steps S all of DAPE's and the rivals' steps are times S and learning rates divided by S.",
     "Under rave training and inversion go frame by frame without ControlNet; sampling is in grids with it.",
 )

@@ -276,5 +276,7 @@ INSTRUCT = Kind(
            "before and after the edit instead of the instruction, and tune and invert by themselves: as in bench ei2, "
            "at its steps and guidance, fewer than published. video-p2p, where the caption has a word for the edit, is "
            "inspired by that method (benchmarks/ei2/prompt_rivals.py says what differs). Their seconds a frame are "
-           "without the tuning."),
+           "without the tuning. tune-a-video is inspired by that method, too: with norms per frame.",
+           "tokenflow is inspired by that method: a keyframe in four frames and 10 steps for its code's eight and 50, "
+           "on the instruction editor and its inversion."),
 )  # fmt: skip

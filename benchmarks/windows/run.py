@@ -69,6 +69,7 @@ NOTES = (
     "later frame. The whole clip's is measured at the joins of the overlapping windows.",
     "EI2, or Tune-A-Video, is tuned on the clip's first window; the inversion is frame by frame, by the model before "
     "tuning, so that all methods begin alike.",
+    "tune-a-video and tokenflow are inspired by those methods: norms per frame; a keyframe in four; the table's steps.",
 )
 
 
