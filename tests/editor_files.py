@@ -43,7 +43,8 @@ def carry_values(name: str) -> Path:
     graph = json.loads(path.read_text(encoding="utf-8"))
     held = subgraph_nodes(graph)
     nodes = {str(node["id"]): node for part in [graph, *(inside for _, inside in held)] for node in part["nodes"]}
-    for key, node in json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8")).items():
+    api = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for key, node in api.items():
         widgets = nodes[key].get("widgets_values_named", {})
         for field, value in node["inputs"].items():
             if isinstance(value, list):
@@ -58,6 +59,8 @@ def carry_values(name: str) -> Path:
         named, shown = host.get("widgets_values_named", {}), shown_inputs(inside)
         for label in named:
             key, field = shown[label][0]
+            if key not in api:
+                continue  # The host's SAM 3 nodes, which the API form has not.
             named[label] = nodes[key]["widgets_values_named"][field]
         host["widgets_values"] = list(named.values())
     return write(path, graph)
