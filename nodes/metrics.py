@@ -67,6 +67,10 @@ class ClipMetrics(io.ComfyNode):
                                   f"Unconnected: {ESTIMATED}."),
                 io.Image.Input("first_frame", optional=True, tooltip="The edited first frame that the clip was made "
                                "from, for LoRA-Edit's CLIP Score. Needs clip_vision."),
+                io.Combo.Input("warping_error", options=["pooled", "lai"], default="pooled", optional=True,
+                               tooltip="pooled: the mean over all trusted points of the clip. lai: as Lai et al. "
+                               "define it, without the points at motion boundaries, by pair of frames, then over the "
+                               "pairs."),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="One value a line."),
@@ -76,7 +80,7 @@ class ClipMetrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, source=None, mask=None, prompt="", clip=None, clip_vision=None,
-                optical_flow=None, first_frame=None) -> io.NodeOutput:
+                optical_flow=None, first_frame=None, warping_error="pooled") -> io.NodeOutput:
         import torch
         from comfy_api.latest import ui
 
@@ -109,7 +113,7 @@ class ClipMetrics(io.ComfyNode):
         bar = backend.progress(max(1, len(frames) - 1), "flow")
         done = iter(range(1, len(frames)))
         flow, valid = flows_of(frames if source is None else source, pair, lambda: bar.update(next(done)))
-        values |= along_flow(frames, flow, valid)
+        values |= along_flow(frames, flow, valid, warping_error)
         if outside is not None:
             values["PSNR outside the mask"] = psnr(frames, source, outside)
         of = f"{name}, of the {'edited clip' if source is None else 'source'}"

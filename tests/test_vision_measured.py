@@ -54,6 +54,15 @@ def test_a_flickering_edit_is_told_from_a_steady_one(node, clip):
     assert kept["flow"].endswith("of the source")
 
 
+def test_warping_error_as_lai_et_al_define_it(node, clip):
+    found = values(node, clip.frames, warping_error="lai")
+    there = estimate_flow(clip.frames)
+    valid = consistent(there, estimate_flow(clip.frames.flip(0)).flip(0))
+    expected = metrics.warp_error(clip.frames, there, valid, "lai")
+    assert found["Warping Error (Lai et al.)"] == pytest.approx(expected, rel=NETWORK)
+    assert "Warping Error" not in found and expected != metrics.warp_error(clip.frames, there, valid)
+
+
 def test_what_was_to_stay(node, clip):
     edited = torch.where(clip.masks[0][..., None] > 0, 1 - clip.frames, clip.frames + 0.01)
     found = values(node, edited, source=clip.frames, mask=(clip.masks[0] > 0).float())

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 PairFlow = Callable[["Tensor", "Tensor"], "Tensor"]
 #: What papers print in units of 1e-2, said so behind the value. DAPE's tables head the two errors so, too, and no other
 #: scale fits: 8.71 stands beside 21.94 dB, where 100 * 10^(-21.94 / 20) = 8.0 and 255 * 10^(-21.94 / 20) = 20.4.
-PUBLISHED = ("CLIP-Frame", "CLIP-Text", "Interpolation Error", "Warping Error")
+PUBLISHED = ("CLIP-Frame", "CLIP-Text", "Interpolation Error", "Warping Error", "Warping Error (Lai et al.)")
+#: What the Warping Error of each definition is called.
+WARPING: dict[metrics.Warping, str] = {"pooled": "Warping Error", "lai": "Warping Error (Lai et al.)"}
 #: How a reader sees each value.
 LOOKS = {
     "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
-    "Warping Error": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f", "PSNR outside the mask": ".2f",
+    "Warping Error": ".6f", "Warping Error (Lai et al.)": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f",
+    "PSNR outside the mask": ".2f",
 }  # fmt: skip
 DECIBEL = ("Interpolation PSNR", "PSNR outside the mask")
 
@@ -67,11 +70,12 @@ def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambd
     return forward, consistent(forward, torch.stack(back))
 
 
-def along_flow(frames: Tensor, flow: Tensor, valid: Tensor) -> dict[str, float | None]:
+def along_flow(frames: Tensor, flow: Tensor, valid: Tensor, warping: metrics.Warping = "pooled"
+               ) -> dict[str, float | None]:  # fmt: skip
     """Interpolation Error and PSNR, and Warping Error, of ``metrics``."""
     error, psnr = metrics.interpolation(frames, flow, valid) or (None, None)
     return {"Interpolation Error": error, "Interpolation PSNR": psnr,
-            "Warping Error": metrics.warp_error(frames, flow, valid)}  # fmt: skip
+            WARPING[warping]: metrics.warp_error(frames, flow, valid, warping)}  # fmt: skip
 
 
 def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None,

@@ -8,15 +8,17 @@ clip; None where it has no meaning (a single frame has no motion).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from .flow import estimate_flow, warp
+from .flow import estimate_flow, motion_boundary, warp
 
+#: How ``warp_error`` averages.
+Warping = Literal["pooled", "lai"]
 # 100 dB: a difference below what float32 holds; JSON has no infinity.
 _LEAST_MSE = 1e-10
 
@@ -77,12 +79,26 @@ def flicker(frames: Tensor, truth: Tensor, flow: Tensor, valid: Tensor) -> float
     return _along(frames - truth, flow, valid, torch.abs)
 
 
-def warp_error(frames: Tensor, flow: Tensor, valid: Tensor) -> float | None:
-    """Mean of (frames_t+1(x + flow_t(x)) - frames_t(x))^2 over valid x, t and channels.
+def warp_error(frames: Tensor, flow: Tensor, valid: Tensor, definition: Warping = "pooled") -> float | None:
+    """Mean squared change along the flow. The usual measure; it rewards blur and stillness, which ``flicker`` does not.
 
-    The usual measure; it rewards blur and stillness, which ``flicker`` does not.
+    "pooled": the mean of (frames_t+1(x + flow_t(x)) - frames_t(x))^2 over valid x, t and channels. "lai": that of each
+    pair of frames over valid x that are at no motion boundary, and channels, then the mean over the pairs which have
+    such points (Lai et al. 2018, "Learning blind video temporal consistency"; their formula sums over the channels,
+    their code and this one take the mean).
+
+    Args:
+        flow, valid: as in ``flicker``.
+
+    Returns:
+        None where no pair has a point.
     """
-    return _along(frames, flow, valid, torch.square)
+    if definition == "pooled":
+        return _along(frames, flow, valid, torch.square)
+    valid = valid.bool() & ~motion_boundary(flow)
+    pairs = (_along(frames[t : t + 2], flow[t : t + 1], valid[t : t + 1], torch.square) for t in range(len(flow)))
+    errors = [error for error in pairs if error is not None]
+    return sum(errors) / len(errors) if errors else None
 
 
 def _along(clip: Tensor, flow: Tensor, valid: Tensor, size: Any) -> float | None:
