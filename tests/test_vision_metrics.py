@@ -110,6 +110,24 @@ def test_warp_error_against_plain_loops(clip):
     assert metrics.warp_error(frames, flow, valid & False, "lai") is None
 
 
+@pytest.mark.parametrize("count", [3, 6, 7])
+def test_network_interpolation_against_a_plain_loop(count):
+    """Of six frames the last has no right neighbour, so that 1 and 3 are predicted."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(count, 5, 6, 3, generator=generator)
+    numbers = {3: (1,), 6: (1, 3), 7: (1, 3, 5)}[count]
+    predicted = torch.rand(len(numbers), 5, 6, 3, generator=generator) * 0.5
+    errors = []
+    for one, number in zip(predicted.flatten(1).tolist(), numbers, strict=True):
+        true = frames[number].flatten().tolist()
+        errors.append(math.sqrt(sum((a - b) ** 2 for a, b in zip(one, true, strict=True)) / len(true)))
+    error, psnr = metrics.network_interpolation(frames, predicted)
+    assert error == pytest.approx(sum(errors) / len(errors), rel=FLOAT64_CHAIN)
+    assert psnr == pytest.approx(sum(-20 * math.log10(e) for e in errors) / len(errors), rel=FLOAT64_CHAIN)
+    assert metrics.network_interpolation(frames, frames[1:-1:2])[1] == 100
+    assert metrics.network_interpolation(frames[:2], frames[:0]) is None
+
+
 def test_flicker_sees_flicker_and_not_a_steady_error(clip):
     steady = clip.frames + 0.2
     alternating = clip.frames + torch.tensor([0.1, -0.1, 0.1, -0.1, 0.1])[:, None, None, None]

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 PairFlow = Callable[["Tensor", "Tensor"], "Tensor"]
 #: What papers print in units of 1e-2, said so behind the value. DAPE's tables head the two errors so, too, and no other
 #: scale fits: 8.71 stands beside 21.94 dB, where 100 * 10^(-21.94 / 20) = 8.0 and 255 * 10^(-21.94 / 20) = 20.4.
-PUBLISHED = ("CLIP-Frame", "CLIP-Text", "Interpolation Error", "Warping Error", "Warping Error (Lai et al.)")
+PUBLISHED = ("CLIP-Frame", "CLIP-Text", "Interpolation Error (flow)", "Interpolation Error (network)", "Warping Error",
+             "Warping Error (Lai et al.)")  # fmt: skip
 #: What the Warping Error of each definition is called.
 WARPING: dict[metrics.Warping, str] = {"pooled": "Warping Error", "lai": "Warping Error (Lai et al.)"}
 #: How a reader sees each value.
 LOOKS = {
-    "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
+    "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error (flow)": ".5f", "Interpolation PSNR (flow)": ".2f",
+    "Interpolation Error (network)": ".5f", "Interpolation PSNR (network)": ".2f",
     "Warping Error": ".6f", "Warping Error (Lai et al.)": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f",
     "PSNR outside the mask": ".2f",
 }  # fmt: skip
-DECIBEL = ("Interpolation PSNR", "PSNR outside the mask")
+DECIBEL = ("Interpolation PSNR (flow)", "Interpolation PSNR (network)", "PSNR outside the mask")
 
 
 @dataclass
@@ -74,8 +76,14 @@ def along_flow(frames: Tensor, flow: Tensor, valid: Tensor, warping: metrics.War
                ) -> dict[str, float | None]:  # fmt: skip
     """Interpolation Error and PSNR, and Warping Error, of ``metrics``."""
     error, psnr = metrics.interpolation(frames, flow, valid) or (None, None)
-    return {"Interpolation Error": error, "Interpolation PSNR": psnr,
+    return {"Interpolation Error (flow)": error, "Interpolation PSNR (flow)": psnr,
             WARPING[warping]: metrics.warp_error(frames, flow, valid, warping)}  # fmt: skip
+
+
+def by_network(frames: Tensor, predicted: Tensor) -> dict[str, float | None]:
+    """Interpolation Error and PSNR of an interpolating network, of ``metrics``."""
+    error, psnr = metrics.network_interpolation(frames, predicted) or (None, None)
+    return {"Interpolation Error (network)": error, "Interpolation PSNR (network)": psnr}
 
 
 def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None,

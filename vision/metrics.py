@@ -119,7 +119,7 @@ def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, f
         PSNR_t = -20 log10 IE_t,   at most 100 dB;
 
     both are means over t. The interpolator is the flow that is given; a published number is
-    that of a network which interpolates.
+    that of a network which interpolates, ``network_interpolation``.
 
     Args:
         flow, valid: as in ``flicker``.
@@ -139,9 +139,27 @@ def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, f
         middle, last = warp(frames[after][None], first)[0], warp(frames[after + 1][None], onwards)[0]
         squared = ((frames[before] + last) / 2 - middle).square().mean(-1)
         errors.append(((weight * squared).sum() / weight.sum()).double())
-    if not errors:
-        return None
-    mse = torch.stack(errors)
+    return _error_and_psnr(torch.stack(errors)) if errors else None
+
+
+def network_interpolation(frames: Tensor, predicted: Tensor) -> tuple[float, float] | None:
+    """Interpolation Error and Interpolation PSNR (dB) of an interpolating network, as published (Jiang et al. 2018).
+
+    IE_t and PSNR_t as in ``interpolation``, of frames_t and its prediction over all pixels; both are means over
+    t = 1, 3, 5, ..., the frames between two that the network saw.
+
+    Args:
+        predicted: [(F - 1) // 2, H, W, 3], frames 1, 3, 5, ... from their two neighbours.
+
+    Returns:
+        None for fewer than three frames.
+    """
+    true = frames[1:-1:2].double()
+    return _error_and_psnr((predicted.double() - true).square().mean((1, 2, 3))) if len(true) else None
+
+
+def _error_and_psnr(mse: Tensor) -> tuple[float, float]:
+    """Means over frames, of each one's mean squared error."""
     return float(mse.sqrt().mean()), float((-10 * torch.log10(mse.clamp(min=_LEAST_MSE))).mean())
 
 
