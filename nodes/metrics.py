@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CATEGORY = "SteadyEdit/video"
 #: The host's own type, by name: hosts before it had one do not know the class.
 OpticalFlow = io.Custom("OPTICAL_FLOW")
+InterpolationModel = io.Custom("INTERP_MODEL")
+#: Smallest side of frames that RIFE and FILM take: they halve it six times.
+LEAST_INTERPOLATED = 64
 ESTIMATED = "iterative Lucas-Kanade (scikit-image)"
 
 
@@ -40,6 +43,32 @@ def pair_flow(optical_flow: Any) -> tuple[PairFlow, str]:
     comfy.model_management.load_model_gpu(optical_flow)
     network, device = optical_flow.model, optical_flow.load_device
     return (lambda first, second: raft_flow(network, first.to(device), second.to(device))), type(network).__name__
+
+
+def check_interpolation(model: Any, frames: Tensor) -> None:
+    """Raise one sentence unless it is None or what the host's FrameInterpolationModelLoader gives, and can run here."""
+    if model is None:
+        return
+    if not (hasattr(getattr(model, "model", None), "extract_features") and hasattr(model, "load_device")):
+        raise TypeError("interpolation_model: expected a loaded interpolation network, but got "
+                        f"{type(model).__name__}; connect Load Frame Interpolation Model.")
+    try:
+        import comfy_extras.nodes_frame_interpolation  # noqa: F401
+    except ImportError:
+        raise ValueError("interpolation_model: needs a ComfyUI that has Run Frame Interpolation Model, which this one "
+                         "has not; update it, or leave the input unconnected.") from None
+    if min(frames.shape[1:3]) < LEAST_INTERPOLATED:
+        raise ValueError(f"images: are {frames.shape[2]}x{frames.shape[1]}, too small for interpolation_model; use "
+                         f"frames of at least {LEAST_INTERPOLATED}x{LEAST_INTERPOLATED} pixels.")
+
+
+def predict_between(model: Any, frames: Tensor) -> Tensor:
+    """Frames 1, 3, 5, ..., each from its two neighbours, by the host's own node: [(F - 1) // 2, H, W, 3]."""
+    from comfy_extras.nodes_frame_interpolation import FrameInterpolate
+
+    if len(frames) < 3:
+        return frames[:0]
+    return FrameInterpolate.execute(model, frames[::2], 2).result[0][1::2].to(frames)
 
 
 class ClipMetrics(io.ComfyNode):
@@ -67,6 +96,13 @@ class ClipMetrics(io.ComfyNode):
                                   f"Unconnected: {ESTIMATED}."),
                 io.Image.Input("first_frame", optional=True, tooltip="The edited first frame that the clip was made "
                                "from, for LoRA-Edit's CLIP Score. Needs clip_vision."),
+                io.Combo.Input("warping_error", options=["pooled", "lai"], default="pooled", optional=True,
+                               tooltip="pooled: the mean over all trusted points of the clip. lai: as Lai et al. "
+                               "define it, without the points at motion boundaries, by pair of frames, then over the "
+                               "pairs."),
+                InterpolationModel.Input("interpolation_model", optional=True, tooltip="From Load Frame Interpolation "
+                                         "Model (RIFE, FILM), in hosts that have it: predicts frames 1, 3, 5, ... from "
+                                         "their neighbours, for Interpolation Error (network)."),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="One value a line."),
@@ -76,12 +112,13 @@ class ClipMetrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, source=None, mask=None, prompt="", clip=None, clip_vision=None,
-                optical_flow=None, first_frame=None) -> io.NodeOutput:
+                optical_flow=None, first_frame=None, warping_error="pooled",
+                interpolation_model=None) -> io.NodeOutput:
         import torch
         from comfy_api.latest import ui
 
         from .. import backends
-        from ..vision.measured import Measured, along_flow, by_clip, flows_of
+        from ..vision.measured import Measured, along_flow, by_clip, by_network, flows_of
         from ..vision.metrics import psnr
 
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
@@ -92,6 +129,7 @@ class ClipMetrics(io.ComfyNode):
             raise ValueError("clip_vision: is not connected, but first_frame is; CLIP Score needs it.")
         first_frame = None if first_frame is None else clip_of(first_frame, "first_frame")[:1]
         check_flow(optical_flow)
+        check_interpolation(interpolation_model, frames)
         backend = backends.current()
         values: dict[str, Any] = {}
         text = _text(backend, clip, clip_vision, prompt)
@@ -109,13 +147,17 @@ class ClipMetrics(io.ComfyNode):
         bar = backend.progress(max(1, len(frames) - 1), "flow")
         done = iter(range(1, len(frames)))
         flow, valid = flows_of(frames if source is None else source, pair, lambda: bar.update(next(done)))
-        values |= along_flow(frames, flow, valid)
+        values |= along_flow(frames, flow, valid, warping_error)
+        network = None
+        if interpolation_model is not None:
+            values |= by_network(frames, predict_between(interpolation_model, frames))
+            network = f"{type(interpolation_model.model).__name__}, frames 1, 3, 5, ... from both neighbours"
         if outside is not None:
             values["PSNR outside the mask"] = psnr(frames, source, outside)
         of = f"{name}, of the {'edited clip' if source is None else 'source'}"
         trusted = f"{valid.float().mean():.0%}" if len(flow) else None
-        found = Measured(values, {"flow": of, "interpolator": "that flow, from both neighbours",
-                                  "flow trusted at": trusted, "frames": len(frames),
+        found = Measured(values, {"flow": of, "interpolator (flow)": "that flow, from both neighbours",
+                                  "interpolator (network)": network, "flow trusted at": trusted, "frames": len(frames),
                                   "cut to 0..1": " and ".join(cut) or None})  # fmt: skip
         return io.NodeOutput(found.lines(), found.json(), ui=ui.PreviewText(found.lines()))
 

@@ -98,7 +98,8 @@ BY_NODE = {
                                          soft_mask="soft mask edge", advanced="refinement reading ramp_steps "
                                          "soft_mask"),
     "SteadyEditClipMetrics": words("measure video", "video quality", "measure flicker", "temporal consistency",
-                                   "clip score", "compare videos", "psnr", "warp error", "edit quality"),
+                                   "clip score", "compare videos", "psnr", "warp error", "edit quality",
+                                   warping_error="warping error", advanced="warping_error"),
     "SteadyEditQualityScore": words("image quality", "deqa", "aesthetic score", "rate video", "video quality",
                                     "quality assessment", stride="take every ... frame", advanced="precision"),
     "SteadyEditCompare": words("before after", "before and after", "compare videos", "video compare", "wipe",

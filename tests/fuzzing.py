@@ -118,6 +118,7 @@ class Values:
             "VIDEO": lambda: self.video(tensor(draw, (frames, side, side, 3)), draw.choice([Fraction(8), Fraction(1)])),
             "AUDIO": lambda: {"waveform": torch.rand(1, 2, 800), "sample_rate": 8000},
             "OPTICAL_FLOW": lambda: None,
+            "INTERP_MODEL": lambda: None,
             "BOUNDING_BOX": lambda: draw.choice([
                 [], [[]], [[{"x": 2, "y": 2, "width": 9, "height": 9}]], [{"x": 0, "y": 0, "width": 0, "height": -1}],
                 [[{"x": float("nan"), "y": 0, "width": 9, "height": 9}]], [[{"left": 1}]], "boxes"]),
@@ -148,7 +149,7 @@ class Values:
         given = {}
         for part in node.GET_SCHEMA().inputs:
             optional = bool(getattr(part, "optional", False))
-            if optional and draw.random() < 0.5 or kind_of(part) == "OPTICAL_FLOW":
+            if optional and draw.random() < 0.5 or kind_of(part) in ("OPTICAL_FLOW", "INTERP_MODEL"):
                 continue
             given[part.id] = widget(draw, part) if kind_of(part) in WIDGETS else self.of(draw, kind_of(part))
         return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from steadyedit.vision.flow import consistent, estimate_flow, raft_flow, warp
+from steadyedit.vision.flow import consistent, estimate_flow, motion_boundary, raft_flow, warp
 from tolerances import FLOAT32
 
 
@@ -77,3 +77,15 @@ def test_points_are_trusted_where_both_flows_agree_and_end_on_the_picture():
     expected = torch.ones(1, 8, 20, dtype=torch.bool)
     expected[:, :, 7:10] = expected[:, :, 17:] = False
     assert torch.equal(found, expected)
+
+
+def test_motion_boundaries():
+    """Beside a step of the flow, above a threshold that grows with the motion."""
+    flow = torch.zeros(2, 6, 8, 2)
+    flow[0, 3, 3, 0] = 0.05  # 0.05^2 to the left and above, twice that itself
+    flow[0, 1, 6, 1] = 0.04  # 2 x 0.04^2 itself, too little to the left and above
+    flow[1, ..., 0] = 10
+    flow[1, 3, 3, 1] = 0.9  # 2 x 0.9^2 itself, above 0.01 x 10^2; 0.9^2 is below it
+    expected = torch.zeros(2, 6, 8, dtype=torch.bool)
+    expected[0, 3, 3] = expected[0, 3, 2] = expected[0, 2, 3] = expected[0, 1, 6] = expected[1, 3, 3] = True
+    assert torch.equal(motion_boundary(flow), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_a_clip_alone(node, clip):
     valid = consistent(there, estimate_flow(clip.frames.flip(0)).flip(0))
     assert found["Warping Error"] == pytest.approx(metrics.warp_error(clip.frames, there, valid), rel=NETWORK)
     error = metrics.interpolation(clip.frames, there, valid)[0]
-    assert found["Interpolation Error"] == pytest.approx(error, rel=NETWORK)
+    assert found["Interpolation Error (flow)"] == pytest.approx(error, rel=NETWORK)
     assert found["flow"] == "iterative Lucas-Kanade (scikit-image), of the edited clip" and found["frames"] == 4
     assert not {"CLIP-Frame", "PSNR outside the mask"} & set(found)
 
@@ -50,8 +51,18 @@ def test_a_flickering_edit_is_told_from_a_steady_one(node, clip):
     steady = clip.frames * 0.8
     flickering = clip.frames * torch.tensor([0.8, 0.7, 0.8, 0.7])[:, None, None, None]
     kept, lost = (values(node, frames, source=clip.frames) for frames in (steady, flickering))
-    assert lost["Warping Error"] > 3 * kept["Warping Error"] and lost["Interpolation PSNR"] < kept["Interpolation PSNR"]
+    assert lost["Warping Error"] > 3 * kept["Warping Error"]
+    assert lost["Interpolation PSNR (flow)"] < kept["Interpolation PSNR (flow)"]
     assert kept["flow"].endswith("of the source")
+
+
+def test_warping_error_as_lai_et_al_define_it(node, clip):
+    found = values(node, clip.frames, warping_error="lai")
+    there = estimate_flow(clip.frames)
+    valid = consistent(there, estimate_flow(clip.frames.flip(0)).flip(0))
+    expected = metrics.warp_error(clip.frames, there, valid, "lai")
+    assert found["Warping Error (Lai et al.)"] == pytest.approx(expected, rel=NETWORK)
+    assert "Warping Error" not in found and expected != metrics.warp_error(clip.frames, there, valid)
 
 
 def test_what_was_to_stay(node, clip):
@@ -84,7 +95,7 @@ def test_clip_score_is_of_the_edited_first_frame(node, clip):
 
 def test_a_single_frame_has_no_motion(node, clip):
     found = values(node, clip.frames[:1])
-    assert found["Warping Error"] is None and found["Interpolation PSNR"] is None
+    assert found["Warping Error"] is None and found["Interpolation PSNR (flow)"] is None
 
 
 @pytest.mark.parametrize(("more", "sentence"), [
@@ -129,7 +140,18 @@ def test_a_flow_that_is_none(node, clip):
         node.execute(clip.frames, optical_flow="raft")
 
 
+@pytest.mark.parametrize(("given", "error", "sentence"), [
+    ("rife", TypeError, "expected a loaded interpolation network, but got str; connect Load Frame Interpolation Model"),
+    (SimpleNamespace(load_device="cpu", model=SimpleNamespace(extract_features=None)), ValueError,
+     "needs a ComfyUI that has Run Frame Interpolation Model, which this one has not"),
+])  # fmt: skip
+def test_an_interpolation_model_that_cannot_run(node, clip, given, error, sentence):
+    with pytest.raises(error, match=f"^interpolation_model: {sentence}"):
+        node.execute(clip.frames, interpolation_model=given)
+
+
 def test_a_reader_sees_the_scale_of_the_papers_beside_ours():
-    lines = Measured({"CLIP-Frame": 0.95123, "Interpolation Error": 0.0331, "Warping Error": 0.002}).lines().split("\n")
-    assert lines == ["CLIP-Frame: 0.9512 (in papers 95.12)", "Interpolation Error: 0.03310 (in papers 8.44 of 255)",
-                     "Warping Error: 0.002000"]  # fmt: skip
+    found = Measured({"CLIP-Frame": 0.95123, "Interpolation Error (flow)": 0.0331, "Warping Error": 0.002})
+    assert found.lines().split("\n") == ["CLIP-Frame: 0.9512 (in papers 95.12)",
+                                        "Interpolation Error (flow): 0.03310 (in papers 3.31)",
+                                        "Warping Error: 0.002000 (in papers 0.20)"]  # fmt: skip

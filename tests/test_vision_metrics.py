@@ -64,6 +64,70 @@ def test_flicker_against_a_plain_loop(clip):
     assert metrics.flicker(frames, clip.frames, flow, valid) == pytest.approx(total / count, rel=NETWORK)
 
 
+def warp_error_by_loops(frames, flow, valid, boundaries):
+    """Per pair of frames: the sum of squares over points and channels, and the number of both."""
+    sums: list[tuple[float, int]] = []
+    frames, flow, valid = (part.double().tolist() for part in (frames, flow, valid))
+    for t in range(len(flow)):
+        total, count = 0.0, 0
+        for y in range(64):
+            for x in range(64):
+                u, v = flow[t][y][x]
+                right, below = flow[t][y][min(x + 1, 63)], flow[t][min(y + 1, 63)][x]
+                gradient = sum((near[0] - u) ** 2 + (near[1] - v) ** 2 for near in (right, below))
+                if not valid[t][y][x] or (boundaries and gradient > 0.01 * (u * u + v * v) + 0.002):
+                    continue
+                for channel in range(3):
+                    change = frames[t + 1][y + int(v)][x + int(u)][channel] - frames[t][y][x][channel]
+                    total, count = total + change**2, count + 1
+        sums.append((total, count))
+    return sums
+
+
+def test_warp_error_against_plain_loops(clip):
+    """Noise that grows from frame to frame and on the object; whole steps, so that nothing is interpolated."""
+    noise = torch.randn(clip.frames.shape, generator=torch.Generator().manual_seed(1))
+    noise *= 1 + 4 * clip.masks[0][..., None]
+    frames = (clip.frames + 0.02 * torch.arange(1, 6)[:, None, None, None] * noise).clamp(0, 1)
+    flow, y, x = clip.flow.round(), torch.arange(64)[:, None], torch.arange(64)
+    to_x, to_y = x + flow[..., 0], y + flow[..., 1]
+    valid = clip.flow_valid.bool() & (to_x >= 0) & (to_x < 64) & (to_y >= 0) & (to_y < 64)
+    valid[0, :, ::2] = valid[0, ::2] = valid[3, :20] = False  # pairs with unlike numbers of points
+    sums = warp_error_by_loops(frames, flow, valid, boundaries=False)
+    pooled = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    inner = warp_error_by_loops(frames, flow, valid, boundaries=True)
+    by_pair = sum(total / count for total, count in inner) / len(inner)
+    assert metrics.warp_error(frames, flow, valid) == pytest.approx(pooled, rel=NETWORK)
+    assert metrics.warp_error(frames, flow, valid, "lai") == pytest.approx(by_pair, rel=NETWORK)
+    assert min(pooled, by_pair) > 0.01 and abs(pooled - by_pair) > 100 * NETWORK * pooled
+    assert all(0 < fewer < count for (_, count), (_, fewer) in zip(sums[1:], inner[1:], strict=True))  # 0: at rest
+    # The boundaries alone, at equal weights of the pairs, move it too.
+    assert abs(by_pair - sum(total / count for total, count in sums) / len(sums)) > 100 * NETWORK * by_pair
+    valid[1:3] = False
+    pairs = [inner[0], inner[3]]
+    expected = sum(total / count for total, count in pairs) / 2
+    assert metrics.warp_error(frames, flow, valid, "lai") == pytest.approx(expected, rel=NETWORK)
+    assert metrics.warp_error(frames, flow, valid & False, "lai") is None
+
+
+@pytest.mark.parametrize("count", [3, 6, 7])
+def test_network_interpolation_against_a_plain_loop(count):
+    """Of six frames the last has no right neighbour, so that 1 and 3 are predicted."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(count, 5, 6, 3, generator=generator)
+    numbers = {3: (1,), 6: (1, 3), 7: (1, 3, 5)}[count]
+    predicted = torch.rand(len(numbers), 5, 6, 3, generator=generator) * 0.5
+    errors = []
+    for one, number in zip(predicted.flatten(1).tolist(), numbers, strict=True):
+        true = frames[number].flatten().tolist()
+        errors.append(math.sqrt(sum((a - b) ** 2 for a, b in zip(one, true, strict=True)) / len(true)))
+    error, psnr = metrics.network_interpolation(frames, predicted)
+    assert error == pytest.approx(sum(errors) / len(errors), rel=FLOAT64_CHAIN)
+    assert psnr == pytest.approx(sum(-20 * math.log10(e) for e in errors) / len(errors), rel=FLOAT64_CHAIN)
+    assert metrics.network_interpolation(frames, frames[1:-1:2])[1] == 100
+    assert metrics.network_interpolation(frames[:2], frames[:0]) is None
+
+
 def test_flicker_sees_flicker_and_not_a_steady_error(clip):
     steady = clip.frames + 0.2
     alternating = clip.frames + torch.tensor([0.1, -0.1, 0.1, -0.1, 0.1])[:, None, None, None]

@@ -120,3 +120,21 @@ def consistent(forward: Tensor, backward: Tensor) -> Tensor:
     x = torch.arange(width, device=forward.device) + forward[..., 0]
     y = torch.arange(height, device=forward.device)[:, None] + forward[..., 1]
     return near & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def motion_boundary(flow: Tensor) -> Tensor:
+    """Points at which a flow changes abruptly, as it does around what moves, where estimates are least to be trusted.
+
+    |grad u|^2 + |grad v|^2 > 0.01 |flow|^2 + 0.002 for flow = (u, v) (Sundaram, Brox, Keutzer 2010), gradients by
+    differences to the right and below, 0 beyond the last column and row.
+
+    Args:
+        flow: [N, H, W, 2].
+
+    Returns:
+        bool [N, H, W].
+    """
+    gradient = torch.zeros_like(flow[..., 0])
+    gradient[:, :, :-1] += flow.diff(dim=2).square().sum(-1)
+    gradient[:, :-1] += flow.diff(dim=1).square().sum(-1)
+    return gradient > 0.01 * flow.square().sum(-1) + 0.002

@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 #: Of two frames [H, W, 3]: the flow [H, W, 2] from the first to the second.
 PairFlow = Callable[["Tensor", "Tensor"], "Tensor"]
-#: How papers write some of them, said behind the value: times 100, or in 8-bit levels.
-PUBLISHED = {"CLIP-Frame": (100, ".2f", ""), "CLIP-Text": (100, ".2f", ""),
-             "Interpolation Error": (255, ".2f", " of 255")}  # fmt: skip
+#: What papers print in units of 1e-2, said so behind the value. DAPE's tables head the two errors so, too, and no other
+#: scale fits: 8.71 stands beside 21.94 dB, where 100 * 10^(-21.94 / 20) = 8.0 and 255 * 10^(-21.94 / 20) = 20.4.
+PUBLISHED = ("CLIP-Frame", "CLIP-Text", "Interpolation Error (flow)", "Interpolation Error (network)", "Warping Error",
+             "Warping Error (Lai et al.)")  # fmt: skip
+#: What the Warping Error of each definition is called.
+WARPING: dict[metrics.Warping, str] = {"pooled": "Warping Error", "lai": "Warping Error (Lai et al.)"}
 #: How a reader sees each value.
 LOOKS = {
-    "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error": ".5f", "Interpolation PSNR": ".2f",
-    "Warping Error": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f", "PSNR outside the mask": ".2f",
+    "CLIP-Frame": ".4f", "CLIP-Text": ".4f", "Interpolation Error (flow)": ".5f", "Interpolation PSNR (flow)": ".2f",
+    "Interpolation Error (network)": ".5f", "Interpolation PSNR (network)": ".2f",
+    "Warping Error": ".6f", "Warping Error (Lai et al.)": ".6f", "Input Similarity": ".4f", "CLIP Score": ".4f",
+    "PSNR outside the mask": ".2f",
 }  # fmt: skip
-DECIBEL = ("Interpolation PSNR", "PSNR outside the mask")
+DECIBEL = ("Interpolation PSNR (flow)", "Interpolation PSNR (network)", "PSNR outside the mask")
 
 
 @dataclass
@@ -47,10 +52,7 @@ class Measured:
 
 def as_published(name: str, value: float) -> str:
     """The value on the papers' scale, in words behind it; nothing where the scale is the same."""
-    if name not in PUBLISHED:
-        return ""
-    factor, look, unit = PUBLISHED[name]
-    return f" (in papers {factor * value:{look}}{unit})"
+    return f" (in papers {100 * value:.2f})" if name in PUBLISHED else ""
 
 
 def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
@@ -70,11 +72,18 @@ def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambd
     return forward, consistent(forward, torch.stack(back))
 
 
-def along_flow(frames: Tensor, flow: Tensor, valid: Tensor) -> dict[str, float | None]:
+def along_flow(frames: Tensor, flow: Tensor, valid: Tensor, warping: metrics.Warping = "pooled"
+               ) -> dict[str, float | None]:  # fmt: skip
     """Interpolation Error and PSNR, and Warping Error, of ``metrics``."""
     error, psnr = metrics.interpolation(frames, flow, valid) or (None, None)
-    return {"Interpolation Error": error, "Interpolation PSNR": psnr,
-            "Warping Error": metrics.warp_error(frames, flow, valid)}  # fmt: skip
+    return {"Interpolation Error (flow)": error, "Interpolation PSNR (flow)": psnr,
+            WARPING[warping]: metrics.warp_error(frames, flow, valid, warping)}  # fmt: skip
+
+
+def by_network(frames: Tensor, predicted: Tensor) -> dict[str, float | None]:
+    """Interpolation Error and PSNR of an interpolating network, of ``metrics``."""
+    error, psnr = metrics.network_interpolation(frames, predicted) or (None, None)
+    return {"Interpolation Error (network)": error, "Interpolation PSNR (network)": psnr}
 
 
 def by_clip(embeddings: Tensor, text: Tensor | None, source: Tensor | None,

@@ -8,15 +8,17 @@ clip; None where it has no meaning (a single frame has no motion).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from .flow import estimate_flow, warp
+from .flow import estimate_flow, motion_boundary, warp
 
+#: How ``warp_error`` averages.
+Warping = Literal["pooled", "lai"]
 # 100 dB: a difference below what float32 holds; JSON has no infinity.
 _LEAST_MSE = 1e-10
 
@@ -77,12 +79,26 @@ def flicker(frames: Tensor, truth: Tensor, flow: Tensor, valid: Tensor) -> float
     return _along(frames - truth, flow, valid, torch.abs)
 
 
-def warp_error(frames: Tensor, flow: Tensor, valid: Tensor) -> float | None:
-    """Mean of (frames_t+1(x + flow_t(x)) - frames_t(x))^2 over valid x, t and channels.
+def warp_error(frames: Tensor, flow: Tensor, valid: Tensor, definition: Warping = "pooled") -> float | None:
+    """Mean squared change along the flow. The usual measure; it rewards blur and stillness, which ``flicker`` does not.
 
-    The usual measure; it rewards blur and stillness, which ``flicker`` does not.
+    "pooled": the mean of (frames_t+1(x + flow_t(x)) - frames_t(x))^2 over valid x, t and channels. "lai": that of each
+    pair of frames over valid x that are at no motion boundary, and channels, then the mean over the pairs which have
+    such points (Lai et al. 2018, "Learning blind video temporal consistency"; their formula sums over the channels,
+    their code and this one take the mean).
+
+    Args:
+        flow, valid: as in ``flicker``.
+
+    Returns:
+        None where no pair has a point.
     """
-    return _along(frames, flow, valid, torch.square)
+    if definition == "pooled":
+        return _along(frames, flow, valid, torch.square)
+    valid = valid.bool() & ~motion_boundary(flow)
+    pairs = (_along(frames[t : t + 2], flow[t : t + 1], valid[t : t + 1], torch.square) for t in range(len(flow)))
+    errors = [error for error in pairs if error is not None]
+    return sum(errors) / len(errors) if errors else None
 
 
 def _along(clip: Tensor, flow: Tensor, valid: Tensor, size: Any) -> float | None:
@@ -103,7 +119,7 @@ def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, f
         PSNR_t = -20 log10 IE_t,   at most 100 dB;
 
     both are means over t. The interpolator is the flow that is given; a published number is
-    that of a network which interpolates.
+    that of a network which interpolates, ``network_interpolation``.
 
     Args:
         flow, valid: as in ``flicker``.
@@ -123,9 +139,27 @@ def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, f
         middle, last = warp(frames[after][None], first)[0], warp(frames[after + 1][None], onwards)[0]
         squared = ((frames[before] + last) / 2 - middle).square().mean(-1)
         errors.append(((weight * squared).sum() / weight.sum()).double())
-    if not errors:
-        return None
-    mse = torch.stack(errors)
+    return _error_and_psnr(torch.stack(errors)) if errors else None
+
+
+def network_interpolation(frames: Tensor, predicted: Tensor) -> tuple[float, float] | None:
+    """Interpolation Error and Interpolation PSNR (dB) of an interpolating network, as published (Jiang et al. 2018).
+
+    IE_t and PSNR_t as in ``interpolation``, of frames_t and its prediction over all pixels; both are means over
+    t = 1, 3, 5, ..., the frames between two that the network saw.
+
+    Args:
+        predicted: [(F - 1) // 2, H, W, 3], frames 1, 3, 5, ... from their two neighbours.
+
+    Returns:
+        None for fewer than three frames.
+    """
+    true = frames[1:-1:2].double()
+    return _error_and_psnr((predicted.double() - true).square().mean((1, 2, 3))) if len(true) else None
+
+
+def _error_and_psnr(mse: Tensor) -> tuple[float, float]:
+    """Means over frames, of each one's mean squared error."""
     return float(mse.sqrt().mean()), float((-10 * torch.log10(mse.clamp(min=_LEAST_MSE))).mean())
 
 

@@ -40,8 +40,8 @@ FIRST = ("per-frame", "tune-a-video", "ei2")
 #: DAPE's five measures and LoRA-Edit's similarity, by their names in ``vision.measured``.
 KEYS: dict[str, tuple[str, str, int]] = {
     "CLIP-Frame": ("CLIP-Frame", ".4f", 1),
-    "Interpolation Error": ("Interpolation Error", ".5f", -1),
-    "Interpolation PSNR": ("Interpolation PSNR", ".2f", 1),
+    "Interpolation Error (flow)": ("Interpolation Error", ".5f", -1),
+    "Interpolation PSNR (flow)": ("Interpolation PSNR", ".2f", 1),
     "Warping Error": ("Warping Error", ".6f", -1),
     "CLIP-Text": ("CLIP-Text", ".4f", 1),
     "Input Similarity": ("Input Similarity", ".4f", 1),

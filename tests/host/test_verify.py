@@ -28,7 +28,7 @@ def test_a_folder_to_share_comes_from_a_real_host(tmp_path, monkeypatch, capfd):
     took = {node["class"]: node for node in report["nodes"]}
     assert took["SteadyEditOneShotTune"]["seconds"] > 0.05 < took["SamplerCustom"]["seconds"]
     assert all(node["title"] != "a node of another one" for node in report["nodes"])
-    assert {"Warping Error", "Interpolation PSNR"} <= report["metrics"].keys()
+    assert {"Warping Error", "Interpolation PSNR (flow)"} <= report["metrics"].keys()
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width > 3 * 224
     shared = (tmp_path / "out" / "verify.json").read_text() + (tmp_path / "out" / "verify.md").read_text()
