@@ -7,20 +7,29 @@ half (as where the card can) against float32.
 
 from __future__ import annotations
 
+import copy
+
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
+import narrow_flow
 import pytest
 import torch
+import videos
 from comfy.cli_args import args
+from comfy_extras.nodes_custom_sampler import BasicScheduler, RandomNoise, SamplerCustomAdvanced
 from safetensors.torch import load_file
-from steadyedit.backends.comfy_native import training
+from steadyedit.backends.comfy_native import training, video, video_network
 from steadyedit.diffusion.trajectory import Trajectory
 from steadyedit.kernels.token_propagation import matched as token_matching
 from steadyedit.kernels.token_propagation.matched import nearest
 from steadyedit.methods.registry import build, build_on
 from steadyedit.methods.tokenflow import Source
 from steadyedit.methods.tuning import TuneRecipe, tune
+from steadyedit.methods.via.blend import BoundaryBlend
+from steadyedit.nodes.flow_edit import FlowEdit
+from test_lora_edit_training import ANY, KINDS, SIGMA, moving_lora, relative_error
 from test_training import narrow_sd15
 from tolerances import HALF_RUN, NETWORK
 from toys import BACKEND, METHODS, SAMPLING, Quiet, clip, moved, sample
@@ -163,3 +172,70 @@ def test_training_is_beside_float32(file, whole, flag, monkeypatch):
         assert all(w.dtype == torch.float32 and w.isfinite().all() for w in tuned.weights.tensors.values())
         losses.append(tuned.losses)
     assert losses[1] == pytest.approx(losses[0], rel=HALF_RUN[HALVES[flag]])
+
+
+@pytest.mark.parametrize("flag", HALVES)
+def test_a_blend_with_gather_swap_is_beside_float32(file, whole, flag):
+    """VIA's way: the kept half is the inversion's own, in whatever is computed. Weak guidance, which grows differences
+    less."""
+    keep = torch.zeros(1, 1, 8, 8)
+    keep[..., :4] = 1
+    sigmas, results = BACKEND.schedule(whole).ddim_sigmas(2), []
+    path = Trajectory([clip(FRAMES) * (1 + i) for i in range(3)], sigmas.flip(0))
+    for patcher in (whole, loaded(file, flag, computes=True)):
+        swapped = attached(patcher, "gather-swap", None)
+        with torch.inference_mode():
+            results.append(BACKEND.sample(swapped, WORDS[1], WORDS[0], 1.5, path[2, range(FRAMES)].float(), sigmas,
+                                          Quiet(), sampler=BACKEND.blend_sampler("euler", BoundaryBlend(path, keep))))
+    assert torch.equal(results[1][..., :4], path[0, range(FRAMES)][..., :4])
+    assert 0 < off(results[1], results[0]) < HALF_RUN[HALVES[flag]]
+
+
+@pytest.mark.parametrize("dtype", HALF_RUN, ids=str)
+def test_flow_edit_is_beside_float32(dtype):
+    mask = torch.zeros(1, 32, 48)
+    mask[..., 16:] = 1
+    results = []
+    for kind in (torch.float32, dtype):
+        base = copy.copy(narrow_flow.wan().model)
+        # Its modules are the shared MODEL's, but for the network.
+        base._modules = {**base._modules, "diffusion_model": copy.deepcopy(base.diffusion_model).to(kind)}
+        base.diffusion_model.dtype = kind
+        # As the host has it.
+        base.diffusion_model.patch_embedding.float()
+        patcher = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+        assert base.get_dtype() == kind and base.manual_cast_dtype is None
+        guider, sampler = FlowEdit.execute(
+            patcher, source=narrow_flow.text(1), target=narrow_flow.text(2), negative=narrow_flow.text(3),
+            source_guidance=2.0, target_guidance=4.5, n_max=2, n_min=1, n_avg=1, shared_noise=True, soft_mask=True,
+            mask=mask,
+        ).args  # fmt: skip
+        sigmas = BasicScheduler.execute(patcher, "simple", 3, 1.0)[0]
+        latent = {"samples": narrow_flow.latent(1, 16, 3, 4, 6)}
+        with torch.inference_mode():
+            results.append(SamplerCustomAdvanced.execute(RandomNoise.execute(1)[0], guider, sampler, sigmas,
+                                                         latent)[0]["samples"])  # fmt: skip
+    assert 0 < off(results[1], results[0]) < HALF_RUN[dtype]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_aware_lora_is_beside_float32(kind, monkeypatch):
+    """The velocity and the gradients of one step computed in bfloat16, as on a card; gradients arrive in float32."""
+    monkeypatch.setattr(video, "training_dtype", lambda device: torch.bfloat16)
+    given, patcher = videos.sample(kind), videos.model(kind)
+    # HunyuanVideo's guidance is embedded as 1000 of it in the host's bfloat16, where its own 6 is 6.016: a fifth off.
+    given.conditioning[0][1]["guidance"] = 4.0
+    lora, bound, velocities, gradients, seen = moving_lora(patcher), HALF_RUN[torch.bfloat16], [], [], set()
+    for precision in ("float32", "auto"):
+        with BACKEND.video_training(patcher, [given], lora, ANY, precision) as view:
+            layers = list(video_network.network_of(patcher).layers.values())
+            watch = layers[0].register_forward_pre_hook(lambda layer, inputs: seen.add(inputs[0].dtype))
+            velocity = view.predict_velocity(given.latent, torch.tensor(SIGMA), 0)
+            (velocity - 1).square().mean().backward()
+            watch.remove()
+            velocities.append(velocity.detach().float())
+            gradients.append({key: p.grad.clone() for key, p in view.parameters.items() if p.grad is not None})
+    assert seen == {torch.float32, torch.bfloat16}
+    assert 0 < off(velocities[1], velocities[0]) < bound
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients[1].values())
+    assert relative_error(gradients[1], gradients[0]) < bound
