@@ -24,6 +24,9 @@ NAME = "pretend"
 DEVICE = f"{NAME}:0"
 #: Operators that take tensors of two devices on CUDA, too.
 _MIX = {"_copy_from", "copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "resize_"}
+#: PyTorch would make them of ``as_strided``, which is a copy of what is not contiguous: writes into it would be lost.
+_VIEWS = ("slice.Tensor", "select.int", "transpose.int", "permute.default", "expand.default", "unsqueeze.default",
+          "squeeze.default", "squeeze.dim", "squeeze.dims")  # fmt: skip
 _PUTS = {"index_put", "index_put_", "_index_put_impl_"}
 #: By storage, which a Parameter shares with the tensor that it was made of: a weak reference and the CPU's tensor.
 _values: dict[int, tuple[StorageWeakRef, Tensor]] = {}
@@ -95,9 +98,11 @@ def setup() -> torch.device:
     for name in ("arange", "arange.start", "arange.start_step"):
         own.impl(name, _made(torch.arange), "PrivateUse1")
     own.impl("linspace", _made(torch.linspace), "PrivateUse1")
-    for name in ("convolution_overrideable", "convolution_backward_overrideable"):
-        op = getattr(torch.ops.aten, name).default
-        own.impl(name, lambda *args, _op=op, **kwargs: _run(_op, *args, **kwargs), "PrivateUse1")
+    for name in (*_VIEWS, "convolution_overrideable.default", "convolution_backward_overrideable.default"):
+        packet, overload = name.split(".")
+        op = getattr(getattr(torch.ops.aten, packet), overload)
+        own.impl(name.removesuffix(".default"), lambda *args, _op=op, **kwargs: _run(_op, *args, **kwargs),
+                 "PrivateUse1")  # fmt: skip
     return torch.device(DEVICE)
 
 
