@@ -108,7 +108,7 @@ def test_tokenflow_and_null_text_read_an_inversion_on_the_cpu():
         model, words, empty = on(device), [[text(1)[0][0].float(), {}]], [[text(2)[0][0].float(), {}]]
         bar = BACKEND.progress(8, "")
         found = null_text.invert(BACKEND, model, normal(3, FRAMES, 4, 6, 6).float(), words, empty, 2,
-                                 null_text.NullTextRecipe(3.0, 2, 0.05, 0.0), progress=bar)  # fmt: skip
+                                 null_text.NullTextRecipe(3.0, 1, 0.05, 0.0), progress=bar)  # fmt: skip
         path = Trajectory([x.cpu() for x in found.trajectory], found.sigmas.flip(0))
         config = {"source": Source(path, empty), "spacing": 2, "chunk": 1}
         flowing = BACKEND.attach(model, build_on(BACKEND, model, "tokenflow", config))
