@@ -47,6 +47,12 @@ def find_python(comfy: Path) -> str:
     return next((str(place / inner) for place in places if (place / inner).exists()), sys.executable)
 
 
+def outer_environment(python: str) -> dict[str, str]:
+    """This process's environment for the host's Python; what is on this one's path serves no other."""
+    own = () if python == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    return {name: value for name, value in os.environ.items() if name not in own}
+
+
 #: Runs the host's main.py, and ends it once this process is gone, however it went: then nobody holds the other end
 #: of its standard input any more. What it was given for itself goes with it.
 WATCHED = """
@@ -151,10 +157,9 @@ def running(comfy: Path, output: Path, editor: bool = False, models: Path | None
         if not _has_gpu(python):
             command.append("--cpu")
         log = base / "host.log"
-        clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         with open(log, "w", encoding="utf-8") as sink:
-            process = subprocess.Popen(command, cwd=comfy, env=clean, stdin=subprocess.PIPE, stdout=sink,
-                                       stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=comfy, env=outer_environment(python), stdin=subprocess.PIPE,
+                                       stdout=sink, stderr=subprocess.STDOUT)  # fmt: skip
             try:
                 host = Host(port, process, log, base / "input", comfy)
                 host.wait_until_ready()

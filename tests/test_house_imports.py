@@ -53,6 +53,9 @@ INNER = {
         "benchmarks/peers", "benchmarks", "methods", "backends", "backends/comfy_native", "backends/diffusers",
         "vision", "video",
     },
+    "benchmarks/lora_edit_host": {
+        "benchmarks/lora_edit_host", "benchmarks", "benchmarks/peers", "methods", "backends/comfy_native",
+    },
     "": {"nodes", "standalone"},
 }  # fmt: skip
 
@@ -66,8 +69,9 @@ OUTER = {
     "backends": {"torch", "numpy", "safetensors"},
     "": set(),
 }
-# The meter is a pack by itself, which a host imports; beside its peers the pack is measured in the host's Python.
-NAMES_THE_HOST = {"nodes", "backends/comfy_native", "standalone/host_meter", "benchmarks/peers"}
+# The meter is a pack by itself, which a host imports; two benchmarks measure the pack in the host's Python.
+NAMES_THE_HOST = {"nodes", "backends/comfy_native", "standalone/host_meter", "benchmarks/peers",
+                  "benchmarks/lora_edit_host"}
 NAMES_DIFFUSERS = {"backends/diffusers", "toyworld", "standalone", "benchmarks", "benchmarks/peers"}
 # Networks that look at pictures come from transformers; vision has no use for the rest.
 NAMES_TRANSFORMERS = NAMES_DIFFUSERS | {"vision"}

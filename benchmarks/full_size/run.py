@@ -30,7 +30,7 @@ from ...methods.via.pipeline import ViaRecipe
 from ..common.asked import chosen_of, written
 from ..common.live import fake
 from ..common.report import meta
-from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, _latent
+from ..lora_edit_size.run import LATENTS, MODELS, PAPER, Shape, latent_of
 from .step import RANK, Step, training_step
 from .timed import ei2_parts
 from .unet import PIX2PIX, SD15, SDXL, Predicted, fake_evaluation, fake_sampling, fake_tuning
@@ -106,7 +106,7 @@ def main(
                   "TFLOP".format(**rows[-1]), flush=True)  # fmt: skip
     chosen = [name for name in chosen if name in MODELS]
     for size in sizes or [PAPER]:
-        latent = _latent(size)
+        latent = latent_of(size)
         for name in chosen:
             for words, dtype in DTYPES.items():
                 found = fake_step(MODELS[name], latent, dtype, counted=True)

@@ -172,6 +172,7 @@ def _measured(contest: Contest, size: Size, error: float) -> list[dict[str, Any]
     for name in contest.runs:
         row = dict.fromkeys([f"{key}{end}" for key in KEYS for end in ("", "_ci")])
         row |= {"method": f"{contest.name} {size} {name}", "operation": contest.name, "size": str(size), "rival": name}
+        row["baseline"] = base
         row["backend"] = backend.name if backend is not None and name == "sdpa" else None
         row["error"] = None if name == base else error
         row["peak_mb"] = None if peaks is None else peaks[name]

@@ -68,7 +68,7 @@ def main(
     """
     gpu = torch.cuda.is_available()
     chosen, sizes = chosen_of(methods or ["1.3B"], MODELS), list(sizes or [PAPER if gpu else SMALL])
-    latents, rows = [_latent(size) for size in sizes], []
+    latents, rows = [latent_of(size) for size in sizes], []
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
     rate = matrix_rate(device, dtype)
     for name in chosen:
@@ -85,7 +85,7 @@ def main(
     return written(report, json_path)
 
 
-def _latent(size: str) -> tuple[int, ...]:
+def latent_of(size: str) -> tuple[int, ...]:
     """[1, 16, T', h, w] of a size."""
     try:
         frames, width, height = map(int, size.split("x"))
@@ -121,17 +121,26 @@ def built(shape: Shape, device: str, dtype: torch.dtype) -> DiffusersVideoModel:
     network.rope = torch.nn.Identity()
     network.to(dtype).to_empty(device=device)
     network.rope = type(rope)(128, (1, 2, 2), 1024).to(device)
-    generator = torch.Generator(device).manual_seed(SEED)
+    fill(network)
+    return DiffusersVideoModel(network.eval().requires_grad_(False), (0.0,) * LATENTS, (1.0,) * LATENTS)
+
+
+@torch.no_grad()
+def fill(network: torch.nn.Module) -> None:
+    """Random weights, in any dtype, the same in every block."""
     first = dict(network.blocks[0].named_parameters())
+    generator = torch.Generator(next(iter(first.values())).device).manual_seed(SEED)
     for name, parameter in network.named_parameters():
         _, number, inner = name.split(".", 2) if name.startswith("blocks.") else ("", "0", name)
         if number != "0":
             parameter.copy_(first[inner])
         elif parameter.ndim > 1:
-            parameter.normal_(0, 0.02, generator=generator)
+            # Narrow dtypes draw no numbers.
+            drawn = torch.empty(parameter.shape, device=parameter.device)
+            parameter.copy_(drawn.normal_(0, 0.02, generator=generator))
         else:
-            parameter.fill_(float("norm" in name and name.endswith("weight")))
-    return DiffusersVideoModel(network.eval().requires_grad_(False), (0.0,) * LATENTS, (1.0,) * LATENTS)
+            # Of one dimension are the norms' weights, and biases.
+            parameter.fill_(float(name.endswith("weight")))
 
 
 def _free_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import comfy.clip_vision
@@ -11,26 +12,15 @@ import torch
 from steadyedit.backends.comfy_native import ComfyBackend, video
 from steadyedit.benchmarks.common.live import fake
 from steadyedit.benchmarks.full_size.step import RANK, Step, training_step
+from steadyedit.benchmarks.lora_edit_host.run import settings_of
+from steadyedit.benchmarks.lora_edit_size.run import MODELS
 from steadyedit.methods.lora_edit.choices import HUNYUAN, HUNYUAN_15, WAN
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
 from steadyedit.methods.lora_edit.samples import Sample
 from steadyedit.methods.lora_edit.train import VideoSettings
 
 BACKEND, CPU = ComfyBackend(), torch.device("cpu")
-#: Heads, width of the feed-forward, blocks.
-WANS = {"1.3B": (12, 8960, 30), "14B": (40, 13824, 40)}
 TEXT, LLAMA, VISION, QWEN, BYT5, SIGLIP = 512, 256, 257, 256, 128, 729
-
-
-def wan(name: str, image: bool, blocks: int | None):
-    """Settings of a Wan image-to-video model, with CLIP vision's projections or without."""
-    heads, inner, full = WANS[name]
-    return comfy.supported_models.WAN21_I2V({
-        "image_model": "wan2.1", "model_type": "i2v" if image else "t2v", "in_dim": 36, "dim": heads * 128,
-        "ffn_dim": inner, "num_heads": heads, "num_layers": blocks or full, "text_dim": 4096, "freq_dim": 256,
-        "out_dim": 16, "patch_size": (1, 2, 2), "qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1),
-        "eps": 1e-6,
-    })  # fmt: skip
 
 
 def hunyuan(double: int = 20, single: int = 40):
@@ -98,7 +88,10 @@ def step(
     with (fake(), patch.object(video, "training_dtype", lambda device: dtype),
           patch.object(video, "load", lambda *args: None)):  # fmt: skip
         build = hunyuan15 if newer else hunyuan
-        made = build(*blocks or ()) if family == "hunyuan" else wan(name, image, *blocks or (None,))
+        if family == "hunyuan":
+            made = build(*blocks or ())
+        else:
+            made = settings_of(replace(MODELS[name], blocks=blocks[0]) if blocks else MODELS[name], image)
         made.set_inference_dtype(stored or dtype, dtype if stored not in (None, dtype) else None)
         base = made.get_model({}, "", device=CPU)
         model = comfy.model_patcher.ModelPatcher(base, CPU, CPU)
