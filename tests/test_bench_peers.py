@@ -51,9 +51,9 @@ def test_set_up_is_taken_off_and_steps_share_the_time(monkeypatch):
         return lambda: spent.update(now=spent["now"] + seconds)
 
     contest = Contest("work", "a peer", work(5), work(9), lambda a, b: (0.0, ""), 0.0,
-                      unmeasured=(work(1), work(5)), share=2, weigh="")  # fmt: skip
+                      unmeasured=(work(1), work(5)), share=2, weigh="", floor=work(3))  # fmt: skip
     row = measured(contest)
-    assert (row["seconds"], row["peer_seconds"], row["time_ratio"]) == (2, 2, 1)
+    assert (row["seconds"], row["peer_seconds"], row["time_ratio"], row["floor_ratio"]) == (2, 2, 1, 0.75)
 
 
 def test_what_lacks_is_said(monkeypatch, tmp_path, capsys):

@@ -34,6 +34,7 @@ class Contest:
         weigh: "tensors", PyTorch's own allocations to the byte; "resident", the process's memory, for what libraries
             allocate besides; or "" where a run is too long for either.
         closing: ends what the work left open.
+        floor: what both have to do in any case, timed beside them: the network's calls alone.
     """
 
     work: str
@@ -47,6 +48,7 @@ class Contest:
     rounds: int = 3
     weigh: str = "tensors"
     closing: Callable[[], Any] = field(default=lambda: None)
+    floor: Work | None = None
 
 
 def measured(contest: Contest) -> dict[str, Any]:
@@ -63,27 +65,31 @@ def measured(contest: Contest) -> dict[str, Any]:
             raise RuntimeError(f"peers: {contest.work} is {error:.2e} from {contest.peer} ({words}); at most "
                                f"{contest.tolerance:.0e} is allowed.")
         del ours, theirs
-        our_seconds, their_seconds = _best(contest)
+        our_seconds, their_seconds, floor = _best(contest)
     finally:
         contest.closing()
     return {
         "method": f"{contest.work}, beside {contest.peer}", "work": contest.work, "peer": contest.peer,
         "seconds": our_seconds, "peer_seconds": their_seconds, "time_ratio": our_seconds / their_seconds,
+        "floor_ratio": None if contest.floor is None else floor / their_seconds,
         "mb": our_mb, "peer_mb": their_mb, "memory_ratio": our_mb / their_mb if our_mb and their_mb else None,
         "memory": contest.weigh, "error": error, "words": words,
     }  # fmt: skip
 
 
-def _best(contest: Contest) -> tuple[float, float]:
-    least = [float("inf"), float("inf")]
+def _best(contest: Contest) -> tuple[float, float, float]:
+    """Seconds of a piece: ours, theirs, and the floor's, infinite where there is none."""
+    least, floor = [float("inf"), float("inf")], float("inf")
     idle = [0.0, 0.0] if contest.unmeasured is None else [float("inf"), float("inf")]
     for _ in range(contest.rounds):
         for number, run in enumerate((contest.ours, contest.theirs)):
             least[number] = min(least[number], _seconds(run))
             if contest.unmeasured is not None:
                 idle[number] = min(idle[number], _seconds(contest.unmeasured[number]))
+        if contest.floor is not None:
+            floor = min(floor, _seconds(contest.floor))
     ours, theirs = ((all_of_it - rest) / contest.share for all_of_it, rest in zip(least, idle, strict=True))
-    return ours, theirs
+    return ours, theirs, floor / contest.share
 
 
 def _seconds(run: Work) -> float:

@@ -32,7 +32,9 @@ WORKS: dict[str, Callable[[Mapping[str, Path]], Contest]] = {
     "gather-swap": networks.gather_swap,
     "core lora": core.lora_step,
     "rave": core.rave,
+    "rave on 9 frames": partial(core.rave, frames=9),
     "tune-a-video": authors.tuning,
+    "tune-a-video on 32x32": partial(authors.tuning, side=32),
     "tune-a-video forward": authors.forward,
 }
 FOLDERS = ("comfyui", "rave", "tune-a-video")
@@ -73,6 +75,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     memory = "" if row["memory_ratio"] is None else (
         f", memory {row['memory_ratio']:.2f} of theirs ({row['mb']:.0f} and {row['peer_mb']:.0f} MB, {row['memory']})")
     times = f"{row['seconds']:.3g} s against {row['peer_seconds']:.3g} s, time {row['time_ratio']:.2f} of theirs"
+    if row["floor_ratio"] is not None:
+        times += f" (what both must do: {row['floor_ratio']:.2f})"
     return f"{row['method']}: {times}{memory}; {row['words']}"
 
 

@@ -6,9 +6,13 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
+from comfy_extras.nodes_custom_sampler import BasicScheduler, RandomNoise, SamplerCustomAdvanced
 from shared import shared
+from steadyedit.nodes.flow_edit import FlowEdit
 
 TEXT = 32
+#: Of FlowEdit.
+STEPS, SEED = 6, 11
 
 
 def patcher_of(kind, config, **sampling):
@@ -63,6 +67,23 @@ def text(seed, tokens=5, rows=1, **extra):
 def latent(*shape, seed=5):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
+
+def flow_edit(patcher, **changes):
+    """GUIDER and SAMPLER of the node; ``changes`` of its inputs."""
+    settings = {"source": text(1), "target": text(2), "negative": text(3), "source_guidance": 2.0,
+                "target_guidance": 4.5, "n_max": 4, "n_min": 0, "n_avg": 1, "shared_noise": True,
+                "soft_mask": True} | changes
+    return FlowEdit.execute(patcher, **settings).args
+
+
+def flow_edited(patcher, samples, pair=None, noise=None, steps=STEPS, extra=None, **changes):
+    """Through the host's own nodes, as a graph does."""
+    guider, sampler = pair or flow_edit(patcher, **changes)
+    sigmas = BasicScheduler.execute(patcher, "simple", steps, 1.0)[0]
+    noise = noise or RandomNoise.execute(SEED)[0]
+    with torch.inference_mode():
+        out = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, {"samples": samples, **(extra or {})})
+    return [part["samples"] for part in out.args]
 
 
 @shared

@@ -9,39 +9,15 @@ import narrow_editors
 import narrow_flow
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import (
-    BasicScheduler,
-    DisableNoise,
-    RandomNoise,
-    SamplerCustomAdvanced,
-)
-from narrow_flow import latent, text
+from comfy_extras.nodes_custom_sampler import BasicScheduler, DisableNoise
+from narrow_flow import SEED, STEPS, flow_edit, flow_edited, latent, text
 from steadyedit.methods.registry import build_on
-from steadyedit.nodes.flow_edit import FlowEdit
 from tolerances import NETWORK
 from toys import BACKEND, assert_untouched, model, traces, weights
 
 from nodes import ControlNetApplyAdvanced
 
-STEPS, SEED = 6, 11
 VIDEO = (1, 16, 3, 4, 6)
-
-
-def made(patcher, **changes):
-    settings = {"source": text(1), "target": text(2), "negative": text(3), "source_guidance": 2.0,
-                "target_guidance": 4.5, "n_max": 4, "n_min": 0, "n_avg": 1, "shared_noise": True,
-                "soft_mask": True} | changes
-    return FlowEdit.execute(patcher, **settings).args
-
-
-def sampled(patcher, samples, pair=None, noise=None, steps=STEPS, extra=None, **changes):
-    """Through the host's own nodes, as a graph does."""
-    guider, sampler = pair or made(patcher, **changes)
-    sigmas = BasicScheduler.execute(patcher, "simple", steps, 1.0)[0]
-    noise = noise or RandomNoise.execute(SEED)[0]
-    with torch.inference_mode():
-        out = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, {"samples": samples, **(extra or {})})
-    return [part["samples"] for part in out.args]
 
 
 def written_out(patcher, samples, predict, n_max=4, n_min=0, n_avg=1, shared=True, scales=(2.0, 4.5), keep=0.0,
@@ -119,7 +95,7 @@ def test_other_families_give_the_papers_numbers(made_of, shape):
     # LTX wants to know how long a text is.
     held = {"attention_mask": torch.ones(1, 5, dtype=torch.long)} if made_of is narrow_flow.ltxv else {}
     prompts = {name: text(i, **held) for i, name in enumerate(("source", "target", "negative"), 1)}
-    found, _ = sampled(patcher, samples, steps=4, n_max=3, **prompts)
+    found, _ = flow_edited(patcher, samples, steps=4, n_max=3, **prompts)
     expected = written_out(patcher, samples, hosts_velocity(patcher, **held), steps=4, n_max=3)
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
     assert (found - samples).abs().max() > 0.02
@@ -129,7 +105,7 @@ def test_other_families_give_the_papers_numbers(made_of, shape):
 @pytest.mark.parametrize("settings", [{}, {"n_avg": 2}, {"n_min": 2}, {"n_max": STEPS}])
 def test_wan_gives_the_papers_numbers(settings):
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
-    found, foreseen = sampled(patcher, samples, **settings)
+    found, foreseen = flow_edited(patcher, samples, **settings)
     expected = written_out(patcher, samples, wan_velocity(patcher), **settings)
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
     # The last step foresees its own result.
@@ -140,16 +116,16 @@ def test_wan_gives_the_papers_numbers(settings):
 @pytest.mark.parametrize("shared", [True, False])
 def test_frames_of_an_image_model_share_their_noise_or_not(shared):
     patcher, samples = narrow_flow.flux(), latent(3, 16, 4, 6)
-    found, _ = sampled(patcher, samples, shared_noise=shared)
+    found, _ = flow_edited(patcher, samples, shared_noise=shared)
     expected = written_out(patcher, samples, flux_velocity(patcher), shared=shared)
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
 
 
 def test_guidance_of_a_distilled_model_rides_in_its_prompts():
     patcher, samples = narrow_flow.flux(), latent(2, 16, 4, 6)
-    pair = made(patcher, source=text(1, guidance=1.5), target=text(2, guidance=5.5), negative=None,
+    pair = flow_edit(patcher, source=text(1, guidance=1.5), target=text(2, guidance=5.5), negative=None,
                 source_guidance=1.0, target_guidance=1.0)
-    found, _ = sampled(patcher, samples, pair)
+    found, _ = flow_edited(patcher, samples, pair)
     sides = {seed: flux_velocity(patcher, scale) for seed, scale in ((1, 1.5), (2, 5.5), (3, 1.0))}
     expected = written_out(patcher, samples, lambda x, sigma, seed: sides[seed](x, sigma, seed), scales=(1.0, 1.0))
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
@@ -161,7 +137,7 @@ def test_outside_of_the_mask_the_latents_are_the_sources_bit_for_bit(n_min):
     mask = torch.zeros(9, 32, 48)
     mask[2, :, 24:] = 1
     mask[8, :, 20:24] = 1
-    found, _ = sampled(patcher, samples, n_min=n_min, mask=mask)
+    found, _ = flow_edited(patcher, samples, n_min=n_min, mask=mask)
     keep = torch.ones(1, 1, 3, 1, 6)
     keep[:, :, 1, :, 3:] = 0
     keep[:, :, 2, :, 2] = 0.5
@@ -189,7 +165,7 @@ def test_qwen_image_edits_each_frame_with_its_own_references_in_its_own_mask(n_m
 
     sides = enumerate(("source", "target", "negative"), 1)
     prompts = {side: text(i, reference_latents=references) for i, side in sides}
-    found, _ = sampled(patcher, samples, n_min=n_min, mask=mask, **prompts)
+    found, _ = flow_edited(patcher, samples, n_min=n_min, mask=mask, **prompts)
     expected = written_out(patcher, samples, predict, n_min=n_min, keep=keep)
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
     kept = (keep == 1).expand_as(samples)
@@ -207,7 +183,7 @@ def test_each_frame_of_qwen_image_follows_its_own_hint():
             prompts = {name: ControlNetApplyAdvanced().apply_controlnet(text(i), text(i), control, hints, 0.8, 0.0, 1.0,
                                                                        vae)[0]
                        for i, name in enumerate(("source", "target", "negative"), 1)}
-        found, _ = sampled(patcher, samples, **prompts)
+        found, _ = flow_edited(patcher, samples, **prompts)
         assert all(entry[1]["control"].vae is vae for prompt in prompts.values() for entry in prompt)
         return found
 
@@ -218,9 +194,9 @@ def test_each_frame_of_qwen_image_follows_its_own_hint():
 
 def test_each_side_has_its_own_negative():
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
-    one, _ = sampled(patcher, samples)
-    same, _ = sampled(patcher, samples, source_negative=text(3))
-    other, _ = sampled(patcher, samples, source_negative=text(4))
+    one, _ = flow_edited(patcher, samples)
+    same, _ = flow_edited(patcher, samples, source_negative=text(3))
+    other, _ = flow_edited(patcher, samples, source_negative=text(4))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -230,9 +206,9 @@ def test_nothing_stays_behind_and_every_step_is_shown(monkeypatch):
     shown = []
     monkeypatch.setattr(latent_preview, "prepare_callback", lambda model, steps, found: (
         lambda step, foreseen, x, total: shown.append((step + 1, total))))
-    first, _ = sampled(patcher, samples)
+    first, _ = flow_edited(patcher, samples)
     assert shown == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    guider, _ = pair = made(patcher)
+    guider, _ = pair = flow_edit(patcher)
     calls = []
     check = comfy.model_management.throw_exception_if_processing_interrupted
 
@@ -244,21 +220,21 @@ def test_nothing_stays_behind_and_every_step_is_shown(monkeypatch):
 
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", cancelled)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sampled(patcher, samples, pair)
+        flow_edited(patcher, samples, pair)
     assert guider.side is None
     monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", check)
-    assert torch.equal(sampled(patcher, samples, pair)[0], first)
+    assert torch.equal(flow_edited(patcher, samples, pair)[0], first)
     assert_untouched(patcher, before, marks)
 
 
 def test_a_lora_on_the_model_has_its_part():
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
-    plain, _ = sampled(patcher, samples)
+    plain, _ = flow_edited(patcher, samples)
     patched = patcher.clone()
     key = "diffusion_model.blocks.0.self_attn.q.weight"
     patched.add_patches({key: ("diff", (torch.ones_like(patcher.model.state_dict()[key]),))})
-    assert not torch.equal(sampled(patched, samples)[0], plain)
-    assert torch.equal(sampled(patcher, samples)[0], plain)
+    assert not torch.equal(flow_edited(patched, samples)[0], plain)
+    assert torch.equal(flow_edited(patcher, samples)[0], plain)
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -279,21 +255,21 @@ def test_a_lora_on_the_model_has_its_part():
 def test_bad_input_is_told_before_a_step_is_taken(changes, said):
     given = {"patcher": narrow_flow.wan(), "samples": latent(*VIDEO)} | changes
     with pytest.raises(ValueError, match=said):
-        sampled(**given)
+        flow_edited(**given)
 
 
 def test_other_models_guiders_and_samplers_are_told():
     with pytest.raises(TypeError, match="model: FlowEdit needs a flow model, such as Wan"):
-        made(model())
+        flow_edit(model())
     with pytest.raises(ValueError, match="model: carries gather-swap, which needs a hand in the sampler's run"):
-        made(BACKEND.attach(narrow_flow.flux(), build_on(BACKEND, narrow_flow.flux(), "gather-swap", {})))
+        flow_edit(BACKEND.attach(narrow_flow.flux(), build_on(BACKEND, narrow_flow.flux(), "gather-swap", {})))
     patcher, samples = narrow_flow.wan(), latent(*VIDEO)
-    guider, sampler = made(patcher)
+    guider, sampler = flow_edit(patcher)
     plain = comfy.samplers.CFGGuider(patcher)
     plain.set_conds(text(1), text(2))
     with pytest.raises(ValueError, match="sampler: FlowEdit's guider works with the sampler of the same node only"):
-        sampled(patcher, samples, (guider, comfy.samplers.sampler_object("euler")))
+        flow_edited(patcher, samples, (guider, comfy.samplers.sampler_object("euler")))
     with pytest.raises(ValueError, match="guider: FlowEdit's sampler works with the guider of the same node only"):
-        sampled(patcher, samples, (plain, sampler))
+        flow_edited(patcher, samples, (plain, sampler))
     with pytest.raises(ValueError, match="mask: is empty"):
-        made(patcher, mask=torch.zeros(1, 32, 48))
+        flow_edit(patcher, mask=torch.zeros(1, 32, 48))

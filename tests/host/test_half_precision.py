@@ -18,7 +18,6 @@ import pytest
 import torch
 import videos
 from comfy.cli_args import args
-from comfy_extras.nodes_custom_sampler import BasicScheduler, RandomNoise, SamplerCustomAdvanced
 from safetensors.torch import load_file
 from steadyedit.backends.comfy_native import training, video, video_network
 from steadyedit.diffusion.trajectory import Trajectory
@@ -28,7 +27,6 @@ from steadyedit.methods.registry import build, build_on
 from steadyedit.methods.tokenflow import Source
 from steadyedit.methods.tuning import TuneRecipe, tune
 from steadyedit.methods.via.blend import BoundaryBlend
-from steadyedit.nodes.flow_edit import FlowEdit
 from test_lora_edit_training import ANY, KINDS, SIGMA, moving_lora, relative_error
 from test_training import narrow_sd15
 from tolerances import HALF_RUN, NETWORK
@@ -205,16 +203,8 @@ def test_flow_edit_is_beside_float32(dtype):
         base.diffusion_model.patch_embedding.float()
         patcher = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
         assert base.get_dtype() == kind and base.manual_cast_dtype is None
-        guider, sampler = FlowEdit.execute(
-            patcher, source=narrow_flow.text(1), target=narrow_flow.text(2), negative=narrow_flow.text(3),
-            source_guidance=2.0, target_guidance=4.5, n_max=2, n_min=1, n_avg=1, shared_noise=True, soft_mask=True,
-            mask=mask,
-        ).args  # fmt: skip
-        sigmas = BasicScheduler.execute(patcher, "simple", 3, 1.0)[0]
-        latent = {"samples": narrow_flow.latent(1, 16, 3, 4, 6)}
-        with torch.inference_mode():
-            results.append(SamplerCustomAdvanced.execute(RandomNoise.execute(1)[0], guider, sampler, sigmas,
-                                                         latent)[0]["samples"])  # fmt: skip
+        latent = narrow_flow.latent(1, 16, 3, 4, 6)
+        results.append(narrow_flow.flow_edited(patcher, latent, steps=3, n_max=2, n_min=1, mask=mask)[0])
     assert 0 < off(results[1], results[0]) < HALF_RUN[dtype]
 
 

@@ -18,7 +18,6 @@ import toys
 import videos
 from comfy_api.latest import InputImpl
 from comfy_extras.nodes_custom_sampler import (
-    BasicScheduler,
     CFGGuider,
     KSamplerSelect,
     RandomNoise,
@@ -35,7 +34,6 @@ from steadyedit.methods.tokenflow import Source
 from steadyedit.methods.tuning import TuneRecipe, tune
 from steadyedit.methods.via.blend import BoundaryBlend
 from steadyedit.nodes import adaptation, blend, inversion, null_text, prompt_to_prompt, streamed_edit
-from steadyedit.nodes.flow_edit import FlowEdit
 from steadyedit.streaming.store import WindowStore
 from steadyedit.toyworld import models
 from steadyedit.video.write import write_clip
@@ -190,14 +188,8 @@ def test_flow_edit_follows_a_mask_on_the_cpu():
     def run():
         base = narrow_flow.wan().model
         patcher = comfy.model_patcher.ModelPatcher(base, mm.get_torch_device(), torch.device("cpu"))
-        guider, sampler = FlowEdit.execute(
-            patcher, source=narrow_flow.text(1), target=narrow_flow.text(2), negative=narrow_flow.text(3),
-            source_guidance=2.0, target_guidance=4.5, n_max=2, n_min=1, n_avg=1, shared_noise=True, soft_mask=True,
-            mask=mask,
-        ).args  # fmt: skip
-        sigmas = BasicScheduler.execute(patcher, "simple", 3, 1.0)[0]
-        latent = {"samples": narrow_flow.latent(1, 16, 3, 4, 6)}
-        yield SamplerCustomAdvanced.execute(RandomNoise.execute(1)[0], guider, sampler, sigmas, latent)[0]["samples"]
+        latent = narrow_flow.latent(1, 16, 3, 4, 6)
+        yield narrow_flow.flow_edited(patcher, latent, steps=3, n_max=2, n_min=1, mask=mask)[0]
 
     on_both(run)
 
