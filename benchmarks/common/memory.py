@@ -18,7 +18,7 @@ _INTERVAL = 0.02
 
 @dataclass
 class Memory:
-    """peak_mb: MB above the start, set on leaving ``peak_memory``."""
+    """peak_mb: MB above the start, so far while ``peak_memory`` looks at the process, in all after it."""
 
     peak_mb: float = 0.0
 
@@ -27,9 +27,10 @@ class Memory:
 def peak_memory() -> Iterator[Memory]:
     """Measure the ``with``: the GPU's allocated memory where there is a GPU, else resident memory.
 
-    Resident memory is looked at fifty times a second, and what an earlier run has freed but
-    the allocator still keeps is not counted again: compare it between methods of one run
-    with care, and trust differences above a few MB only.
+    Resident memory is looked at fifty times a second (less often on a machine that is busy
+    with other work: what is held for moments can go unseen there), and what an earlier run
+    has freed but the allocator still keeps is not counted again: compare it between methods
+    of one run with care, and trust differences above a few MB only.
     """
     memory = Memory()
     gc.collect()
@@ -43,12 +44,11 @@ def peak_memory() -> Iterator[Memory]:
     import psutil
 
     resident, done = psutil.Process().memory_info, threading.Event()
-    before = highest = resident().rss
+    before = resident().rss
 
     def watch() -> None:
-        nonlocal highest
         while not done.wait(_INTERVAL):
-            highest = max(highest, resident().rss)
+            memory.peak_mb = max(memory.peak_mb, (resident().rss - before) / 2**20)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -57,7 +57,6 @@ def peak_memory() -> Iterator[Memory]:
     finally:
         done.set()
         watcher.join()
-        memory.peak_mb = (highest - before) / 2**20
 
 
 def allocated_peak(run: Callable[[], Any]) -> tuple[Any, float]:
