@@ -58,7 +58,11 @@ CUT = 16
 @pytest.fixture(scope="module", params=["canvas", "nodes 2.0"])
 def drawn(opened, request):
     frontend.choose_renderer(opened, request.param == "nodes 2.0")
-    return opened
+    # Sizes are the graph's, whatever the window shows of it; a small one is drawn sooner.
+    usual = opened.viewport_size
+    opened.set_viewport_size({"width": 640, "height": 400})
+    yield opened
+    opened.set_viewport_size(usual)
 
 
 def overlapping(nodes):

@@ -311,6 +311,7 @@ def test_what_would_not_be_exact_is_refused_in_a_sentence(parts, video, changed,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.once
 def test_an_edit_whose_process_was_killed_goes_on(tmp_path, weights_folder, monkeypatch):
     """SIGKILL after the first window; the rest is made by this process. ``killed_edit.py`` does it at ten moments."""
     folder = killed_edit.prepared(tmp_path, 12)
