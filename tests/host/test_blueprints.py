@@ -70,7 +70,7 @@ def test_a_blueprint_is_found_by_the_search_and_put_down(editor):
     for name in NAMES:
         if name.startswith("Edit a video"):
             editor.wait_for_function("(rest) => document.body.innerText.includes(rest)",
-                                     arg=name.removeprefix("Edit a video"), timeout=20_000)
+                                     arg=name.removeprefix("Edit a video"), timeout=120_000)
     editor.keyboard.press("Enter")
     editor.wait_for_timeout(1000)
     editor.mouse.click(800, 200)

@@ -51,7 +51,7 @@ def at(opened, frame):
 
     scrub = opened.locator(".steadyedit-compare input").first
     scrub.evaluate("(e, value) => { e.value = value; e.dispatchEvent(new Event('input')) }", frame)
-    opened.wait_for_function(f"() => {CANVAS}.dataset.frame === '{frame}'", timeout=10_000)
+    opened.wait_for_function(f"() => {CANVAS}.dataset.frame === '{frame}'", timeout=120_000)
     opened.wait_for_timeout(200)
     data = opened.evaluate(f"() => {CANVAS}.toDataURL()").split(",")[1]
     return np.array(Image.open(BytesIO(base64.b64decode(data))).convert("RGB")).astype(float)
@@ -115,7 +115,7 @@ def test_it_plays_and_keys_step(editor):
     editor.wait_for_function(f"() => {CANVAS}.dataset.frame === '{FRAMES - 1}'")
     editor.keyboard.press(" ")
     for frame in (0, 2, 1):
-        editor.wait_for_function(f"() => {CANVAS}.dataset.frame === '{frame}'", timeout=10_000)
+        editor.wait_for_function(f"() => {CANVAS}.dataset.frame === '{frame}'", timeout=120_000)
     editor.keyboard.press(" ")
 
 
@@ -125,7 +125,7 @@ def test_it_is_there_after_a_reload_and_no_plain_picture_hangs_below(editor):
     (node,) = [n for n in graph["nodes"] if n["type"] == "SteadyEditCompare"]
     assert node["widgets_values"][:1] == [8]
     frontend.load_ui(editor, json.loads(json.dumps(graph)))
-    editor.wait_for_function(READY, timeout=60_000)
+    editor.wait_for_function(READY, timeout=120_000)
     assert editor.evaluate(f"() => {CANVAS}.dataset.mode") == "side"
     (api,) = [n for n in frontend.exported(editor).values() if n["class_type"] == "SteadyEditCompare"]
     assert sorted(api["inputs"]) == ["after", "before", "fps"]

@@ -38,7 +38,7 @@ def panel(opened):
     }""")
     opened.mouse.click(x, y)
     opened.locator("[data-testid=info-button]").click()
-    opened.wait_for_function(SHOWN, arg="SteadyEditToyClip", timeout=30_000)
+    opened.wait_for_function(SHOWN, arg="SteadyEditToyClip", timeout=120_000)
     yield opened
     opened.evaluate("""async () => {
         app.canvas.deselectAll();
@@ -49,7 +49,7 @@ def panel(opened):
 def test_each_page_shows_its_picture(panel):
     for node in NODES:
         panel.evaluate(SELECT, node)
-        panel.wait_for_function(SHOWN, arg=node, timeout=30_000)
+        panel.wait_for_function(SHOWN, arg=node, timeout=120_000)
 
 
 def test_pictures_show_the_nodes_as_they_are(opened):

@@ -216,7 +216,7 @@ def test_each_edit_is_one_step_of_undo(editor):
     for state in (states[2], states[3], states[0], states[3]):
         editor.keyboard.press("Control+z")
         editor.wait_for_function(f"(state) => JSON.stringify(({TEXTS})()) === state",
-                                 arg=json.dumps(state, separators=(",", ":")), timeout=10_000)
+                                 arg=json.dumps(state, separators=(",", ":")), timeout=120_000)
     shown(editor)
     in_view(editor)
 
