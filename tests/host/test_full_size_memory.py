@@ -10,7 +10,7 @@ from comfyui_version import __version__
 from full_size import step
 
 OLD = tuple(int(part) for part in __version__.split(".")[:2]) < (0, 33)
-TOLD_ELSEWHERE = "the HunyuanVideo of ComfyUI before 0.33 holds 12 % more than is told: docs/memory.md says so"
+TOLD_ELSEWHERE = "the HunyuanVideo of ComfyUI before 0.33 holds 14 % more than is told: docs/memory.md says so"
 BF16, F32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
 #: Two or three blocks of the true width: the others add their input each, and nothing else.
 FEW = [
