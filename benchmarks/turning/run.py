@@ -1,8 +1,9 @@
 """Why LoRA-Edit's second stage does not recolour what turns: ``python -m steadyedit bench turning``.
 
 The turning clips of `bench lora_edit`, one question a row: does the training's loss on the edited frame fall, can that
-frame be made again by itself, does the first frame's condition hold the old colour, does it help to keep the edited
-frame in the condition or to know its place in time, and can a LoRA of this size hold the edited clip at all.
+frame be made again by itself, does the first frame's condition hold the old colour (and what is there without it,
+before and after each stage), does it help to keep the edited frame in the condition or to know its place in time, and
+can a LoRA of this size hold the edited clip at all.
 
 *turned* is how far the object's mean colour behind the turn went from the first frame's to the third colour: 0 none of
 the way, 1 all of it.
@@ -60,7 +61,9 @@ class Question:
 QUESTIONS: dict[str, Question] = {
     "untrained": Question((), keep=FIRST),
     "untrained-frame-shown": Question((), keep=FIRST, shown=True),
+    "untrained-no-first-frame": Question((), keep="outside"),
     "stage-1": Question(("clip",)),
+    "stage-1-no-first-frame": Question(("clip",), keep="outside"),
     "stage-2": Question(("clip", "frame")),
     "stage-2-no-first-frame": Question(("clip", "frame"), keep="outside"),
     "stage-2-frame-shown": Question(("clip", "frame"), shown=True),
