@@ -19,7 +19,7 @@ class GatherSwap(io.ComfyNode):
             category=CATEGORY,
             description="Every frame attends to a few group frames of the clip instead of to itself, so that all "
             "frames are edited alike. Works with any sampler and guider, on instruction editors and on text-to-image "
-            "models: Stable Diffusion, FLUX (Kontext), Qwen-Image (Edit). Memory does not grow with the clip.",
+            "models: Stable Diffusion, FLUX (Kontext), Qwen-Image (Edit). What it keeps does not grow with the clip.",
             inputs=[
                 model_input("A Stable Diffusion 1.x, 2.x or SDXL model, FLUX or Qwen-Image. It is not changed."),
                 io.Int.Input("group", default=4, min=1, max=64, tooltip="How many frames, evenly spread over the clip, "

@@ -24,7 +24,7 @@ class StreamedEdit(io.ComfyNode):
             category=CATEGORY,
             description="Edits a video of any length from file to file, a window of frames at a time, exactly as it "
             "would be edited in one piece: each window is read, encoded, sampled, decoded and written before the next. "
-            "Memory does not grow with the video, and queueing again goes on after the last finished window, even "
+            "Memory hardly grows with the video, and queueing again goes on after the last finished window, even "
             "after a crash.",
             inputs=[
                 io.Video.Input("video", tooltip="From the core Load Video. Only a window of it is ever in memory."),

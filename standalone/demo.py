@@ -1,8 +1,8 @@
 """``make demo``: a clip is written as an mp4, edited by EI2 from mp4 to mp4, and measured against the true answer.
 
 The graph is the one that ships for the editor, workflows/api/toy_ei2.json; the file takes the
-place of its clip by the command line's own ``--video``. The rivals are the same graph with
-Tune-A-Video's blocks in EI2's place, and with no block at all.
+place of its clip by the command line's own ``--video``. Beside it stands the same graph with
+no block at all, each frame on its own.
 """
 
 from __future__ import annotations
