@@ -34,7 +34,7 @@ def add_models(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def carry_values(name: str) -> Path:
-    """Set the widgets of a graph's editor form to the values in ``workflows/api/NAME.json``.
+    """Set the widgets of a graph's editor form to the values in ``workflows/api/NAME.json``, its note to ``NAME.md``.
 
     Raises:
         KeyError: the UI form lacks a node or a widget, so it must be drawn again.
@@ -51,7 +51,8 @@ def carry_values(name: str) -> Path:
                 continue
             if field not in widgets:
                 raise KeyError(f"{name}: node {key} has no widget '{field}' in the UI form; draw it again.")
-            widgets[field] = value
+            if widgets[field] != value:  # The frontend writes 1 where the API form has 1.0.
+                widgets[field] = value
         if widgets:
             # The list is what older frontends read; the names are in its order.
             nodes[key]["widgets_values"] = list(widgets.values())
@@ -63,4 +64,9 @@ def carry_values(name: str) -> Path:
                 continue  # The host's SAM 3 nodes, which the API form has not.
             named[label] = nodes[key]["widgets_values_named"][field]
         host["widgets_values"] = list(named.values())
+    note = FOLDER / "api" / f"{name}.md"
+    for node in graph["nodes"]:
+        if node["type"] == "MarkdownNote":
+            text = note.read_text(encoding="utf-8")
+            node["widgets_values"], node["widgets_values_named"] = [text], {"text": text}
     return write(path, graph)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from steadyedit.standalone import host_api
+
+API_FORMS = Path(__file__).parents[1] / "workflows" / "api"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,19 @@ def test_only_fields_that_the_host_has_are_filled(words):
     assert new.search_aliases == ["phrase"] and new.essentials_category == "Video Tools"
     assert known(lambda id, tooltip=None: (id, tooltip), "a", tooltip="t", advanced=True) == ("a", "t")
     assert known(lambda id, **rest: rest, "a", advanced=True) == {"advanced": True}
+
+
+@pytest.mark.parametrize("note", sorted(API_FORMS.glob("*.md")), ids=lambda path: path.stem)
+def test_notes_name_settings_as_the_editor_shows_them(words, note):
+    """A marked word is no id of a setting that no node of the graph shows under it."""
+    graph = json.loads(note.with_suffix(".json").read_text(encoding="utf-8"))
+    marked = set(re.findall(r"\*+([^*\n]+)\*+", note.read_text(encoding="utf-8")))
+    shown: dict[str, set[str]] = {}
+    for name in {node["class_type"] for node in graph.values()} & set(words.schemas):
+        for given in words.schemas[name].inputs:
+            called = words.said[name].names.get(given.id, words.module.BY_INPUT.get(given.id, given.id))
+            shown.setdefault(given.id, set()).add(called)
+    assert {word for word in marked & set(shown) if word not in shown[word]} == set()
 
 
 def test_help_pages_name_settings_as_the_editor_shows_them(words):

@@ -6,8 +6,8 @@ As a command it writes the UI form of a graph (``workflows/TITLE (NAME).json``) 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
 
 With ``--blueprint`` it writes ``subgraphs/NAME.json`` from ``subgraphs/api/NAME.json``.
-With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets over into a UI form whose nodes and
-links stay as they are.
+With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets and the note over into a UI form whose
+nodes and links stay as they are.
 
 The layout follows the API form: nodes of one ``_meta.group`` stand under each other in the order of the file, groups
 side by side; ``workflows/api/NAME.md``, where it is there, becomes the note at the left. Needs ``pip install
@@ -330,7 +330,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="a graph of workflows/api/, without .json")
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with this pack")
-    parser.add_argument("--values", action="store_true", help="only carry values of widgets over")
+    parser.add_argument("--values", action="store_true", help="only carry values of widgets and the note over")
     parser.add_argument("--blueprint", action="store_true", help="draw blueprints, of subgraphs/api/")
     parser.add_argument("--picture", type=Path, help="also write a picture of the (last) graph")
     args = parser.parse_args()
