@@ -1,7 +1,7 @@
 """Memory and work of the papers' sizes, with no GPU: ``python -m steadyedit bench full_size --methods 14B``.
 
-A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against what is told before a training. A
-minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
+A training step of diffusers' Wan in fake tensors, in bfloat16 and float32, against the estimate that a training makes.
+A minute and no memory for 14 billion weights on one core. The peak is of tensors alone: an allocator's fragments and a
 matrix library's workspace come on top, so these are predictions until a GPU has confirmed them. What ComfyUI's own
 networks take is measured by ``tests/host/test_full_size_memory.py``. "ei2 ...", "tune-a-video ...", "dape ..." and
 "via ..." are Stable Diffusion's U-Net at 512x512, "sdxl tuning" SDXL's at 1024x1024: a step of tuning on 8 frames, one

@@ -28,7 +28,7 @@ class Step:
     Args:
         tokens: that run through the blocks.
         peak: what lives at the worst moment of the second step, in which AdamW has its moments.
-        told: what is told before a training.
+        told: what is estimated before a training.
         flops: of one step, the blocks' second forward included; 0 where it was not counted.
         held: the storages at the worst moment, the largest first.
     """

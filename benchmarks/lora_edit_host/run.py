@@ -60,7 +60,7 @@ def main(
         model = built(MODELS[name])
         for size, latent in zip(sizes, latents, strict=True):
             rows.append({"method": name, "size": size, **measured(model, MODELS[name], latent, int(steps or 3))})
-            print("{method}, {size}: {peak_gib:.2f} GiB ({told_gib:.2f} told before), {taken_gib:.2f} taken, "
+            print("{method}, {size}: {peak_gib:.2f} GiB ({told_gib:.2f} estimated), {taken_gib:.2f} taken, "
                   "{step_seconds:.2f} s a step; {chosen}".format(**rows[-1]), flush=True)  # fmt: skip
     note = "random weights, stored in fp8 on a GPU; peaks count the weights on a GPU, and not in the main memory"
     return written({"meta": meta(SEED, len(sizes), rank=RANK, card_gib=CARD / GIB, note=note), "rows": rows}, json_path)

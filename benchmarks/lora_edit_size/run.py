@@ -2,7 +2,7 @@
 
 A Wan image-to-video transformer of the named size with random weights trains a LoRA of rank 16 on
 one sample: seconds a step, memory beside the weights (PyTorch's own allocations) against what is
-told before a training, and the share of the rate that the device reaches in a plain product of
+estimated before a training, and the share of the rate that the device reaches in a plain product of
 matrices. Work is what PyTorch counts in a step, the blocks' second forward included. Numbers of a
 small ``--sizes`` say nothing of 49 frames of 832x480, which are for a GPU.
 """
@@ -64,7 +64,7 @@ def main(
 
     Raises:
         ValueError: an unknown model, or a size that is none.
-        MemoryError: it will not fit; told before the weights are made.
+        MemoryError: it will not fit; estimated before the weights are made.
     """
     gpu = torch.cuda.is_available()
     chosen, sizes = chosen_of(methods or ["1.3B"], MODELS), list(sizes or [PAPER if gpu else SMALL])
@@ -76,7 +76,7 @@ def main(
         for size, latent in zip(sizes, latents, strict=True):
             rows.append({"method": name, "size": size, **measured(model, MODELS[name], latent, timed, rate)})
             print("{method}, {size}: {tokens} tokens, {step_seconds:.2f} s a step, {beside_weights_gib:.2f} GiB beside "
-                  "{weights_gib:.2f} of weights ({predicted_gib:.2f} told before), {tflops:.3f} TFLOP/s, "
+                  "{weights_gib:.2f} of weights ({predicted_gib:.2f} estimated), {tflops:.3f} TFLOP/s, "
                   "{share:.0%} of a plain product".format(**rows[-1]), flush=True)  # fmt: skip
         del model
     report = {"meta": meta(SEED, len(sizes), dtype=str(dtype), rank=RANK, timed_steps=timed, clock=clock()[1],

@@ -6,8 +6,8 @@ As a command it writes the UI form of a graph (``workflows/TITLE (NAME).json``) 
     python tests/host/frontend.py NAME... --url http://127.0.0.1:8188 [--picture FILE.png]
 
 With ``--blueprint`` it writes ``subgraphs/NAME.json`` from ``subgraphs/api/NAME.json``.
-With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets and the note over into a UI form whose
-nodes and links stay as they are.
+With ``--values`` it needs no browser and no ComfyUI: it carries values of widgets and the note over into a UI form
+whose nodes and links stay as they are.
 
 The layout follows the API form: nodes of one ``_meta.group`` stand under each other in the order of the file, groups
 side by side; ``workflows/api/NAME.md``, where it is there, becomes the note at the left. Needs ``pip install
