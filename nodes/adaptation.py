@@ -31,8 +31,9 @@ class TestTimeAdapt(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The editor's VAE."),
                 io.Image.Input("root_source", tooltip="The root frame before its edit, from Pick Root."),
                 io.Image.Input("root_edited", tooltip="The root frame after its edit, from Pick Root."),
-                io.Int.Input("steps", default=150, min=1, max=100000, tooltip="Training steps; 100 to 200 serve well."),
-                learning_rate_input(1e-4),
+                io.Int.Input("steps", default=150, min=1, max=100000, tooltip="Training steps; 100 to 200 serve well. "
+                             "The paper states none."),
+                learning_rate_input(1e-4, "The paper states none."),
                 rank_input(" on all attention projections"),
                 io.Int.Input("batch", default=4, min=1, max=64, tooltip="Warped pairs a step. Less saves memory."),
                 io.Int.Input("variants", default=48, min=1, max=4096,
@@ -80,7 +81,7 @@ class PerFrameConditioning(io.ComfyNode):
                 io.String.Input("text", multiline=True, tooltip="One line a frame, in order. An empty line between "
                                 "others is an empty prompt. Empty where conditioning holds all frames."),
                 io.Image.Input("images", optional=True, tooltip="The clip: its frames are counted, so that a wrong "
-                               "number of lines is told at once."),
+                               "number of lines is refused at once."),
                 io.Boolean.Input("spread", default=False, optional=True, tooltip="Let fewer lines hold for equally "
                                  "long parts of the clip; needs images."),
                 io.Conditioning.Input("conditioning", optional=True, tooltip="Prompts encoded elsewhere, which come "

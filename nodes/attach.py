@@ -103,7 +103,7 @@ class SparseCausal(io.ComfyNode):
             display_name="Sparse-causal attention (Tune-A-Video)",
             category=CATEGORY,
             description="Self-attention in which every frame sees the first and the previous frame: Tune-A-Video's "
-            "rival to FFAM. Attach one of the two.",
+            "counterpart to FFAM. Attach one of the two.",
             inputs=[model_input()],
             outputs=[model_output()],
         )
@@ -122,8 +122,8 @@ class TemporalAttention(io.ComfyNode):
             node_id="SteadyEditTemporalAttention",
             display_name="Temporal attention (Tune-A-Video)",
             category=CATEGORY,
-            description="Plain attention over frames after every transformer block: Tune-A-Video's rival to STAM. "
-            "It starts as a small constant shift: tune it on the clip with One-Shot Tune.",
+            description="Plain attention over frames after every transformer block: Tune-A-Video's counterpart to "
+            "STAM. It starts as a small constant shift: tune it on the clip with One-Shot Tune.",
             inputs=[
                 model_input(),
                 io.Boolean.Input("joint_norms", default=False, optional=True, tooltip="Normalise all frames together "

@@ -76,7 +76,7 @@ class DescribeRegion(io.ComfyNode):
             category=CATEGORY,
             description="From an edit instruction and a frame to the words for what has to change, for Text Mask, or "
             "\"whole frame\": VIA's step by a vision-language model. The model is a folder in models/LLM that answers "
-            "questions, or the host's Generate Text, whose text goes into answer.",
+            "questions, or ComfyUI's Generate Text, whose text goes into answer.",
             inputs=[
                 io.String.Input("instruction", default="", multiline=True, tooltip="The edit, as an order."),
                 io.Combo.Input("model", options=[NONE, *captioners()], default=NONE, tooltip="A vision-language model "

@@ -32,7 +32,8 @@ class ColorMatch(io.ComfyNode):
                                "flicker where things move in and out."),
                 io.Float.Input("smooth", default=12.0, min=0.0, max=10000.0, step=0.5, tooltip="For drift: over how "
                                "many frames (standard deviation)."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="0 changes nothing."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="How much of the change: "
+                               "1 all of it, 0 none."),
                 io.Combo.Input("region", options=REGIONS, default=REGIONS[0], tooltip="With a mask: what is measured "
                                "and changed. Outside of an object and everywhere is for edits that change the object's "
                                "colours on purpose."),

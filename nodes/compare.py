@@ -26,7 +26,7 @@ class Compare(io.ComfyNode):
             display_name="Compare Before/After",
             category="SteadyEdit/video",
             description="Plays the clip before and after its edit in the node: side by side, with a wipe that you "
-            "drag, as their difference, or one over the other. Only a small preview is written, to the host's "
+            "drag, as their difference, or one over the other. Only a small preview is written, to ComfyUI's "
             "temporary folder.",
             inputs=[
                 io.Image.Input("before", tooltip="The clip before its edit."),

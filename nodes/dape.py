@@ -110,8 +110,10 @@ class VisualAdapterTrain(io.ComfyNode):
                                 "The paper: 5, the first on the way up, which is SDXL's 4."),
                 io.Combo.Input("placement", options=["attn2", "attn1", "ff"], default="attn2", tooltip="After cross-"
                                "attention, self-attention or the feed-forward."),
-                io.Int.Input("bottleneck", default=64, min=1, max=4096, tooltip="Channels inside of the adapter."),
-                io.Int.Input("kernel", default=5, min=1, max=31, step=2, tooltip="Side of its convolution, odd."),
+                io.Int.Input("bottleneck", default=64, min=1, max=4096, tooltip="Channels between its two "
+                             "projections. The paper states none."),
+                io.Int.Input("kernel", default=5, min=1, max=31, step=2, tooltip="Side of its depth-wise convolution, "
+                             "odd. The paper: 5."),
                 io.Boolean.Input("joint", default=False, tooltip="Train the norms of ResNet and attention blocks at "
                                  "the same time, in one stage. The paper finds that worse."),
                 steps=70, learning_rate=1e-5),

@@ -35,7 +35,7 @@ class EditorConditioning(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The instruction, one row a frame. "
-                                       "FluxGuidance and core's other conditioning nodes may follow."),
+                                       "FluxGuidance and other core conditioning nodes may follow."),
                 io.Conditioning.Output(display_name="negative", tooltip="The same pictures with the negative text."),
                 io.Latent.Output(display_name="latent", tooltip="The encoded clip, one row a frame, for the sampler, "
                                  "and for Source Path."),

@@ -29,7 +29,7 @@ class GatherSwap(io.ComfyNode):
                 io.Boolean.Input("cross_attention", default=True, tooltip="Swap cross-attention too. With one prompt "
                                  "for all frames it changes nothing; it matters with one prompt per frame."),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.05, tooltip="From which share of the "
-                               "sampling steps on."),
+                               "sampling steps on. The paper: from the first step, 0."),
                 io.Float.Input("end", default=0.8, min=0.0, max=1.0, step=0.05, tooltip="Up to which share of the "
                                "sampling steps. The paper: the first 8 of 10. The last ones bring back each frame's "
                                "own details."),

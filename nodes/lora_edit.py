@@ -12,7 +12,7 @@ from .checks import wanted
 
 CATEGORY = "SteadyEdit/lora edit"
 SHAPES = ("boxes", "silhouettes")
-KEEP_TIP = ("What the model is told to keep. \"outside, first frame\" is LoRA-Edit's: all but the mask, and the whole "
+KEEP_TIP = ("What the model keeps. \"outside, first frame\" is LoRA-Edit's: all but the mask, and the whole "
             "first frame. \"first frame\" is plain image-to-video, \"nothing\" text-to-video; these need no mask.")
 FAMILY_TIP = ("Which model this is for; Wan 2.2's I2V models are as Wan 2.1. HunyuanVideo v2 has no mask and is "
               "refused with the reason.")

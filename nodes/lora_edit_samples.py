@@ -53,7 +53,8 @@ class MaskSample(io.ComfyNode):
                 io.Combo.Input("keep", options=list(KEEPS), tooltip=KEEP_TIP),
                 io.Int.Input("clip_length", default=0, min=0, max=4097, step=1, tooltip="0 trains on the whole clip. "
                              "4N+1 cuts it into clips that overlap by a frame and need less memory; 13 in the paper."),
-                io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often it is met in a round."),
+                io.Int.Input("repeats", default=1, min=1, max=1000, tooltip="How often it is met in a round, beside "
+                             "other samples: 1, to 9 of each edited frame, by the authors."),
                 *shared_inputs(),
                 *more_inputs("1 where the model learns to make the clip: the object's boxes (Box Mask)."),
                 gray_input(),
@@ -102,7 +103,7 @@ class FrameSample(io.ComfyNode):
                 *more_inputs("1 where the frame was edited (its boxes). Without it the whole frame is learned."),
                 io.Int.Input("frame", default=-1, min=-1, max=100000, optional=True, tooltip="Number of the edited "
                              "frame, counted from 0, where original_frame is the whole clip and mask its masks. A "
-                             "number beyond the end is told. -1: original_frame is the frame itself."),
+                             "number beyond the end is refused. -1: original_frame is the frame itself."),
                 gray_input(),
             ],
             outputs=[samples_output()],

@@ -30,8 +30,8 @@ class MaskLoRATrain(io.ComfyNode):
                 io.Int.Input("steps", default=100, min=1, max=100000, tooltip="Training steps: 100 for the clip in the "
                              "paper. A second stage, by the authors' code, takes 10 rounds of 1 + 9n for n edited "
                              "frames: 100 for one, 190 for two. Short clips need more: each is a sample of its own."),
-                learning_rate_input(1e-4),
-                rank_input("; alpha is the same"),
+                learning_rate_input(1e-4, "The authors: 1e-4."),
+                rank_input("; alpha is the same. The authors: 16"),
                 io.Combo.Input("targets", options=list(TARGETS), tooltip="Which layers of the blocks: all, as in the "
                                "authors' code, or those that their paper names."),
                 io.Combo.Input("noise_range", options=list(NOISE_RANGES), tooltip="All noise levels; or those that an "

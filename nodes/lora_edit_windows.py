@@ -26,7 +26,7 @@ class EditInWindows(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="From BasicScheduler, denoise 1."),
                 io.Vae.Input("vae", tooltip="The model's video VAE."),
                 io.Image.Input("video", tooltip="The original clip: 4N+1 frames, both sides multiples of 16."),
-                io.Combo.Input("keep", options=list(KEEPS[:2]), tooltip="What the model is told to keep, as in "
+                io.Combo.Input("keep", options=list(KEEPS[:2]), tooltip="What the model keeps, as in "
                                "training. \"outside, first frame\" is LoRA-Edit's; \"first frame\" is plain "
                                "image-to-video, which needs no mask."),
                 io.Int.Input("length", default=13, min=5, max=4097, step=4, tooltip="Frames of a window, 4N+1: what "

@@ -101,8 +101,8 @@ class ClipMetrics(io.ComfyNode):
                                "define it, without the points at motion boundaries, by pair of frames, then over the "
                                "pairs."),
                 InterpolationModel.Input("interpolation_model", optional=True, tooltip="From Load Frame Interpolation "
-                                         "Model (RIFE, FILM), in hosts that have it: predicts frames 1, 3, 5, ... from "
-                                         "their neighbours, for Interpolation Error (network)."),
+                                         "Model (RIFE, FILM), in a ComfyUI that has it: predicts frames 1, 3, 5, ... "
+                                         "from their neighbours, for Interpolation Error (network)."),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="One value a line."),

@@ -14,7 +14,7 @@ from .shown_frames import shown_frames, shown_masks
 PICTURE, OVERLAY = "steadyedit_frame", "steadyedit_masks"
 
 TYPED = ("typed as 10,20; 30,40 (| 12: 5,6 for frame 12, | 12#2: 5,6 for its second object), or as the JSON that the "
-         "host's SAM 3 nodes take")
+         "SAM 3 nodes of ComfyUI take")
 
 
 class PointMask(io.ComfyNode):
@@ -49,7 +49,7 @@ class PointMask(io.ComfyNode):
                 io.Float.Output(display_name="score", tooltip="The network's guess how good they are (IoU): the "
                                 "lowest."),
                 io.String.Output(display_name="positive_coords", tooltip="The points of the first object in the first "
-                                 "of the frames, as the host's nodes take them."),
+                                 "of the frames, as ComfyUI's nodes take them."),
                 io.String.Output(display_name="negative_coords", tooltip="The other points, likewise."),
                 Boxes.Output(display_name="bboxes", tooltip="The boxes of each of the frames."),
                 io.String.Output(display_name="frames", tooltip="The numbers of the frames, for Track Mask."),

@@ -24,7 +24,8 @@ class QualityScore(io.ComfyNode):
                 io.Image.Input("images", tooltip="The clip."),
                 io.Combo.Input("model", options=captioners(), tooltip="A vision-language model in transformers' "
                                "format, a folder of models/LLM. Scores of two models cannot be compared."),
-                io.Int.Input("stride", default=1, min=1, max=10_000, tooltip="Look at every so many-th frame only."),
+                io.Int.Input("stride", default=1, min=1, max=10_000, tooltip="1 scores every frame, n every n-th "
+                             "only, in that much less time."),
                 precision_input(),
             ],
             outputs=[

@@ -16,20 +16,22 @@ class RootCandidates(io.ComfyNode):
             node_id="SteadyEditRootCandidates",
             display_name="Root Candidates (VIA)",
             category=CATEGORY,
-            description="Edits one frame of the clip under several seeds, each from pure noise with the host's own "
+            description="Edits one frame of the clip under several seeds, each from pure noise with ComfyUI's own "
             "sampler and the guidance of DualCFGGuider. The preview numbers them for Pick Root.",
             inputs=[
-                io.Model.Input("model", tooltip="An InstructPix2Pix-like editor."),
+                io.Model.Input("model", tooltip="That of an InstructPix2Pix checkpoint, or the Toy Editor's."),
                 io.Conditioning.Input("positive", tooltip="The instruction."),
                 io.Conditioning.Input("negative", tooltip="The empty prompt."),
                 io.Vae.Input("vae", tooltip="The editor's VAE."),
                 io.Image.Input("images", tooltip="The clip, or the one frame to edit."),
                 io.Int.Input("frame", default=-1, min=-1, max=10**6,
                              tooltip="Which frame, counted from 0; -1 draws one by the seed, as the paper does."),
-                io.Int.Input("count", default=4, min=1, max=64, tooltip="How many candidates."),
+                io.Int.Input("count", default=4, min=1, max=64, tooltip="How many edits of the frame there are to "
+                             "choose from; each costs a run of the editor."),
                 io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate="fixed",
                              tooltip="Seed of the first candidate; each next one has one more."),
-                io.Int.Input("steps", default=10, min=1, max=1000, tooltip="Sampling steps (scheduler normal)."),
+                io.Int.Input("steps", default=10, min=1, max=1000, tooltip="Sampling steps (scheduler normal). The "
+                             "paper: 10."),
                 io.Float.Input("text_guidance", default=7.5, min=0.0, max=100.0, step=0.1,
                                tooltip="Pull of the instruction. The paper: 7.5, toy editor: 2.5."),
                 io.Float.Input("image_guidance", default=1.5, min=0.0, max=100.0, step=0.1,
@@ -93,7 +95,9 @@ class PickRoot(io.ComfyNode):
                               "Unconnected, the whole picture counts as to be preserved."),
                 io.Int.Input("frame", default=0, min=0, max=10**6, optional=True,
                              tooltip="The frame's number, from Root Candidates: its mask is taken."),
-                io.Clip.Input("clip", optional=True, tooltip="Text encoder of a whole CLIP."),
+                io.Clip.Input("clip", optional=True, tooltip="For the automatic choice: text encoder of a whole "
+                              "CLIP, such as clip_l by CLIPLoader; that of a Stable Diffusion 1.x checkpoint does "
+                              "not do."),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="Image encoder of the same CLIP."),
             ],
             outputs=[

@@ -41,7 +41,7 @@ class LoadSequence(io.ComfyNode):
             display_name="Load Image Sequence",
             category=CATEGORY,
             description="Frames out of numbered pictures: EXR, PNG, TIFF, JPEG, WebP, with their alpha. Frame numbers, "
-            "gaps and handles are respected, and what the numbers mean is told in info.",
+            "gaps and handles are respected, and info says what was read.",
             inputs=[
                 io.String.Input("name", default="", tooltip="In ComfyUI's input or output folder: shot_####.exr, "
                                 "shot_%04d.png, shot.$F4.exr, a folder, or one file of the sequence."),

@@ -36,15 +36,17 @@ class StreamedEdit(io.ComfyNode):
                                 "that much noised."),
                 io.Vae.Input("vae", tooltip="That of the model."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate="fixed",
-                             tooltip="Of the noise. It hangs on a frame's number alone, never on the window."),
+                             tooltip="Of the noise. It depends on a frame's number alone, never on the window."),
                 io.Combo.Input("noise", options=NOISES, default=NOISES[0], tooltip="One noise for all frames keeps "
                                "them alike, as in VIA; noise of its own is what RandomNoise gives every frame of a "
                                "batch."),
                 io.Int.Input("window", default=16, min=1, max=4096, tooltip="Frames at a time. The result does not "
                              "depend on it; memory does. The group's frames ride along with each window."),
-                io.Int.Input("start", default=0, min=0, max=10**9, tooltip="First frame."),
+                io.Int.Input("start", default=0, min=0, max=10**9, tooltip="Number of the first frame that is "
+                             "taken, counted from 0."),
                 io.Int.Input("count", default=0, min=0, max=10**9, tooltip="Number of frames; 0 for all."),
-                io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="Take every so many-th frame."),
+                io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="2 takes every second frame, 3 every "
+                             "third, ...: more of the clip in as many frames, at a lower rate."),
                 io.Int.Input("size", default=512, min=0, max=8192, step=8, tooltip="Side in pixels, a multiple of 8 "
                              "(toy model: 128). 0 keeps the video's own size, cropped to multiples of 8."),
                 io.Combo.Input("fit", options=FITS, default="crop", optional=True, tooltip="How other proportions "
@@ -71,7 +73,7 @@ class StreamedEdit(io.ComfyNode):
                 io.ControlNet.Input("control_net", optional=True, tooltip="The ControlNet of the hint video. It acts "
                                     "on all prompts of the guider."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, optional=True,
-                               tooltip="Of the ControlNet."),
+                               tooltip="Of the ControlNet, as in Apply ControlNet."),
                 io.Float.Input("hint_start", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
                                tooltip="Share of the noise schedule at which the ControlNet begins."),
                 io.Float.Input("hint_end", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,

@@ -21,7 +21,8 @@ class OneShotTune(io.ComfyNode):
             "model that comes in is not changed and never copied. Cancelled, it goes on from its last checkpoint next "
             "time; the same clip, model and recipe is found again and not trained twice.",
             inputs=[
-                io.Model.Input("model", tooltip="A model with STAM, FFAM or Tune-A-Video's attentions attached."),
+                io.Model.Input("model", tooltip="A model with STAM, FFAM, Tune-A-Video's attentions or SimDA "
+                               "attached."),
                 io.Latent.Input("latent", tooltip="The clip, all frames as one batch (VAE Encode of its images)."),
                 io.Conditioning.Input("conditioning", tooltip="What the clip shows. One prompt, or one a frame."),
                 io.Int.Input("steps", default=500, min=1, max=100000,

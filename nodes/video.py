@@ -20,12 +20,16 @@ class LoadFrames(io.ComfyNode):
             display_name="Load Frames",
             category="SteadyEdit/video",
             description="A range of frames of a video at a size that the VAE takes, decoding no more than that range. "
-            "Rotation, transparency, interlacing, HDR and variable frame rates are taken care of, and told in info.",
+            "Rotation, transparency, interlacing, HDR and variable frame rates are taken care of; info says what was "
+            "done.",
             inputs=[
                 io.Video.Input("video", tooltip="From the core Load Video."),
-                io.Int.Input("start", default=0, min=0, max=10**9, tooltip="First frame."),
-                io.Int.Input("count", default=8, min=0, max=10**6, tooltip="Number of frames; 0 for all."),
-                io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="Take every so many-th frame."),
+                io.Int.Input("start", default=0, min=0, max=10**9, tooltip="Number of the first frame that is "
+                             "taken, counted from 0."),
+                io.Int.Input("count", default=8, min=0, max=10**6, tooltip="Number of frames; 0 for all. 8 is what "
+                             "EI2's paper tunes on."),
+                io.Int.Input("stride", default=1, min=1, max=10**6, tooltip="2 takes every second frame, 3 every "
+                             "third, ...: more of the clip in as many frames, at a lower rate."),
                 io.Int.Input("size", default=512, min=0, max=8192, step=8,
                              tooltip="Side in pixels, a multiple of 8 (papers: 512, toy model: 128). 0 keeps the "
                              "video's own size, cropped to multiples of 8."),

@@ -39,7 +39,8 @@ class SaveTuned(io.ComfyNode):
             description="Writes tuned weights into models/steadyedit, with the method, the base model's hash and the "
             "recipe inside. The file is written as a whole or not at all.",
             inputs=[
-                Weights.Input("weights", tooltip="From One-Shot Tune or Load Tuned Weights."),
+                Weights.Input("weights", tooltip="From One-Shot Tune, Norm-Tune, Visual Adapter or Load Tuned "
+                              "Weights."),
                 io.String.Input("filename_prefix", default="tuned", tooltip="Name of the file; a number is added."),
             ],
             outputs=[],
