@@ -23,13 +23,20 @@ def checked(node: Any) -> Any:
     @wraps(execute)
     def checked_execute(cls: type, *values: Any, **inputs: Any) -> Any:
         try:
-            out = execute(cls, *values, **inputs)
+            out = explained(cls, *values, **inputs)
+            refuse_not_finite(cls, inputs, out)
+        except (ValueError, TypeError, MemoryError) as error:
+            name_as_shown(cls, error)
+            raise
+        return out
+
+    def explained(cls: type, *values: Any, **inputs: Any) -> Any:
+        try:
+            return execute(cls, *values, **inputs)
         except Exception as error:
             if not isinstance(error, (OSError, MemoryError)) and not is_sentence(error):
                 explain(cls, inputs, error)
             raise
-        refuse_not_finite(cls, inputs, out)
-        return out
 
     node.execute = classmethod(checked_execute)
     return node
@@ -43,6 +50,20 @@ def is_sentence(error: BaseException) -> bool:
         return True
     raw = not isinstance(error, (ValueError, TypeError, ArithmeticError)) or isinstance(error, UnicodeError)
     return not raw and bool(re.match(r"[\w .,()#\-]+: ", str(error))) and "\n" not in str(error)
+
+
+def name_as_shown(node: type[Any], error: BaseException) -> None:
+    """Add to a sentence what the editor calls the input that it begins with.
+
+    Sentences name inputs by their ids, as graphs and the command line do; a widget may show plainer words.
+    """
+    text = str(error)
+    start = re.match(r"(\w+): ", text)
+    if not start or len(error.args) != 1 or not text.endswith("."):
+        return
+    shown = {given.id: getattr(given, "display_name", None) for given in node.define_schema().inputs}.get(start[1])
+    if shown and shown != start[1].replace("_", " "):
+        error.args = (f'{text[:-1]} ({start[1]} is "{shown}" in the editor).',)
 
 
 def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .checks import whole_numbers
+from .checks import explain_no_memory, whole_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,24 +74,23 @@ def frame_numbers(label: str, text: str, frames: int) -> list[int]:
     return list(numbers)
 
 
-@contextmanager
-def explain_out_of_memory(work: str, frames: int, images: Tensor) -> Iterator[None]:
+def explain_out_of_memory(work: str, frames: int, images: Tensor) -> AbstractContextManager[None]:
     """Turn out-of-memory errors into one sentence.
+
+    Args:
+        frames: how many are in one call. Only a node that has a ``chunk`` takes more than one.
 
     Raises:
         MemoryError: memory ran out inside the ``with``.
     """
     from .. import backends
-    from ..methods.out_of_memory import ran_out
 
-    try:
-        yield
-    except Exception as error:
-        if not ran_out(error, backends.current().out_of_memory()):
-            raise
-        _, height, width, _ = images.shape
-        raise MemoryError(f"chunk: memory ran out while {work} {frames} frames of {width}x{height} at once; "
-                          "use a smaller chunk.") from error
+    size = f"{images.shape[2]}x{images.shape[1]}"
+    if frames > 1:
+        return explain_no_memory(backends.current(), "chunk", f"{work} {frames} frames of {size} at once",
+                                 "a smaller chunk")  # fmt: skip
+    return explain_no_memory(backends.current(), "images", f"{work} frames of {size} one by one",
+                             "smaller frames or a smaller network")
 
 
 def progress(total: int, label: str) -> Callable[[int], None]:

@@ -75,6 +75,44 @@ def test_notes_name_settings_as_the_editor_shows_them(words, note):
     assert {word for word in marked & set(shown) if word not in shown[word]} == set()
 
 
+@pytest.mark.parametrize("sentence, more", [
+    ("stop: is 0; use more.", ' (stop is "near enough (error)" in the editor).'), ("steps: is 0; use more.", "."),
+    ("learning_rate: is 0; use more.", "."), ("stop of it: is odd; leave it.", "."), ("two\nlines.", "."),
+])  # fmt: skip
+def test_a_refusal_says_what_the_editor_calls_its_input(sentence, more):
+    """Sentences begin with the id, which the widget may not show; a host's schema has what it shows."""
+    with host_api.installed():
+        from steadyedit.nodes.checked import checked
+
+    class Node:
+        @classmethod
+        def define_schema(cls):
+            names = {"stop": "near enough (error)", "learning_rate": "learning rate", "steps": None}
+            return SimpleNamespace(outputs=[], inputs=[
+                SimpleNamespace(id=id, display_name=name, io_type="INT") for id, name in names.items()])  # fmt: skip
+
+        @classmethod
+        def execute(cls, **given):
+            raise ValueError(sentence)
+
+    with pytest.raises(ValueError) as caught:
+        checked(Node).execute()
+    assert str(caught.value) == sentence.removesuffix(".") + more
+
+
+@pytest.mark.parametrize("frames, sentence", [(4, "chunk: .* 4 frames of 12x8 at once; use a smaller chunk"),
+                                              (1, "images: .* frames of 12x8 one by one; use smaller frames")])
+def test_memory_that_ran_out_names_an_input_that_the_node_has(words, frames, sentence):
+    import torch
+
+    with host_api.installed():
+        from steadyedit.nodes.pictures import explain_out_of_memory
+
+        with pytest.raises(MemoryError, match=sentence), explain_out_of_memory("segmenting", frames,
+                                                                               torch.zeros(4, 8, 12, 3)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_help_pages_name_settings_as_the_editor_shows_them(words):
     pages = Path(__file__).parents[1] / "web" / "docs"
     for name, schema in words.schemas.items():

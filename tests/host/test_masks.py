@@ -322,5 +322,5 @@ def test_memory_that_runs_out_is_told(sam, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(sam.model), "encode", exhausted)
-    with pytest.raises(MemoryError, match="chunk: memory ran out while segmenting 1 frames of 53x75"):
+    with pytest.raises(MemoryError, match="images: memory ran out while segmenting frames of 53x75 one by one"):
         run("SteadyEditPointMask", images=clip(1), sam=sam, positive="5,5")
