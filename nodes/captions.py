@@ -26,6 +26,19 @@ def open_captioner(model: str, precision: str) -> Loaded:
     return Loaded(captioner, backends.manager().manage(captioner.module), model)
 
 
+def open_answering(model: str, precision: str) -> Loaded:
+    """The network of a folder that answers questions, in the host's care.
+
+    Raises:
+        ValueError: it answers none.
+    """
+    opened = open_captioner(model, precision)
+    if not opened.model.chats:
+        raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a vision-language "
+                         "model such as Qwen2.5-VL-3B-Instruct.")
+    return opened
+
+
 class Caption(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -117,10 +130,7 @@ class DescribeRegion(io.ComfyNode):
                 raise ValueError("images: a model can only answer about a picture; connect the clip.")
             clip = clip_of(images)
             numbers = range(0, len(clip), every or len(clip))
-            asking = open_captioner(model, precision)
-            if not asking.model.chats:
-                raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a "
-                                 "vision-language model such as Qwen2.5-VL-3B-Instruct.")
+            asking = open_answering(model, precision)
             answerer, tell, regions = asking.ready(1), progress(len(numbers), "asking for the region"), {}
             for number in numbers:
                 regions[number] = region_of(answerer.ask(clip[number], asked))

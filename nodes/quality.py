@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .captions import FOLDER, captioners, open_captioner
+from .captions import FOLDER, captioners, open_answering
 from .metrics import CATEGORY
 from .model_files import changing_with, checked_when_it_runs, precision_input
 from .pictures import clip_of, progress
@@ -43,10 +43,7 @@ class QualityScore(io.ComfyNode):
         from ..vision.quality import qualities
 
         frames = clip_of(images)[::stride]
-        captioner = open_captioner(model, precision)
-        if not captioner.model.chats:
-            raise ValueError(f"model: '{model}' describes pictures but answers no questions; choose a vision-language "
-                             "model such as Qwen2.5-VL-3B-Instruct.")
+        captioner = open_answering(model, precision)
         scores = qualities(captioner.ready(1), frames, progress(len(frames), "scoring"))
         mean, worst = sum(scores) / len(scores), min(range(len(scores)), key=scores.__getitem__)
         report = (f"quality: {mean:.3f} of 5, by {model}\nworst: {scores[worst]:.3f}, frame {worst * stride}\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .graph import GraphError
+from .processes import free_port
 
 PACK = Path(__file__).absolute().parents[1]
 START_SECONDS = 300
@@ -107,12 +107,6 @@ class Host:
         raise GraphError(f"ComfyUI did not answer within {START_SECONDS} s; its last words were:\n{self.tail()}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @cache
 def _has_gpu(python: str) -> bool:
     """Whether the host's torch sees an accelerator; without one the host needs to be told."""
@@ -144,7 +138,7 @@ def running(comfy: Path, output: Path, editor: bool = False, models: Path | None
         if models.is_dir():
             (base / "models").symlink_to(models.absolute(), target_is_directory=True)
         (base / "web" / "index.html").write_text("<title>SteadyEdit</title>")
-        port = _free_port()
+        port = free_port()
         command = [
             python, "-c", WATCHED, str(base), str(comfy.absolute() / "main.py"), "--port", str(port),
             "--disable-auto-launch", "--disable-api-nodes",

@@ -97,7 +97,7 @@ def _started(count: int, arguments: Sequence[str], said: Sequence[Path], met: Pa
     """All processes; what others than the first one say goes into files."""
     threads = max(1, (os.cpu_count() or 1) // count)
     shared = {"OMP_NUM_THREADS": str(threads), **os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), MET: str(met)}  # fmt: skip
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), MET: str(met)}  # fmt: skip
     running = []
     for rank in range(count):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -107,7 +107,8 @@ def _started(count: int, arguments: Sequence[str], said: Sequence[Path], met: Pa
     return running
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         return held.getsockname()[1]

@@ -62,7 +62,7 @@ def test_two_processes_give_the_frames_of_one(tmp_path):
     for size in (1, 2):
         output = tmp_path / f"{size}"
         output.mkdir()
-        port = processes._free_port()
+        port = processes.free_port()
         running = [context.Process(target=forked, args=(rank, size, port, graph, output)) for rank in range(size)]
         for process in running:
             process.start()

@@ -58,7 +58,7 @@ def forked(rank, port, kept, given, signs):
 
 
 def together(kept, given, signs) -> list[int]:
-    context, port = multiprocessing.get_context("fork"), processes._free_port()
+    context, port = multiprocessing.get_context("fork"), processes.free_port()
     running = [context.Process(target=forked, args=(rank, port, kept, given, signs)) for rank in range(2)]
     for process in running:
         process.start()

@@ -115,7 +115,7 @@ def test_a_captioner_that_answers_nothing_is_refused():
 def test_the_node_says_mean_and_worst(monkeypatch):
     with host_api.installed():
         node = next(n for n in nodes.node_list() if n.GET_SCHEMA().node_id == "SteadyEditQualityScore")
-        from steadyedit.nodes import quality as module
+        from steadyedit.nodes import captions as module
 
         class Bright:
             chats = True
