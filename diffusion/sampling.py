@@ -55,7 +55,7 @@ def guided(
     """Classifier-free guidance: D = D_uncond + guidance (D_cond - D_uncond).
 
     At guidance 1, or without an unconditional model, the conditional model is returned
-    itself, so that no evaluation is spent on what would cancel.
+    itself, so that no evaluation is spent on what would cancel. D maps x and sigma [B] to the denoised x.
     """
     if unconditional is None or guidance == 1:
         return conditional

@@ -39,7 +39,7 @@ def new_lora(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) -> dic
 
 
 def factors(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """(A, B) by ``<site path>.<projection>``.
+    """(A, B) by ``<site path>.<projection>``; A is [rank, inputs], B [outputs, rank].
 
     Raises:
         ValueError: a key of another layout, or half a pair.
@@ -52,7 +52,7 @@ def factors(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def differences(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """B A of every projection, by ``<site path>.<projection>.weight``."""
+    """B A of every projection, [outputs, inputs], by ``<site path>.<projection>.weight``."""
     return {f"{name}.weight": up @ down for name, (down, up) in factors(lora).items()}
 
 

@@ -113,6 +113,10 @@ def ends(*clips: Tensor) -> tuple[float, float]:
 def measured(images: Tensor, mask: Tensor | None, lowest: float, highest: float, label: str) -> Statistics:
     """Every frame's statistics, frame by frame.
 
+    Args:
+        images: [frames, height, width, 3 or more]. mask: weights [frames or 1, height, width].
+        lowest, highest: of ``BINS`` equal bins of the histogram.
+
     Raises:
         ValueError: the mask is empty in every frame.
     """
@@ -148,7 +152,10 @@ def spanned(found: Statistics, span: str, smooth: float) -> Statistics:
 
 
 def by_moments(x: Tensor, own: Statistics, other: Statistics, method: str) -> Tensor:
-    """Mean, and spread unless ``method`` is "mean"; a channel without any spread only moves."""
+    """(x - mean) s_r / s + mean_r of each channel [..., 3], r the reference; with ``method`` "mean" s_r / s is 1.
+
+    A channel without any spread only moves.
+    """
     (mean, spread), (aim, wide) = own.moments(), other.moments()
     scale = np.where(spread > 1e-4, wide / np.maximum(spread, 1e-4), 1.0) if method != "mean" else np.ones_like(mean)
     as_tensor = lambda part: torch.from_numpy(part[0]).to(x)  # noqa: E731
@@ -156,7 +163,10 @@ def by_moments(x: Tensor, own: Statistics, other: Statistics, method: str) -> Te
 
 
 def by_histogram(x: Tensor, own: Statistics, other: Statistics, lowest: float, highest: float) -> Tensor:
-    """Each channel through F_r^-1 F, read off at the edges of the bins and straight between."""
+    """Each channel [..., 3] through F_r^-1 F, read off at the edges of the bins and straight between.
+
+    F is the cumulative histogram of the clip, F_r that of the reference.
+    """
     edges = np.linspace(lowest, highest, BINS + 1)
     place = (x - lowest) / (highest - lowest) * BINS
     bin_of = place.long().clamp(0, BINS - 1)

@@ -62,6 +62,9 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
     Returns:
         [N, H, W, C], differentiable in both.
+
+    Raises:
+        ValueError: the flow is of another size than the images.
     """
     if images.shape[:3] != flow.shape[:3] or flow.shape[-1] != 2:
         raise ValueError(f"flow: expected {[*images.shape[:3], 2]}, but got {list(flow.shape)}.")

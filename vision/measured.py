@@ -74,14 +74,14 @@ def flows_of(frames: Tensor, pair: PairFlow, advance: Callable[[], None] = lambd
 
 def along_flow(frames: Tensor, flow: Tensor, valid: Tensor, warping: metrics.Warping = "pooled"
                ) -> dict[str, float | None]:  # fmt: skip
-    """Interpolation Error and PSNR, and Warping Error, of ``metrics``."""
+    """Interpolation Error and PSNR, and Warping Error; arguments as in ``metrics.interpolation``."""
     error, psnr = metrics.interpolation(frames, flow, valid) or (None, None)
     return {"Interpolation Error (flow)": error, "Interpolation PSNR (flow)": psnr,
             WARPING[warping]: metrics.warp_error(frames, flow, valid, warping)}  # fmt: skip
 
 
 def by_network(frames: Tensor, predicted: Tensor) -> dict[str, float | None]:
-    """Interpolation Error and PSNR of an interpolating network, of ``metrics``."""
+    """Interpolation Error and PSNR of a network; arguments as in ``metrics.network_interpolation``."""
     error, psnr = metrics.network_interpolation(frames, predicted) or (None, None)
     return {"Interpolation Error (network)": error, "Interpolation PSNR (network)": psnr}
 

@@ -88,6 +88,7 @@ def warp_error(frames: Tensor, flow: Tensor, valid: Tensor, definition: Warping 
     their code and this one take the mean).
 
     Args:
+        frames: [F, H, W, 3] in 0 .. 1, so that the value times 100 is on the scale of published tables.
         flow, valid: as in ``flicker``.
 
     Returns:
@@ -122,6 +123,7 @@ def interpolation(frames: Tensor, flow: Tensor, valid: Tensor) -> tuple[float, f
     that of a network which interpolates, ``network_interpolation``.
 
     Args:
+        frames: [F, H, W, 3] in 0 .. 1.
         flow, valid: as in ``flicker``.
 
     Returns:

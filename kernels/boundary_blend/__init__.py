@@ -30,7 +30,7 @@ def ramp_weight(step: int, ramp: int) -> float:
 def source_weight(keep: Tensor, weight: float, reading: str = "A") -> Tensor:
     """How much of the source a blend takes: w M_keep in reading A, 1 - w (1 - M_keep) in reading B.
 
-    With w = 1 both are M_keep. Arguments as in ``boundary_blend``.
+    With w = 1 both are M_keep. Arguments as in ``boundary_blend``; the result has the shape of ``keep``.
     """
     return weight * keep if reading == "A" else 1 - weight * (1 - keep)
 

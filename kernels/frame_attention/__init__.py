@@ -74,6 +74,11 @@ def frame_attention(
 def sparse_causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Sparse-causal attention (Tune-A-Video): keys and values of frame 0 and of frame max(i-1, 0).
 
+        out_i = softmax(Q_i [K_0, K_max(i-1, 0)]^T / sqrt d) [V_0, V_max(i-1, 0)]
+
+    Args:
+        q, k, v: [branches * frames, tokens, heads * d] of any float type; the result has q's shape and type.
+
     Raises:
         ValueError: shapes do not fit.
     """
@@ -107,6 +112,11 @@ def latent_shift_attention(
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, frames: int) -> Tensor:
     """Full spatio-temporal attention: all tokens of all frames are keys.
+
+        out_i = softmax(Q_i [K_0, .., K_n-1]^T / sqrt d) [V_0, .., V_n-1]
+
+    Args:
+        q, k, v: [branches * frames, tokens, heads * d] of any float type; the result has q's shape and type.
 
     Raises:
         ValueError: shapes do not fit.

@@ -47,7 +47,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v for this set of keys, given the joined ``out`` and ``lse``."""
+    """Gradients of q, k and v for this set of keys, given the joined ``out`` and ``lse``.
+
+    Args:
+        grad, q, out: [batch, heads, tokens, d]. k, v: [batch, heads, keys, d]. lse: [batch, heads, tokens].
+    """
     if q.device.type == "cpu":
         return OPS._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, False)
     rows = -(-q.shape[2] // 32) * 32
@@ -80,7 +84,13 @@ def unfolded(x: Tensor, frames: int) -> Tensor:
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, lse_more: Tensor) -> None:
-    """Fold another key set's result into ``out`` (float32) and ``lse``, in place."""
+    """Fold another key set's result into ``out`` (float32) and ``lse``, in place.
+
+        lse' = log(e^lse + e^lse_more),   out' = e^(lse - lse') out + e^(lse_more - lse') more
+
+    Args:
+        out, more: [batch, heads, tokens, d]. lse, lse_more: [batch, heads, tokens], log of the sum of exp of logits.
+    """
     joined = torch.logaddexp(lse, lse_more)
     out.mul_((lse - joined).exp_().unsqueeze(-1))
     out.add_(more * (lse_more - joined).exp_().unsqueeze(-1))

@@ -17,6 +17,9 @@ def spectrally_normalised(weight: Tensor) -> Tensor:
 
     The gradient is that of the exact norm, d sigma_max / dW = u v^T with the top pair of
     singular vectors, which needs no backward pass through a decomposition.
+
+    Args:
+        weight: [rows, columns] of any float type: the full matrix, across heads.
     """
     wide = weight if weight.dtype == torch.float64 else weight.float()
     left, right = top_pair(wide.detach())

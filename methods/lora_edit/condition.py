@@ -112,7 +112,13 @@ def generated(video: Tensor, mask: Tensor | None, keep: str, soft: bool = False,
 
 
 def pseudo_video(video: Tensor, generate: Tensor, gray: float) -> Tensor:
-    """V (1 - G) + gray G: one gray where the model generates."""
+    """V (1 - G) + gray G: one gray where the model generates.
+
+    Args:
+        video: V, [frames, height, width, 3] in 0 .. 1.
+        generate: G, [frames, height, width], 1 where the model generates.
+        gray: of ``choices.GRAYS``, in 0 .. 1.
+    """
     wide = generate[..., None].to(video)
     return video * (1 - wide) + gray * wide
 

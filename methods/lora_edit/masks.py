@@ -11,7 +11,7 @@ SMALLEST, GROWTH = 50, 0.05
 
 
 def hard(mask: Tensor) -> Tensor:
-    """1 where a mask is 0.5 or more, else 0; float32."""
+    """1 where a mask of any shape is 0.5 or more, else 0; float32."""
     return (mask >= 0.5).float()
 
 

@@ -13,12 +13,12 @@ QUERIES = ("attn1.to_q", "attn2.to_q")
 
 
 def sparse_causal_mixing(q: Tensor, k: Tensor, v: Tensor, heads: int, layout: FrameLayout) -> Tensor:
-    """Keys and values of frame 0 and of frame max(i-1, 0)."""
+    """Keys and values of frame 0 and of frame max(i-1, 0); see ``sparse_causal_attention``."""
     return sparse_causal_attention(q, k, v, heads, layout.frames)
 
 
 def full_mixing(q: Tensor, k: Tensor, v: Tensor, heads: int, layout: FrameLayout) -> Tensor:
-    """Keys and values of all frames."""
+    """Keys and values of all frames; see ``full_attention``."""
     return full_attention(q, k, v, heads, layout.frames)
 
 

@@ -43,7 +43,7 @@ def noise_at_top(x: Tensor, clean: Tensor, sigma: float) -> Tensor:
     """The eps of x = (1 - sigma) x_0 + sigma eps, so that a sampler that adds it to the clip begins at x.
 
     Args:
-        x, clean: in the model's scale.
+        x, clean: latents of one shape, in the model's scale.
         sigma: the highest noise level, more than 0.
     """
     return (x - (1 - sigma) * clean) / sigma
