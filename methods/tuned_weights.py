@@ -68,13 +68,16 @@ def load_tuned(path: Path) -> TunedWeights:
         tensors, metadata = read_tensors(path, METADATA_KEY)
     except ValueError as error:
         reason = str(error).removeprefix(f"{path.name}: ")
-        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit ({reason[:-1]}).") from error
+        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit ({reason[:-1]}); "
+                         "choose another, or tune and save it anew.") from error
     if not isinstance(metadata, dict) or not _known_methods(metadata.get("methods", [])):
-        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit (what it holds is not told).")
+        raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit (it names no method of this "
+                         "pack); choose one that Save Tuned Weights wrote.")
     check_finite(path, tensors)
     if metadata.get("version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path.name}: has format version {metadata.get('version')}; this version reads {FORMAT_VERSION}."
+            f"{path.name}: has format version {metadata.get('version')}; this version reads {FORMAT_VERSION}; "
+            "update SteadyEdit."
         )
     return TunedWeights(tensors, metadata)
 
@@ -177,7 +180,8 @@ def load_parameters(attachment: Attachment, tensors: Mapping[str, Tensor]) -> se
     with torch.no_grad():
         for name, parameter in own.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
-                raise ValueError(f"weights: {name} is missing or has another shape than the model needs.")
+                raise ValueError(f"weights: {name} is missing or has another shape than the model needs; connect the "
+                                 "model that they were tuned on.")
             parameter.copy_(tensors[name])
     return set(own)
 

@@ -55,7 +55,7 @@ def clip_of(images: Any, label: str = "images") -> Tensor:
     if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
         raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
     if not torch.isfinite(images).all():
-        raise ValueError(f"{label}: holds NaN or infinite values.")
+        raise ValueError(f"{label}: holds NaN or infinite values; check what made it.")
     return images[..., :3]
 
 
@@ -68,9 +68,9 @@ def frame_numbers(label: str, text: str, frames: int) -> list[int]:
     numbers = whole_numbers(label, text)
     for number in numbers:
         if number >= frames:
-            raise ValueError(f"{label}: there is no frame {number} in a clip of {frames}, counted from 0.")
+            raise ValueError(f"{label}: there is no frame {number} in a clip of {frames}; use 0 to {frames - 1}.")
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{label}: names frame {max(numbers, key=numbers.count)} twice.")
+        raise ValueError(f"{label}: names frame {max(numbers, key=numbers.count)} twice; name each once.")
     return list(numbers)
 
 

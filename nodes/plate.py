@@ -21,7 +21,7 @@ def check_images(label: str, images: Any) -> None:
         raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
     # Frame by frame: a test of a clip in 4K at once would need as much memory again.
     if not all(torch.isfinite(frame).all() for frame in images):
-        raise ValueError(f"{label}: holds NaN or infinite values.")
+        raise ValueError(f"{label}: holds NaN or infinite values; check what made it.")
 
 
 def mask_of(label: str, mask: Any, images: Any) -> Any:

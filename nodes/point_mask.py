@@ -74,7 +74,7 @@ class PointMask(io.ComfyNode):
 
         clip = clip_of(images)
         if frame >= len(clip):
-            raise ValueError(f"frame: there is no frame {frame} in a clip of {len(clip)}, counted from 0.")
+            raise ValueError(f"frame: there is no frame {frame} in a clip of {len(clip)}; use 0 to {len(clip) - 1}.")
         marks = marks_of(positive, negative, boxes, frame, *clip.shape[:3])
         if bboxes is not None:
             given = per_frame(bboxes, frame + 1, "bboxes")[frame]

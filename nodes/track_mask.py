@@ -102,7 +102,7 @@ class MaskRefine(io.ComfyNode):
         if mask.ndim != 3 or not mask.numel():
             raise ValueError(f"mask: expected [frames, height, width], but got the shape {tuple(mask.shape)}.")
         if not torch.isfinite(mask).all():
-            raise ValueError("mask: holds NaN or infinite values.")
+            raise ValueError("mask: holds NaN or infinite values; check what made it.")
         return io.NodeOutput(refined(mask, grow, feather, holes, specks, smooth))
 
 

@@ -132,7 +132,8 @@ def measured(images: Tensor, mask: Tensor | None, lowest: float, highest: float,
         rows.append((weight.sum(), (weight @ values), (weight @ values.square()), counts))
     found = Statistics(*(torch.stack(part).numpy() for part in zip(*rows, strict=True)))
     if not found.number.any():
-        raise ValueError(f"{label}: is empty in every frame, so there are no colours to measure.")
+        raise ValueError(f"{label}: is empty in every frame, so there are no colours to measure; mark some of "
+                         "the picture, 1 inside, or disconnect it.")
     return found
 
 

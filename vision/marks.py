@@ -79,7 +79,7 @@ def marks_of(positive: str, negative: str, boxes: str, frame: int, frames: int, 
         for at, number, part in _parts(text):
             at = frame if at is None else at
             if not 0 <= at < frames:
-                raise ValueError(f"{label}: there is no frame {at} in a clip of {frames}, counted from 0.")
+                raise ValueError(f"{label}: there is no frame {at} in a clip of {frames}; use 0 to {frames - 1}.")
             if number < 1:
                 raise ValueError(f"{label}: objects are counted from 1, but got #{number}.")
             marks = found.setdefault((at, number), Marks())

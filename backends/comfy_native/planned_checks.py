@@ -226,7 +226,8 @@ def check_picture(name: str, condition: dict[str, Any], method: str) -> None:
                          "frames at once; give one prompt for all of them.")
     for key, what in PLACES.items():
         if condition.get(key) is not None:
-            raise ValueError(f"{name}: holds {what}, but {method} puts frames at other places of a larger picture.")
+            raise ValueError(f"{name}: holds {what}, but {method} puts frames at other places of a larger picture; "
+                             "take it out of the conditioning.")
     control = condition.get("control")
     while control is not None:
         if not hasattr(control, "cond_hint_original"):

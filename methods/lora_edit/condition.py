@@ -77,7 +77,7 @@ def check_mask(name: str, mask: Tensor | None, video: Tensor) -> Tensor:
                          f"{video.shape[2]}x{video.shape[1]} pixels; give the mask of the same frames.")
     mask = mask.detach().cpu().float().clamp(0, 1)
     if not mask.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinite values.")
+        raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
     if not hard(mask).any():
         raise ValueError(f"{name}: selects nothing, so that nothing would be edited; paint or track the object, "
                          "1 inside.")

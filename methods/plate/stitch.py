@@ -99,4 +99,4 @@ def check(original: Tensor, edited: Tensor, crop: Crop) -> None:
     for name, images in (("original", original), ("edited", edited)):
         # Frame by frame: a test of the whole clip at once would need as much memory again.
         if not all(torch.isfinite(frame).all() for frame in images):
-            raise ValueError(f"{name}: holds NaN or infinite values.")
+            raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")

@@ -139,7 +139,7 @@ def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
                          "give the frames that were encoded, in the edit's size.")
     for name, images in (("edited", edited), ("original", original)):
         if not torch.isfinite(images).all():
-            raise ValueError(f"{name}: holds NaN or infinite values.")
+            raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
     mask = check_mask(mask, len(original))
     if mask.shape[1:] != original.shape[1:3]:
         height, width = original.shape[1:3]

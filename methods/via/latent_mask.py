@@ -26,7 +26,7 @@ def check_mask(mask: Tensor, frames: int, name: str = "mask") -> Tensor:
         raise ValueError(f"{name}: {tuple(mask.shape)} is not one mask, nor one for each of the {frames} frames; "
                          "give the mask of the same frames.")
     if not mask.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinite values.")
+        raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
     if not (mask > 0).any():
         raise ValueError(f"{name}: is empty, so that nothing would be edited; paint or detect what to edit, 1 inside.")
     return mask.float().clamp(0, 1)

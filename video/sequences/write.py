@@ -99,7 +99,7 @@ def write_sequence(
 
 def _check(path: Path, colours: Tensor, opaque: Tensor | None) -> None:
     if not torch.isfinite(colours).all() or (opaque is not None and not torch.isfinite(opaque).all()):
-        raise ValueError(f"images: {path.name} would hold values that are not finite (NaN), so nothing was saved.")
+        raise ValueError(f"images: {path.name} would hold values that are not finite (NaN); check what made it.")
 
 
 def encoded(picture: Tensor, kind: str) -> bytes:
