@@ -80,7 +80,7 @@ class NormTune(io.ComfyNode):
                                tooltip="The share of the input: a number a channel, one for all, or none of it."),
                 steps=400, learning_rate=5e-5),
             outputs=outputs_of((io.LoraModel.Output(display_name="lora", tooltip="Weights and biases of the norms, "
-                                "without gamma0, for the core Save LoRA and Load LoRA Model."),)),
+                                "without gamma0, for the core Save LoRA Weights and Load LoRA Model."),)),
         )  # fmt: skip
 
     @classmethod

@@ -75,8 +75,8 @@ class PickFrame(io.ComfyNode):
             node_id="SteadyEditPickFrame",
             display_name="Pick Frame",
             category=CATEGORY,
-            description="One frame of a clip by its number. A number beyond the clip's end is refused; the core Image "
-            "From Batch would take the last frame instead, and the wrong pair would be trained.",
+            description="One frame of a clip by its number. A number beyond the clip's end is refused; the core Get "
+            "Image from Batch would take the last frame instead, and the wrong pair would be trained.",
             inputs=[
                 io.Image.Input("images", tooltip="The clip."),
                 io.Int.Input("frame", default=0, min=-100000, max=100000, tooltip="Counted from 0; -1 is the last "

@@ -15,7 +15,8 @@ class SaveLoRA(io.ComfyNode):
             display_name="Save LoRA (SteadyEdit)",
             category="SteadyEdit/tune",
             description="Writes a LoRA of Test-Time Adapt into models/loras under names that both ComfyUI's Load LoRA "
-            "and diffusers' load_lora_weights read. The core Save LoRA keeps the names that only ComfyUI reads.",
+            "and diffusers' load_lora_weights read. The core Save LoRA Weights keeps the names that only "
+            "ComfyUI reads.",
             inputs=[
                 io.LoraModel.Input("lora", tooltip="From Test-Time Adapt, Norm-Tune or Mask-Aware LoRA."),
                 io.String.Input("filename_prefix", default="steadyedit", tooltip="Name of the file; a number is "

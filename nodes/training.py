@@ -33,11 +33,11 @@ def reuse_input(what: str = "finished weights") -> io.Boolean.Input:
 
 
 def loss_map_output() -> io.LossMap.Output:
-    return io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Loss Graph.")
+    return io.LossMap.Output(display_name="loss_map", tooltip="Loss of every step, for the core Plot Loss Graph.")
 
 
 def lora_output() -> io.LoraModel.Output:
-    return io.LoraModel.Output(display_name="lora", tooltip="For the core Save LoRA and Load LoRA Model.")
+    return io.LoraModel.Output(display_name="lora", tooltip="For the core Save LoRA Weights and Load LoRA Model.")
 
 
 def cache_of(backend: Host, reuse: bool) -> Path | None:
