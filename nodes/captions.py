@@ -73,10 +73,10 @@ class Caption(io.ComfyNode):
         numbers = frame_numbers("frames", frames, len(clip))
         if not numbers:
             raise ValueError("frames: is empty; name the frame to describe, such as 0.")
-        captioner, tell, lines = open_captioner(model, precision).ready(1), progress(len(numbers), "describing"), []
+        captioner, advance, lines = open_captioner(model, precision).ready(1), progress(len(numbers), "describing"), []
         for number in numbers:
             lines.append(" ".join(f"{prefix} {captioner.caption(clip[number], style)}".split()))
-            tell(len(lines))
+            advance(len(lines))
         return io.NodeOutput("\n".join(lines))
 
 
@@ -131,10 +131,10 @@ class DescribeRegion(io.ComfyNode):
             clip = clip_of(images)
             numbers = range(0, len(clip), every or len(clip))
             asking = open_answering(model, precision)
-            answerer, tell, regions = asking.ready(1), progress(len(numbers), "asking for the region"), {}
+            answerer, advance, regions = asking.ready(1), progress(len(numbers), "asking for the region"), {}
             for number in numbers:
                 regions[number] = region_of(answerer.ask(clip[number], asked))
-                tell(len(regions))
+                advance(len(regions))
         return io.NodeOutput(regions[0], set(regions.values()) == {WHOLE}, asked, written(regions))
 
 

@@ -147,10 +147,10 @@ def _misfit(kind: str, value: Any, model: Any) -> str:
         return "is a video model's, but this model edits pictures; use the VAE of its checkpoint" if video else ""
     if kind == "IMAGE":
         good = isinstance(value, torch.Tensor) and value.ndim == 4 and value.numel() and value.shape[-1] >= 3
-        return "" if good else f"expected pictures [frames, height, width, 3], but got {_told(value)}"
+        return "" if good else f"expected pictures [frames, height, width, 3], but got {_given(value)}"
     if kind == "MASK":
         good = isinstance(value, torch.Tensor) and value.ndim in (2, 3) and value.numel()
-        return "" if good else f"expected masks [frames, height, width], but got {_told(value)}"
+        return "" if good else f"expected masks [frames, height, width], but got {_given(value)}"
     if kind == "LATENT":
         samples = value.get("samples") if isinstance(value, Mapping) else None
         return _latent_misfit(samples, model)
@@ -161,10 +161,10 @@ def _latent_misfit(samples: Any, model: Any) -> str:
     import torch
 
     if not isinstance(samples, torch.Tensor) or samples.ndim not in (4, 5) or not samples.numel():
-        return f"expected [frames, channels, height, width], but got {_told(samples)}"
+        return f"expected [frames, channels, height, width], but got {_given(samples)}"
     channels = _channels(model)
     if channels and (samples.ndim != 4 or samples.shape[1] != channels):
-        return (f"expected [frames, {channels}, height, width] for this model, but got {_told(samples)}; encode the "
+        return (f"expected [frames, {channels}, height, width] for this model, but got {_given(samples)}; encode the "
                 "clip with the model's own VAE")
     return ""
 
@@ -178,14 +178,14 @@ def _text_misfit(conditioning: Any, model: Any) -> str:
     for entry in conditioning:
         text = entry[0] if isinstance(entry, (list, tuple)) and entry else None
         if not isinstance(text, torch.Tensor) or text.ndim != 3 or not text.numel():
-            return f"expected an encoded text [1, tokens, width], but got {_told(text)}; connect a CLIPTextEncode"
+            return f"expected an encoded text [1, tokens, width], but got {_given(text)}; connect a CLIPTextEncode"
         if width and text.shape[-1] != width:
             return (f"its text is {text.shape[-1]} wide, but this model reads {width}; encode it with the CLIP of the "
                     "same model")
     return ""
 
 
-def _told(value: Any) -> str:
+def _given(value: Any) -> str:
     return f"{list(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
 
 

@@ -186,8 +186,8 @@ def _outside(frames: Tensor, source: Tensor | None, mask: Tensor | None) -> Tens
         ValueError: clips or masks that do not fit together.
     """
     if source is not None and source.shape != frames.shape:
-        told = [f"{len(c)} frames of {c.shape[2]}x{c.shape[1]}" for c in (source, frames)]
-        raise ValueError(f"source: {told[0]}, but images are {told[1]}; give the same frames before their edit.")
+        sizes = [f"{len(c)} frames of {c.shape[2]}x{c.shape[1]}" for c in (source, frames)]
+        raise ValueError(f"source: {sizes[0]}, but images are {sizes[1]}; give the same frames before their edit.")
     if mask is None:
         return None
     if source is None:

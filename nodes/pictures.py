@@ -49,8 +49,8 @@ def clip_of(images: Any, label: str = "images") -> Tensor:
     if isinstance(images, (list, tuple)):
         sizes = sorted({tuple(image.shape[-3:-1]) for image in images})
         if len(sizes) > 1:
-            told = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
-            raise ValueError(f"{label}: frames of mixed sizes, {told}; bring them to one size, by ImageScale.")
+            listed = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
+            raise ValueError(f"{label}: frames of mixed sizes, {listed}; bring them to one size, by ImageScale.")
         images = torch.cat([image.reshape(-1, *image.shape[-3:]) for image in images])
     if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
         raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
@@ -99,3 +99,15 @@ def progress(total: int, label: str) -> Callable[[int], None]:
 
     bar = backends.current().progress(max(total, 1), label)
     return lambda done: bar.update(done)
+
+
+def progress_of_unknown_length(label: str) -> Callable[[int, int], None]:
+    """The same for work whose total is known once it has begun: a function of what is done, and of the total."""
+    advance: Callable[[int], None] | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal advance
+        advance = advance or progress(total, label)
+        advance(done)
+
+    return report

@@ -123,8 +123,8 @@ class Stitch(io.ComfyNode):
 
         if not isinstance(crop, Crop):
             raise TypeError(f"crop: expected that of Crop to Mask, but got a {type(crop).__name__}.")
-        tell = progress(len(original), "stitching")
-        return io.NodeOutput(stitched(original, edited, crop, mask, feather, match_colour, tell))
+        advance = progress(len(original), "stitching")
+        return io.NodeOutput(stitched(original, edited, crop, mask, feather, match_colour, advance))
 
 
 NODES = [CropToMask, Stitch]

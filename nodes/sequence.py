@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .pictures import progress_of_unknown_length
 from .plate import check_images, mask_of
 
 if TYPE_CHECKING:
@@ -93,22 +94,15 @@ class LoadSequence(io.ComfyNode):
     @classmethod
     def execute(cls, name, first, count, step, handles, handling, missing, files, images, unpremultiply, clip, fps,
                 layer="") -> io.NodeOutput:
-        from .. import backends
         from ..video.clip import as_rate
         from ..video.sequences.names import found
         from ..video.sequences.read import Range, read_sequence
 
         rate = as_rate(fps)
         pattern = found(*places().reading(name))
-        shown = None
-
-        def tell(done: int, total: int) -> None:
-            nonlocal shown
-            shown = shown or backends.current().progress(total, "reading frames")
-            shown.update(done)
-
         read = read_sequence(pattern, Range(first, count, step, handles, handling, missing), files=files,
-                             images=images, unmultiply=unpremultiply, clip=clip, layer=layer.strip(), progress=tell)
+                             images=images, unmultiply=unpremultiply, clip=clip, layer=layer.strip(),
+                             progress=progress_of_unknown_length("reading frames"))
         height, width = read.frames.shape[1:3]
         info = "\n".join([read.notes[0] + f", {width}x{height}, {float(rate):.6g} a second", *read.notes[1:]])
         return io.NodeOutput(read.frames, read.alpha, float(rate), read.numbers[0], info)

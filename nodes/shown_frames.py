@@ -34,30 +34,30 @@ def shown_frames(clip: Tensor) -> dict[str, Any]:
     """
     root = temp_folder()
     count, height, width = clip.shape[:3]
-    told = {"subfolder": "", "type": "temp", "count": count, "width": width, "height": height}
+    shown = {"subfolder": "", "type": "temp", "count": count, "width": width, "height": height}
     if root is None:
-        return told
+        return shown
     # The files are named after what is on them: other marks on the same clip write nothing.
     digest = blake2b(repr(tuple(clip.shape)).encode(), digest_size=10)
     for frame in clip:
         digest.update(_bytes(frame).tobytes())
-    told["subfolder"] = f"{FOLDER}/{digest.hexdigest()}"
-    folder = root / told["subfolder"]
-    done, tell = folder / "complete", progress(count, "showing")
+    shown["subfolder"] = f"{FOLDER}/{digest.hexdigest()}"
+    folder = root / shown["subfolder"]
+    done, advance = folder / "complete", progress(count, "showing")
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(clip):
             _small(frame).save(folder / f"{number:05d}.jpg", quality=88)
-            tell(number + 1)
+            advance(number + 1)
         done.touch()
-    return told
+    return shown
 
 
 def shown_masks(masks: Mapping[tuple[int, int], Tensor]) -> list[dict[str, Any]]:
     """Write masks [height, width] of (frame, object) as PNG whose alpha is the mask."""
     from PIL import Image
 
-    root, told = temp_folder(), []
+    root, shown = temp_folder(), []
     for (frame, number), mask in masks.items():
         if root is None:
             break
@@ -67,8 +67,8 @@ def shown_masks(masks: Mapping[tuple[int, int], Tensor]) -> list[dict[str, Any]]
         name = f"{blake2b(picture.tobytes(), digest_size=10).hexdigest()}.png"
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
         picture.save(root / FOLDER / name)
-        told.append({"filename": name, "subfolder": FOLDER, "type": "temp", "frame": frame, "object": number})
-    return told
+        shown.append({"filename": name, "subfolder": FOLDER, "type": "temp", "frame": frame, "object": number})
+    return shown
 
 
 def _bytes(frame: Tensor) -> Any:

@@ -73,12 +73,12 @@ class TextMask(io.ComfyNode):
         whole = [bool(row) for row in boxes]
         for said in {said for said, everything in zip(words, whole) if not everything}:
             prepared_text(said)
-        tell = progress(len(seen), "looking for the words")
+        advance = progress(len(seen), "looking for the words")
         with explain_out_of_memory("grounding", chunk, clip):
             detector = grounding.ready(min(chunk, len(seen)))
             for start, stop in _alike(words, whole, chunk):
                 boxes[start:stop] = detector.detect(seen[start:stop], words[start], box_threshold, text_threshold)
-                tell(stop)
+                advance(stop)
         boxes = [row[:count] if count else row for row in boxes]
         if not any(boxes):
             sought = "', '".join(dict.fromkeys(said.strip() for said in words))

@@ -23,7 +23,7 @@ class TrackMask(io.ComfyNode):
                 io.Image.Input("images", tooltip="The clip."),
                 io.Mask.Input("mask", tooltip="Masks of the object, one for each number in frames."),
                 io.String.Input("frames", default="0", tooltip="Which frames these masks are of, counted from 0, such "
-                                "as 0, 12, 40; Point Mask and Text Mask tell them."),
+                                "as 0, 12, 40; Point Mask and Text Mask give them."),
                 io.Combo.Input("method", options=METHODS, default="auto", tooltip="auto: memory where SAM 2 video is "
                                "connected, else flow."),
                 io.Float.Input("hidden_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Frames of less "
@@ -55,12 +55,12 @@ class TrackMask(io.ComfyNode):
         if method == "memory" and not remembers:
             raise ValueError("method: memory needs a SAM 2 video model in sam, but there is "
                              f"{sam.name if sam else 'none'}; load one, such as sam2.1-hiera-small, or choose flow.")
-        given, tell = dict(zip(numbers, mask)), progress(len(clip), "tracking")
+        given, advance = dict(zip(numbers, mask)), progress(len(clip), "tracking")
         with explain_out_of_memory("tracking", 1, clip):
             if remembers and method != "flow":
-                masks, sure = sam.ready(1).track(clip, given, tell)
+                masks, sure = sam.ready(1).track(clip, given, advance)
             else:
-                masks, sure = track(clip, given, sam.ready(1) if sam else None, tell)
+                masks, sure = track(clip, given, sam.ready(1) if sam else None, advance)
         masks[sure < hidden_below] = 0
         return io.NodeOutput(masks, ", ".join(f"{value:.3f}" for value in sure.tolist()), sure.min().item())
 

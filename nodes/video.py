@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .checks import multiple_of_8
+from .pictures import progress_of_unknown_length
 
 FITS = ["crop", "pad", "stretch", "keep shape"]
 COLOURS = ["black", "white", "gray"]
@@ -58,20 +59,13 @@ class LoadFrames(io.ComfyNode):
     @classmethod
     def execute(cls, video, start, count, stride, size, fit="crop", background="black",
                 timing="mean rate", length="any") -> io.NodeOutput:
-        from .. import backends
         from ..video.clip import as_rate, of_4n_plus_1
         from ..video.frames_of import frames_of
         from ..video.geometry import for_a_model
 
         multiple_of_8("size", size)
-        shown = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            shown = shown or backends.current().progress(total, "reading frames")
-            shown.update(done)
-
-        clip = frames_of(video, start, count, stride, timing=timing, progress=progress,
+        clip = frames_of(video, start, count, stride, timing=timing,
+                         progress=progress_of_unknown_length("reading frames"),
                          **for_a_model(size, fit, background))
         if length == LENGTHS[1]:
             clip = of_4n_plus_1(clip)
