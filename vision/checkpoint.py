@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,11 @@ def _named_tensors(content: Any, path: Path, label: str) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{label}: '{path.name}' is a pickle, but not of weights; choose a checkpoint of the model.")
     return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def numbered(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many layers the keys number: 1 + the largest number that ``pattern`` finds in them, 0 without any."""
+    return 1 + max((int(found[1]) for key in weights if (found := re.match(pattern, key))), default=-1)
 
 
 def load_strictly(module: torch.nn.Module, weights: Mapping[str, Tensor], name: str, label: str = "model",

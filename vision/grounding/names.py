@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checkpoint import numbered
+
 #: The key that only a checkpoint of this model has.
 MARK = "transformer.tgt_embed.weight"
 #: Of official files: not used at inference, or computed.
@@ -100,33 +102,28 @@ def shape_of(weights: Mapping[str, Tensor], heads: int = 8) -> Shape:
         KeyError: a key that tells a size is missing.
     """
     size = lambda key: tuple(weights[key].shape)  # noqa: E731
-    stages = _count(weights, r"^backbone\.0\.layers\.(\d+)\.")
+    stages = numbered(weights, r"^backbone\.0\.layers\.(\d+)\.")
     tables = [size(f"backbone.0.layers.{i}.blocks.0.attn.relative_position_bias_table") for i in range(stages)]
     levels = size("transformer.level_embed")[0]
     hidden = size("feat_map.weight")[1]
     vocabulary, places = size("bert.embeddings.word_embeddings.weight")[0], size(
         "bert.embeddings.position_embeddings.weight")[0]
     text = dict(hidden_size=hidden, vocab_size=vocabulary, max_position_embeddings=places,
-                num_hidden_layers=_count(weights, r"^bert\.encoder\.layer\.(\d+)\."),
+                num_hidden_layers=numbered(weights, r"^bert\.encoder\.layer\.(\d+)\."),
                 intermediate_size=size("bert.encoder.layer.0.intermediate.dense.weight")[0],
                 # 64 channels a head, as in every published BERT
                 num_attention_heads=max(1, hidden // 64))
     points = lambda name: size(name)[0] // (2 * levels * heads)  # noqa: E731
     return Shape(
         swin_width=size("backbone.0.patch_embed.proj.weight")[0],
-        swin_depths=tuple(_count(weights, rf"^backbone\.0\.layers\.{i}\.blocks\.(\d+)\.") for i in range(stages)),
+        swin_depths=tuple(numbered(weights, rf"^backbone\.0\.layers\.{i}\.blocks\.(\d+)\.") for i in range(stages)),
         swin_heads=tuple(table[1] for table in tables), swin_window=(round(tables[0][0] ** 0.5) + 1) // 2,
         width=size(MARK)[1], queries=size(MARK)[0], heads=heads, levels=levels, text=tuple(text.items()),
-        encoder_layers=_count(weights, r"^transformer\.encoder\.layers\.(\d+)\."),
-        decoder_layers=_count(weights, r"^transformer\.decoder\.layers\.(\d+)\."),
+        encoder_layers=numbered(weights, r"^transformer\.encoder\.layers\.(\d+)\."),
+        decoder_layers=numbered(weights, r"^transformer\.decoder\.layers\.(\d+)\."),
         mlp=size("transformer.decoder.layers.0.linear1.weight")[0],
         encoder_points=points("transformer.encoder.layers.0.self_attn.sampling_offsets.weight"),
         decoder_points=points("transformer.decoder.layers.0.cross_attn.sampling_offsets.weight"))
-
-
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """1 + the largest number that ``pattern`` finds in the keys."""
-    return 1 + max((int(found[1]) for key in weights if (found := re.match(pattern, key))), default=-1)
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checkpoint import numbered
+
 #: Official name -> transformers', by patterns in order; the first two kinds of MLP count their layers anew.
 RENAMED = (
     (r"^image_encoder\.blocks\.", "vision_encoder.layers."),
@@ -72,7 +74,7 @@ def shape_of(weights: Mapping[str, Tensor]) -> Shape:
     """
     width, patch = weights[MARK].shape[0], weights[MARK].shape[-1]
     grid = weights["image_encoder.pos_embed"].shape[1]
-    depth = _count(weights, r"^image_encoder\.blocks\.(\d+)\.")
+    depth = numbered(weights, r"^image_encoder\.blocks\.(\d+)\.")
     spans = [weights[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
     whole = 2 * grid - 1
     # Where all layers have the grid's span no window is smaller than it.
@@ -84,16 +86,11 @@ def shape_of(weights: Mapping[str, Tensor]) -> Shape:
         global_layers=tuple(i for i, span in enumerate(spans) if span[0] == whole),
         mlp=weights["image_encoder.blocks.0.mlp.lin1.weight"].shape[0],
         channels=weights["image_encoder.neck.0.weight"].shape[0],
-        decoder_depth=_count(weights, rf"^{re.escape(decoder)}\.(\d+)\."),
+        decoder_depth=numbered(weights, rf"^{re.escape(decoder)}\.(\d+)\."),
         decoder_mlp=weights[f"{decoder}.0.mlp.lin1.weight"].shape[0],
         masks=weights["mask_decoder.mask_tokens.weight"].shape[0] - 1,
-        score_depth=_count(weights, r"^mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+        score_depth=numbered(weights, r"^mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
         score_width=weights["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0])
-
-
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """1 + the largest number that ``pattern`` finds in the keys."""
-    return 1 + max((int(found[1]) for key in weights if (found := re.match(pattern, key))), default=-1)
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
