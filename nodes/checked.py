@@ -53,17 +53,20 @@ def is_sentence(error: BaseException) -> bool:
 
 
 def name_as_shown(node: type[Any], error: BaseException) -> None:
-    """Add to a sentence what the editor calls the input that it begins with.
+    """Add to a sentence what the editor calls the inputs that it names.
 
-    Sentences name inputs by their ids, as graphs and the command line do; a widget may show plainer words.
+    Sentences name inputs by their ids, as graphs and the command line do; a widget may show plainer words. Behind its
+    beginning a word is taken for an id where it has an underscore: others are plain words, too.
     """
     text = str(error)
     start = re.match(r"(\w+): ", text)
     if not start or len(error.args) != 1 or not text.endswith("."):
         return
-    shown = {given.id: getattr(given, "display_name", None) for given in node.define_schema().inputs}.get(start[1])
-    if shown and shown != start[1].replace("_", " "):
-        error.args = (f'{text[:-1]} ({start[1]} is "{shown}" in the editor).',)
+    shown = {given.id: getattr(given, "display_name", None) for given in node.define_schema().inputs}
+    named = dict.fromkeys([start[1], *re.findall(r"\b\w+_\w+\b", text)])
+    words = [f'{id} is "{shown[id]}"' for id in named if shown.get(id) and shown[id] != id.replace("_", " ")]
+    if words:
+        error.args = (f"{text[:-1]} ({', '.join(words)} in the editor).",)
 
 
 def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) -> None:

@@ -77,7 +77,9 @@ def test_notes_name_settings_as_the_editor_shows_them(words, note):
 
 @pytest.mark.parametrize("sentence, more", [
     ("stop: is 0; use more.", ' (stop is "near enough (error)" in the editor).'), ("steps: is 0; use more.", "."),
-    ("learning_rate: is 0; use more.", "."), ("stop of it: is odd; leave it.", "."), ("two\nlines.", "."),
+    ("learning_rate: is 0; use more.", "."), ("stop of it: is odd; leave it.", "."),
+    ("steps: are 0; a lower stop or n_max serves.", ' (n_max is "steps of the edit" in the editor).'),
+    ("two\nlines.", "."),
 ])  # fmt: skip
 def test_a_refusal_says_what_the_editor_calls_its_input(sentence, more):
     """Sentences begin with the id, which the widget may not show; a host's schema has what it shows."""
@@ -87,7 +89,8 @@ def test_a_refusal_says_what_the_editor_calls_its_input(sentence, more):
     class Node:
         @classmethod
         def define_schema(cls):
-            names = {"stop": "near enough (error)", "learning_rate": "learning rate", "steps": None}
+            names = {"stop": "near enough (error)", "learning_rate": "learning rate", "steps": None,
+                     "n_max": "steps of the edit"}
             return SimpleNamespace(outputs=[], inputs=[
                 SimpleNamespace(id=id, display_name=name, io_type="INT") for id, name in names.items()])  # fmt: skip
 
