@@ -10,7 +10,8 @@ import pytest
 import torch
 from comfy_extras import nodes_context_windows
 from comfy_extras import nodes_custom_sampler as custom
-from test_flow_edit import made, sampled, wan_velocity, written_out
+from narrow_flow import flow_edit, flow_edited
+from test_flow_edit import wan_velocity, written_out
 from test_lora_edit import VideoVAE, mask, run, text, video
 from test_lora_edit_windows import edited
 from tolerances import NETWORK, RUN
@@ -112,18 +113,18 @@ def test_a_clip_as_long_as_a_window_is_not_cut(conditions):
 
 def test_flow_edit_has_both_sides_in_the_same_windows():
     patcher, samples = narrow_flow.wan(), torch.randn(1, 16, 6, 4, 6, generator=torch.Generator().manual_seed(8))
-    found, _ = sampled(cut(patcher), samples)
+    found, _ = flow_edited(cut(patcher), samples)
     predict = wan_velocity(patcher)
     expected = written_out(patcher, samples, lambda x, sigma, seed: blended(
         6, lambda frames, front: predict(x[:, :, frames], sigma, seed)))  # fmt: skip
     assert (found - expected).abs().max() < NETWORK * expected.abs().max()
-    assert (found - sampled(patcher, samples)[0]).abs().max() > 0.01
+    assert (found - flow_edited(patcher, samples)[0]).abs().max() > 0.01
 
 
 def test_what_they_would_not_do_is_refused():
     samples = torch.randn(1, 16, 6, 4, 6)
     patcher = cut(narrow_flow.wan(), freenoise=True)
     with pytest.raises(ValueError, match="model: its context windows have freenoise on.*turn freenoise off there"):
-        sampled(patcher, samples, pair=made(patcher))
+        flow_edited(patcher, samples, pair=flow_edit(patcher))
     with pytest.raises(ValueError, match="guider: its model has context windows, which cut the clip as this node does"):
         edited(cut(model("plain")), video(9), length=5)
