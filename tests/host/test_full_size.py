@@ -47,7 +47,8 @@ def skeletons():
 def checkpoint(tmp_path_factory):
     """A file of two gigabytes; removed with the module's last test."""
     state = {}
-    # Drawn once and repeated: a billion draws take most of a minute. A prime number of them, so that no rows are equal.
+    # Drawn once and repeated: a billion draws take most of a minute. A prime number of them, so that no rows are equal,
+    # and each tensor begins elsewhere, so that no two of one shape are.
     drawn = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)).mul_(0.02).half()
     for prefix, module in skeletons():
         for name, shape in ((n, p.shape) for n, p in module.state_dict().items() if "text_projection" not in n):
@@ -55,7 +56,8 @@ def checkpoint(tmp_path_factory):
             if len(shape) == 1:
                 tensor.fill_(float(name.endswith("weight")))
             else:
-                tensor = drawn.repeat(-(-shape.numel() // len(drawn)))[: shape.numel()].view(shape).clone()
+                rounds = -(-shape.numel() // len(drawn))
+                tensor = drawn.roll(len(state)).repeat(rounds)[: shape.numel()].view(shape).clone()
             state[prefix + name] = tensor
     path = tmp_path_factory.mktemp("checkpoints") / "full-size.safetensors"
     save_file(state, path)
