@@ -60,7 +60,7 @@ class Guider:
         """
         backend, samples = backends.of(self.model), latent["samples"]
         if not torch.isfinite(samples).all():
-            raise ValueError("latent_image: it holds NaN or infinite values.")
+            raise ValueError("latent_image: it holds NaN or infinite values; check what made it.")
         if "noise_mask" in latent:
             raise ValueError("latent_image: it holds a noise mask, which only ComfyUI samples with; use --host comfy.")
         if len(sigmas) < 2:
