@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .finite import finite
 from .tensor_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def store(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, A
         OSError: one sentence with the reason; no partial file is left.
         ValueError: a tensor is not finite.
     """
-    check_finite(path, tensors)
+    check_tensors(path, tensors)
     write_tensors(path, tensors, KEY, {"description": dict(description), "value": value})
 
 
@@ -49,17 +50,17 @@ def stored(path: Path, description: Mapping[str, Any]) -> tuple[dict[str, Tensor
         tensors, held = read_tensors(path, KEY, digest=True)
         if not isinstance(held, dict) or held.get("description") != dict(description):
             raise ValueError(f"{path.name}: was kept for something else.")
-        check_finite(path, tensors)
+        check_tensors(path, tensors)
     except ValueError as error:
         set_aside(path, str(error))
         return None
     return tensors, held["value"]
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where a tensor holds NaN or infinite values."""
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a file's tensor holds NaN or infinite values."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not finite(tensor):
             raise ValueError(f"{Path(path).name}: {name} holds values that are not finite.")
 
 

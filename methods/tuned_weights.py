@@ -14,7 +14,7 @@ from torch import Tensor
 from .attachment import Attachment, named_tensors
 from .content_hash import content_hash
 from .registry import build_on
-from .stored import check_finite
+from .stored import check_tensors
 from .tensor_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_tuned(path: Path) -> TunedWeights:
     if not isinstance(metadata, dict) or not _known_methods(metadata.get("methods", [])):
         raise ValueError(f"{path.name}: not a whole file of weights tuned by SteadyEdit (it names no method of this "
                          "pack); choose one that Save Tuned Weights wrote.")
-    check_finite(path, tensors)
+    check_tensors(path, tensors)
     if metadata.get("version") != FORMAT_VERSION:
         raise ValueError(
             f"{path.name}: has format version {metadata.get('version')}; this version reads {FORMAT_VERSION}; "

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..diffusion.training import check_loss
 from .attachment import Attachment, frozen_copy, named_tensors
 from .content_hash import content_hash
+from .finite import check_finite
 from .registry import build_on, check_size
 from .training_loop import TrainingRun
 from .training_store import TrainingStore
@@ -189,8 +190,7 @@ def check_samples(samples: Tensor) -> None:
     """
     if samples.ndim != 4 or samples.shape[0] == 0:
         raise ValueError(f"latent: expected [frames, channels, height, width], but got {tuple(samples.shape)}.")
-    if not torch.isfinite(samples).all():
-        raise ValueError("latent: it holds NaN or infinite values; check what the VAE or the step before made.")
+    check_finite("latent", samples)
 
 
 def _owned(backend: Tuning, model: Any, attachment: Attachment) -> Attachment:

@@ -100,13 +100,15 @@ def _family(backend: Any) -> str:
 
 def refuse_not_finite(node: type[Any], inputs: Mapping[str, Any], out: Any) -> None:
     """Raise ValueError where a node worked on, or gives, values that are not finite."""
+    from ..methods.finite import check_finite, finite
+
     # Not GET_SCHEMA, which sets attributes: a host runs a locked copy of the class.
     schema = node.define_schema()
     for given in schema.inputs:
-        if _kind(given) in TENSORS and not _finite(inputs.get(given.id)):
-            raise ValueError(f"{given.id}: it holds NaN or infinite values; check what made it.")
+        for tensor in _tensors(inputs.get(given.id)) if _kind(given) in TENSORS else ():
+            check_finite(given.id, tensor)
     for given, value in zip(schema.outputs, getattr(out, "args", ()) or (), strict=False):
-        if _kind(given) in TENSORS and not _finite(value):
+        if _kind(given) in TENSORS and not all(map(finite, _tensors(value))):
             raise ValueError(f"{schema.display_name or schema.node_id}: its result holds NaN or infinite values, so it "
                              "is not handed on; use less extreme settings.")
 
@@ -127,18 +129,6 @@ def _tensors(value: Any) -> Iterator[Any]:
         for held in value:
             # An entry of a CONDITIONING is [embedding, extras].
             yield from _tensors(held[0] if isinstance(held, (list, tuple)) and len(held) == 2 else held)
-
-
-def _finite(value: Any) -> bool:
-    import torch
-
-    for tensor in _tensors(value):
-        if tensor.is_floating_point() and tensor.numel():
-            # Row by row: no second clip in memory. The smallest and the largest carry a NaN on.
-            parts = tensor if tensor.ndim > 3 else [tensor]
-            if not all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in parts):
-                return False
-    return True
 
 
 def _misfit(kind: str, value: Any, model: Any) -> str:

@@ -46,6 +46,8 @@ def clip_of(images: Any, label: str = "images") -> Tensor:
     """
     import torch
 
+    from ..methods.finite import check_finite
+
     if isinstance(images, (list, tuple)):
         sizes = sorted({tuple(image.shape[-3:-1]) for image in images})
         if len(sizes) > 1:
@@ -54,8 +56,7 @@ def clip_of(images: Any, label: str = "images") -> Tensor:
         images = torch.cat([image.reshape(-1, *image.shape[-3:]) for image in images])
     if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
         raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{label}: holds NaN or infinite values; check what made it.")
+    check_finite(label, images)
     return images[..., :3]
 
 

@@ -15,13 +15,11 @@ CropType = io.Custom("STEADYEDIT_CROP")
 
 def check_images(label: str, images: Any) -> None:
     """Raise ValueError unless it is an IMAGE batch with finite values."""
-    import torch
+    from ..methods.finite import check_finite
 
     if images.ndim != 4 or not len(images) or images.shape[-1] < 3:
         raise ValueError(f"{label}: expected an IMAGE batch, but got the shape {tuple(images.shape)}.")
-    # Frame by frame: a test of a clip in 4K at once would need as much memory again.
-    if not all(torch.isfinite(frame).all() for frame in images):
-        raise ValueError(f"{label}: holds NaN or infinite values; check what made it.")
+    check_finite(label, images)
 
 
 def mask_of(label: str, mask: Any, images: Any) -> Any:

@@ -94,15 +94,13 @@ class MaskRefine(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, specks, holes, smooth, grow, feather) -> io.NodeOutput:
-        import torch
-
+        from ..methods.finite import check_finite
         from ..vision.refine import refined
 
         mask = mask[None] if mask.ndim == 2 else mask
         if mask.ndim != 3 or not mask.numel():
             raise ValueError(f"mask: expected [frames, height, width], but got the shape {tuple(mask.shape)}.")
-        if not torch.isfinite(mask).all():
-            raise ValueError("mask: holds NaN or infinite values; check what made it.")
+        check_finite("mask", mask)
         return io.NodeOutput(refined(mask, grow, feather, holes, specks, smooth))
 
 

@@ -14,6 +14,7 @@ from .. import backends
 from ..diffusion.flow import FlowSchedule
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import SCHEDULERS, named_sigmas
+from ..methods.finite import check_finite
 from .host_api import ComfyNode, NodeOutput, schema
 
 SEED = ("INT", {"min": 0, "max": 2**64 - 1})
@@ -59,8 +60,7 @@ class Guider:
             ValueError: the LATENT holds NaN, infinite values, or a noise mask.
         """
         backend, samples = backends.of(self.model), latent["samples"]
-        if not torch.isfinite(samples).all():
-            raise ValueError("latent_image: it holds NaN or infinite values; check what made it.")
+        check_finite("latent_image", samples)
         if "noise_mask" in latent:
             raise ValueError("latent_image: it holds a noise mask, which only ComfyUI samples with; use --host comfy.")
         if len(sigmas) < 2:

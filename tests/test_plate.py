@@ -219,7 +219,7 @@ REFUSED = {
     "mask": (lambda: stitched(torch.zeros(2, 50, 50, 3), torch.zeros(2, 16, 16, 3), SMALL, torch.ones(1, 9, 30)),
              "mask: is 30x9"),
     "nan": (lambda: stitched(torch.zeros(2, 50, 50, 3), torch.full((2, 16, 16, 3), torch.nan), SMALL),
-            "edited: holds NaN"),
+            "edited: it holds NaN"),
     "channels": (lambda: stitched(torch.zeros(2, 50, 50, 3), torch.zeros(2, 16, 16, 4), SMALL), "edited: has 4 chan"),
 }  # fmt: skip
 SMALL = Crop((3, 4), (5, 5), 16, 16, 16, 16, 50, 50)

@@ -223,7 +223,7 @@ def test_a_lora_of_another_model_is_refused():
     ({"source": image(count=2)}, "root_source: holds 2 images, but a root is one frame"),
     ({"edited": image(1, size=40)}, "root_edited: is 40x40, but root_source 32x32"),
     ({"source": image(0, size=4), "edited": image(1, size=4)}, "root_source: is 4x4, smaller than one latent cell"),
-    ({"edited": image() / 0}, "root_edited: holds NaN or infinite values"),
+    ({"edited": image() / 0}, "root_edited: it holds NaN or infinite values"),
     ({"positive": condition(prompts=3)}, "positive: holds 3 prompts, but an adaptation learns one"),
     ({"negative": condition() * 2}, "negative: holds 2 conditions, but an adaptation learns one"),
     ({"negative": [[torch.zeros(1, 77, 5), {}]]}, "conditioning: prompts of 5 and 96 channels do not fit"),

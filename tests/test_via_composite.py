@@ -155,7 +155,7 @@ def test_bad_input_is_told():
         ((edited, original, mask[:, :30]), "mask: is 51x30, but the images are 51x37"),
         ((edited, original, mask.repeat(2, 1, 1)), "nor one for each of the 2 frames"),
         ((edited, original, 0 * mask), "mask: is empty"),
-        ((edited / 0, original, mask), "edited: holds NaN"),
+        ((edited / 0, original, mask), "edited: it holds NaN"),
     ]:
         with pytest.raises(ValueError, match=said):
             composite(*arguments)

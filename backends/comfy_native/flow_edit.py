@@ -9,6 +9,7 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
+from ...methods.finite import check_finite
 from ...methods.flow_edit import SOURCE, TARGET, check_sigmas, flow_edit
 from ...methods.via.latent_mask import keep_mask_of
 from .hint_pictures import picture_hints
@@ -123,8 +124,7 @@ class FlowEditGuider(comfy.samplers.CFGGuider):
                              f"this model, but got {list(latent.shape)}; encode the source with the model's own VAE.")
         if not torch.count_nonzero(latent):
             raise ValueError("latent_image: is empty, but FlowEdit changes a source; connect a VAE Encode of the clip.")
-        if not torch.isfinite(latent).all():
-            raise ValueError("latent_image: holds NaN or infinite values; check what made it.")
+        check_finite("latent_image", latent)
         for conditions in self.original_conds.values():
             for condition in conditions:
                 picture = condition.get("concat_latent_image")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..finite import check_finite
 from .choices import GRAYS, HUNYUAN, HUNYUAN_2, HUNYUAN_15, KEEPS, POOLINGS, WAN
 from .masks import hard
 from .packing import CELL, check_frames, latent_frames, packed, packed_single, pooled
@@ -75,9 +76,8 @@ def check_mask(name: str, mask: Tensor | None, video: Tensor) -> Tensor:
     if mask.ndim != 3 or mask.shape[1:] != video.shape[1:3] or len(mask) not in (1, len(video)):
         raise ValueError(f"{name}: {tuple(mask.shape)} is neither one mask nor {len(video)} of "
                          f"{video.shape[2]}x{video.shape[1]} pixels; give the mask of the same frames.")
+    check_finite(name, mask)
     mask = mask.detach().cpu().float().clamp(0, 1)
-    if not mask.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
     if not hard(mask).any():
         raise ValueError(f"{name}: selects nothing, so that nothing would be edited; paint or track the object, "
                          "1 inside.")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..finite import finite
 from ..prompts import check_every_level
 from .choices import WAN
 from .clips import clip_ranges
@@ -171,5 +171,5 @@ def check_samples(samples: Sequence[Sample]) -> None:
     if len(families) > 1:
         raise ValueError(f"samples: are made for {' and '.join(families)}; choose one family for all.")
     for sample in samples:
-        if not torch.isfinite(sample.latent).all():
+        if not finite(sample.latent):
             raise ValueError(f"samples: the latent of {sample.label} holds NaN or infinite values; check the VAE.")

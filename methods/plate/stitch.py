@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..finite import check_finite
 from ..via.composite import RING, blended
 from ..via.latent_mask import check_mask
 from .boxes import Crop, resized
@@ -97,6 +98,4 @@ def check(original: Tensor, edited: Tensor, crop: Crop) -> None:
         raise ValueError(f"edited: has {edited.shape[-1]} channels, but the original {original.shape[-1]}; give 3, or "
                          "as many.")
     for name, images in (("original", original), ("edited", edited)):
-        # Frame by frame: a test of the whole clip at once would need as much memory again.
-        if not all(torch.isfinite(frame).all() for frame in images):
-            raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
+        check_finite(name, images)

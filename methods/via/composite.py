@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from ..finite import check_finite
 from .latent_mask import check_mask
 
 #: A drift of colour is smaller than this; a larger difference is content, such as an edit that left its mask.
@@ -138,8 +139,7 @@ def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"original: {_told(original)}, but edited has {_told(edited)}; "
                          "give the frames that were encoded, in the edit's size.")
     for name, images in (("edited", edited), ("original", original)):
-        if not torch.isfinite(images).all():
-            raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
+        check_finite(name, images)
     mask = check_mask(mask, len(original))
     if mask.shape[1:] != original.shape[1:3]:
         height, width = original.shape[1:3]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..finite import check_finite
+
 
 def check_mask(mask: Tensor, frames: int, name: str = "mask") -> Tensor:
     """A MASK of a clip as [frames or 1, height, width] in 0 .. 1.
@@ -25,8 +27,7 @@ def check_mask(mask: Tensor, frames: int, name: str = "mask") -> Tensor:
     if mask.ndim != 3 or mask.shape[0] not in (1, frames):
         raise ValueError(f"{name}: {tuple(mask.shape)} is not one mask, nor one for each of the {frames} frames; "
                          "give the mask of the same frames.")
-    if not mask.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinite values; check what made it.")
+    check_finite(name, mask)
     if not (mask > 0).any():
         raise ValueError(f"{name}: is empty, so that nothing would be edited; paint or detect what to edit, 1 inside.")
     return mask.float().clamp(0, 1)

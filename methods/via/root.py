@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ..finite import check_finite
 from ..prompts import check_every_level
 from .editor_clip import NOT_READ, REFERENCES
 
@@ -32,8 +31,7 @@ def check_root(source: Tensor, edited: Tensor) -> None:
             raise ValueError(f"{name}: holds {len(image)} images, but a root is one frame; pick one (Pick Root).")
         if min(image.shape[1:3]) < 8:
             raise ValueError(f"{name}: is {size_of(image)}, smaller than one latent cell (8x8); use a larger image.")
-        if not torch.isfinite(image).all():
-            raise ValueError(f"{name}: holds NaN or infinite values; check the step that made it.")
+        check_finite(name, image)
     if source.shape[1:3] != edited.shape[1:3]:
         raise ValueError(f"root_edited: is {size_of(edited)}, but root_source {size_of(source)}; "
                          "both must show the same frame.")

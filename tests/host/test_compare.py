@@ -36,5 +36,5 @@ def test_sides_are_even_and_never_enlarged():
 
 
 def test_bad_pictures_are_told_by_their_input():
-    with pytest.raises(ValueError, match="^after: holds NaN"):
+    with pytest.raises(ValueError, match="^after: it holds NaN"):
         Compare.execute(torch.zeros(1, 8, 8, 3), torch.full((1, 8, 8, 3), torch.nan), 8.0)

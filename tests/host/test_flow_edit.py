@@ -241,7 +241,7 @@ def test_a_lora_on_the_model_has_its_part():
     ({"samples": torch.zeros(VIDEO)}, "latent_image: is empty, but FlowEdit changes a source"),
     ({"samples": latent(2, 3, 4, 6)}, "latent_image: expected .batch, 16, frames, height, width. for this model"),
     ({"samples": latent(1, 12, 3, 4, 6)}, "latent_image: expected .batch, 16, frames, height, width. for this model"),
-    ({"samples": torch.full(VIDEO, torch.nan)}, "latent_image: holds NaN"),
+    ({"samples": torch.full(VIDEO, torch.nan)}, "latent_image: it holds NaN"),
     ({"extra": {"noise_mask": torch.ones(1, 32, 48)}}, "latent_image: carries a noise mask"),
     ({"noise": DisableNoise.execute()[0]}, "noise: FlowEdit draws noise at every step"),
     ({"steps": 3}, "n_max: 4 steps are more than the 3 that the sigmas have"),

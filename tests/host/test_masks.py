@@ -291,7 +291,7 @@ REFUSED = {
     "empty mask": ("SteadyEditTrackMask", {"images": clip(3), "mask": SQUARE * 0}, ValueError, "mask: is empty"),
     "no memory": ("SteadyEditTrackMask", {"images": clip(3), "mask": SQUARE, "method": "memory"}, ValueError,
                   "method: memory needs a SAM 2 video model"),
-    "NaN": ("SteadyEditMaskRefine", {"mask": SQUARE * float("nan")}, ValueError, "mask: holds NaN"),
+    "NaN": ("SteadyEditMaskRefine", {"mask": SQUARE * float("nan")}, ValueError, "mask: it holds NaN"),
     "two words for a frame": ("SteadyEditTextMask", {"images": clip(1), "grounding": Fake, "text": "0: a\n0: b"},
                               ValueError, "text: gives words for a frame twice: 0, 0"),
     "no instruction": ("SteadyEditDescribeRegion", {"instruction": " "}, ValueError, "instruction: is empty"),
