@@ -71,15 +71,15 @@ def measured(contest: Contest) -> dict[str, Any]:
     return {
         "method": f"{contest.work}, beside {contest.peer}", "work": contest.work, "peer": contest.peer,
         "seconds": our_seconds, "peer_seconds": their_seconds, "time_ratio": our_seconds / their_seconds,
-        "floor_ratio": None if contest.floor is None else floor / their_seconds,
+        "floor_ratio": None if floor is None else floor / their_seconds,
         "mb": our_mb, "peer_mb": their_mb, "memory_ratio": our_mb / their_mb if our_mb and their_mb else None,
         "memory": contest.weigh, "error": error, "words": words,
     }  # fmt: skip
 
 
-def _best(contest: Contest) -> tuple[float, float, float]:
-    """Seconds of a piece: ours, theirs, and the floor's, infinite where there is none."""
-    least, floor = [float("inf"), float("inf")], float("inf")
+def _best(contest: Contest) -> tuple[float, float, float | None]:
+    """Seconds of a piece: ours, theirs, and the floor's, None where there is none."""
+    least, floors = [float("inf"), float("inf")], []
     idle = [0.0, 0.0] if contest.unmeasured is None else [float("inf"), float("inf")]
     for _ in range(contest.rounds):
         for number, run in enumerate((contest.ours, contest.theirs)):
@@ -87,9 +87,9 @@ def _best(contest: Contest) -> tuple[float, float, float]:
             if contest.unmeasured is not None:
                 idle[number] = min(idle[number], _seconds(contest.unmeasured[number]))
         if contest.floor is not None:
-            floor = min(floor, _seconds(contest.floor))
+            floors.append(_seconds(contest.floor))
     ours, theirs = ((all_of_it - rest) / contest.share for all_of_it, rest in zip(least, idle, strict=True))
-    return ours, theirs, floor / contest.share
+    return ours, theirs, min(floors) / contest.share if floors else None
 
 
 def _seconds(run: Work) -> float:
