@@ -65,17 +65,17 @@ def annotate(row: Row, frames: Tensor, captioner: Captioner) -> list[str]:
     if not captioner.chats:
         fill_empty_cells(row, {"caption": captioner.caption(frames[len(frames) // 2])})
         return ["the model only captions: classes and edits are to be filled in"]
-    told: list[str] = []
+    notes: list[str] = []
     if any(not row[column] for column in LABELS):
-        told += asked(row, labels_question(), lambda words: captioner.ask(frames, words, TOKENS), labels_of)
+        notes += asked(row, labels_question(), lambda words: captioner.ask(frames, words, TOKENS), labels_of)
     if row["caption"] and any(not row[f"{edit}_prompt"] for edit in EDITS):
         pair = pair_of(row["name"])
         had = row[f"{COMBINATION}_prompt"]
-        told += asked(row, prompts_question(row, pair), lambda words: captioner.ask(frames, words, TOKENS),
-                      lambda answer: prompts_of(answer, row["caption"]))  # fmt: skip
+        notes += asked(row, prompts_question(row, pair), lambda words: captioner.ask(frames, words, TOKENS),
+                       lambda answer: prompts_of(answer, row["caption"]))  # fmt: skip
         if row[f"{COMBINATION}_prompt"] and not had:
             fill_empty_cells(row, {"combination_of": " and ".join(pair)})
-    return told
+    return notes
 
 
 def asked(row: Row, question: str, ask: Callable[[str], str], parse: Callable[[str], Parsed]) -> list[str]:

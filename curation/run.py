@@ -65,12 +65,12 @@ def curate(settings: Settings, report: Callable[[str], None] = lambda line: None
         rows.setdefault(clip.name, empty(clip))
     captioner = None
     for number, row in enumerate(rows.values(), 1):
-        told = list(choose(row, settings))
+        notes = list(choose(row, settings))
         if settings.model and row["keep"] == YES and unsaid(row):
             captioner = captioner or load(settings.model)
-            told += describe(row, settings, captioner)
+            notes += describe(row, settings, captioner)
         write_manifest(settings.output / MANIFEST, rows.values())
-        report(f"{number} of {len(rows)}: {row['name']}: {'; '.join(told) or 'kept'}")
+        report(f"{number} of {len(rows)}: {row['name']}: {'; '.join(notes) or 'kept'}")
     write_bytes(settings.output / STATISTICS, table(list(rows.values()), settings.size).encode())
     return list(rows.values())
 
@@ -156,6 +156,6 @@ def describe(row: Row, settings: Settings, captioner: Captioner) -> list[str]:
 def finished(rows: Sequence[Row], output: Path) -> str:
     """What is said at the end."""
     open_rows = sum(unsaid(row) for row in kept(rows))
-    said = f"{output / MANIFEST}: {len(kept(rows))} of {len(rows)} clips are kept"
-    said += f", {open_rows} of them with empty cells to fill in" if open_rows else ""
-    return f"{said}. Correct any row, and run the same command again.\n{output / STATISTICS}"
+    summary = f"{output / MANIFEST}: {len(kept(rows))} of {len(rows)} clips are kept"
+    summary += f", {open_rows} of them with empty cells to fill in" if open_rows else ""
+    return f"{summary}. Correct any row, and run the same command again.\n{output / STATISTICS}"

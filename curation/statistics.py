@@ -23,8 +23,8 @@ def table(rows: Sequence[Row], size: int) -> str:
     for kind, names in CLASSES.items():
         lines.append(f"- {kind}: " + _shares([row[kind] for row in chosen], names))
         levels = {str(level): word for level, word in enumerate(COMPLEXITIES, 1)}
-        said = [levels.get(row[f"{kind}_complexity"], "") for row in chosen]
-        lines.append(f"- {kind}, complexity: {_shares(said, COMPLEXITIES)}")
+        named = [levels.get(row[f"{kind}_complexity"], "") for row in chosen]
+        lines.append(f"- {kind}, complexity: {_shares(named, COMPLEXITIES)}")
     for edit in EDITS:
         wanted = [f"L{row[f'{edit}_difficulty']}" if row[f"{edit}_difficulty"] else "" for row in chosen
                   if row[f"{edit}_prompt"]]  # fmt: skip
@@ -37,5 +37,5 @@ def _shares(values: Sequence[str], names: Sequence[str]) -> str:
     total = sum(counts.values())
     if not total:
         return "not said yet"
-    said = ", ".join(f"{name} {100 * counts[name] / total:.0f} %" for name in names if counts[name])
-    return said + (f" (of {total} of {len(values)})" if total < len(values) else "")
+    shares = ", ".join(f"{name} {100 * counts[name] / total:.0f} %" for name in names if counts[name])
+    return shares + (f" (of {total} of {len(values)})" if total < len(values) else "")

@@ -100,14 +100,14 @@ def locked(path: Path, work: str, wait: Callable[[], None] = lambda: None) -> It
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        said = False
+        warned = False
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=WAIT)
             except Timeout:
-                if not said:
+                if not warned:
                     log.warning("%s: another process is at work on the same; waiting for it (%s).", work, path)
-                said = True
+                warned = True
                 wait()
     except (NotImplementedError, OSError) as error:
         # A folder that takes no files, or a file system without locks: nothing will be kept, or two may do the same.

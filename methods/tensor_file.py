@@ -44,11 +44,11 @@ def read_tensors(path: Path, key: str, digest: bool = False) -> tuple[dict[str, 
         tensors = parse_safetensors(data)
         # The format: eight bytes of length, then a JSON header that carries the metadata.
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        value, told = json.loads(metadata[key]), metadata.get(DIGEST)
+        value, recorded = json.loads(metadata[key]), metadata.get(DIGEST)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{Path(path).name}: not a whole file of the expected kind.") from error
-    if told is None and digest:
+    if recorded is None and digest:
         raise ValueError(f"{Path(path).name}: has no digest by which its values could be checked.")
-    if told is not None and told != content_hash(tensors, metadata[key]):
+    if recorded is not None and recorded != content_hash(tensors, metadata[key]):
         raise ValueError(f"{Path(path).name}: is damaged, for its values are not those that were written.")
     return tensors, value

@@ -79,9 +79,9 @@ def explain(node: type[Any], inputs: Mapping[str, Any], error: BaseException) ->
     for name, value in inputs.items():
         if value is None or kinds.get(name) not in (*TENSORS, "VAE"):
             continue
-        said = _misfit(kinds[name], value, model)
-        if said:
-            raise ValueError(f"{name}: {said}.") from error
+        problem = _misfit(kinds[name], value, model)
+        if problem:
+            raise ValueError(f"{name}: {problem}.") from error
 
 
 def _is_backend(asked: Any, model: Any) -> bool:

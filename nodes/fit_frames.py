@@ -47,8 +47,8 @@ class FitFrames(io.ComfyNode):
     def execute(cls, images, width, height, fit, turn, multiple) -> io.NodeOutput:
         from ..video.frames_of import fitted
 
-        if said := misfit(width, height, multiple):
-            raise ValueError(said)
+        if problem := misfit(width, height, multiple):
+            raise ValueError(problem)
         check_images("images", images)
         if turn and (images.shape[1] - images.shape[2]) * (height - width) < 0:
             width, height = height, width

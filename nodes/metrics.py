@@ -122,7 +122,7 @@ class ClipMetrics(io.ComfyNode):
         from ..vision.metrics import psnr
 
         frames, source = clip_of(images), None if source is None else clip_of(source, "source")
-        cut = [said for name, clip in (("images", frames), ("source", source)) if (said := _beyond(name, clip))]
+        cut = [note for name, clip in (("images", frames), ("source", source)) if (note := _beyond(name, clip))]
         frames, source = frames.clamp(0, 1), None if source is None else source.clamp(0, 1)
         outside = _outside(frames, source, mask)
         if first_frame is not None and clip_vision is None:

@@ -67,12 +67,12 @@ class TextMask(io.ComfyNode):
         regions = regions_of(text)
         words = [words_at(regions, number) for number in numbers]
         box = {"x": 0.0, "y": 0.0, "width": float(width), "height": float(height), "label": WHOLE, "score": 1.0}
-        boxes = [[box] if said.strip().lower().rstrip(".") == WHOLE else [] for said in words]
+        boxes = [[box] if phrase.strip().lower().rstrip(".") == WHOLE else [] for phrase in words]
         if all(boxes):
             return io.NodeOutput(torch.ones(seen.shape[:3]), boxes, WHOLE, listed)
         whole = [bool(row) for row in boxes]
-        for said in {said for said, everything in zip(words, whole) if not everything}:
-            prepared_text(said)
+        for phrase in {phrase for phrase, everything in zip(words, whole) if not everything}:
+            prepared_text(phrase)
         advance = progress(len(seen), "looking for the words")
         with explain_out_of_memory("grounding", chunk, clip):
             detector = grounding.ready(min(chunk, len(seen)))
@@ -81,7 +81,7 @@ class TextMask(io.ComfyNode):
                 advance(stop)
         boxes = [row[:count] if count else row for row in boxes]
         if not any(boxes):
-            sought = "', '".join(dict.fromkeys(said.strip() for said in words))
+            sought = "', '".join(dict.fromkeys(phrase.strip() for phrase in words))
             sentence = (f"text: nothing in the clip looks like '{sought}' with a certainty above "
                         f"{box_threshold:g}; use other words or a lower box_threshold.")
             if on_nothing == "error":

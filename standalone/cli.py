@@ -179,8 +179,8 @@ def run_on(host: str, graph: dict, output: Path, changed: list[tuple[str, str]])
 def rehearse(options: argparse.Namespace) -> int:
     """Rehearse graphs, a line each; see ``standalone.rehearsal``."""
     from .comfy_process import find_comfy
-    from .rehearsal.conduct import rehearse as conducted
     from .rehearsal.pieces import real_pieces
+    from .rehearsal.run import rehearse as rehearse_graphs
 
     names = real_pieces() if options.everything else list(dict.fromkeys(options.names))
     if not names:
@@ -189,7 +189,7 @@ def rehearse(options: argparse.Namespace) -> int:
     if comfy is None:
         raise GraphError("a rehearsal needs a ComfyUI, and none was found: set COMFYUI_PATH to its folder.")
     failed = False
-    for result in conducted(names, comfy, options.models):
+    for result in rehearse_graphs(names, comfy, options.models):
         failed |= isinstance(result, GraphError)
         if isinstance(result, GraphError):
             print(f"steadyedit: {result}", file=sys.stderr, flush=True)
@@ -201,8 +201,8 @@ def rehearse(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Verify a graph; see ``standalone.verify``."""
     from .comfy_process import find_comfy
-    from .verify.conduct import default_folder
-    from .verify.conduct import verify as conducted
+    from .verify.run import default_folder
+    from .verify.run import verify as verify_graph
 
     if options.video and not options.video.is_file():
         raise GraphError(f"--video {options.video}: there is no such file.")
@@ -210,8 +210,8 @@ def verify(options: argparse.Namespace) -> int:
     if comfy is None:
         raise GraphError("verify needs your ComfyUI, and none was found: set COMFYUI_PATH to its folder.")
     folder = options.output or default_folder(options.graph)
-    written, because = conducted(options.graph, comfy, options.models or comfy / "models", options.video,
-                                 options.settings, folder)
+    written, because = verify_graph(options.graph, comfy, options.models or comfy / "models", options.video,
+                                    options.settings, folder)
     for path in written:
         print(path)
     print("Look at these files before you share them: the sheet shows your clip.")

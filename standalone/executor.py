@@ -131,11 +131,11 @@ def _check_own(where: str, own: Callable[..., Any], values: Mapping[str, Any]) -
     if any(p.default is p.empty and p.name not in given and p.kind is not p.VAR_KEYWORD for p in wanted.values()):
         return
     try:
-        said = own(**given)
+        answer = own(**given)
     except USER_ERRORS as error:
         raise GraphError(f"{where}: {error}") from error
-    if said is not True:
-        raise GraphError(f"{where}: {said}")
+    if answer is not True:
+        raise GraphError(f"{where}: {answer}")
 
 
 def nested(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,9 +36,9 @@ def one_line(path: Path) -> str:
         lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    heading, said = [line.strip("# ").replace("*", "") for line in lines if line.strip()][:2]
+    heading, paragraph = [line.strip("# ").replace("*", "") for line in lines if line.strip()][:2]
     # Toy graphs begin with what the list says of all of them: press Run, no download.
-    first = next((one for one in re.split(r"(?<=\.) ", said) if not one.startswith("Press Run")), said)
+    first = next((one for one in re.split(r"(?<=\.) ", paragraph) if not one.startswith("Press Run")), paragraph)
     line = f"{heading}. {first}"
     # Too long a sentence ends where a part of it does.
     ends = [found.start() for found in re.finditer(r"[,;:] | \(", line) if len(heading) + 2 < found.start() < LINE]

@@ -38,9 +38,9 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     if count < 1:
         raise GraphError(f"--processes: at least 1 is needed, but got {count}.")
     with tempfile.TemporaryDirectory() as place:
-        said, met = [Path(place) / f"{rank}" for rank in range(count)], Path(place) / "met"
+        outputs, met = [Path(place) / f"{rank}" for rank in range(count)], Path(place) / "met"
         met.mkdir()
-        running = _started(count, arguments, said, met)
+        running = _started(count, arguments, outputs, met)
         try:
             codes, missed = _codes(running, met)
         except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
                 process.wait()
             return 130
         failed = [rank for rank in range(1, count) if codes[rank]]
-        sentences = {rank: _last_sentence(said[rank]) for rank in failed}
+        sentences = {rank: _last_sentence(outputs[rank]) for rank in failed}
     if missed is not None:
         print(f"{MARK}{_lost(missed, count, codes[missed], None)}. {AGAIN}", file=sys.stderr)
         return 1
@@ -93,7 +93,7 @@ def _codes(running: Sequence[subprocess.Popen], met: Path) -> tuple[list[int], i
     return [process.returncode for process in running], missed
 
 
-def _started(count: int, arguments: Sequence[str], said: Sequence[Path], met: Path) -> list[subprocess.Popen]:
+def _started(count: int, arguments: Sequence[str], outputs: Sequence[Path], met: Path) -> list[subprocess.Popen]:
     """All processes; what others than the first one say goes into files."""
     threads = max(1, (os.cpu_count() or 1) // count)
     shared = {"OMP_NUM_THREADS": str(threads), **os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
@@ -101,7 +101,7 @@ def _started(count: int, arguments: Sequence[str], said: Sequence[Path], met: Pa
     running = []
     for rank in range(count):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with said[rank].open("wb") as file:
+        with outputs[rank].open("wb") as file:
             out: IO | None = file if rank else None
             running.append(subprocess.Popen(_command(arguments), env=own, stdout=out, stderr=out))
     return running

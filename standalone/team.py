@@ -140,8 +140,8 @@ def end_with_parent() -> None:
 
 
 def _ended(*_: Any) -> None:
-    said = f"another process of this run ended, and torchrun ends all with it. {GO_ON}"
-    raise Ended(said if first_to_speak() else "")
+    message = f"another process of this run ended, and torchrun ends all with it. {GO_ON}"
+    raise Ended(message if first_to_speak() else "")
 
 
 def first_to_speak() -> bool:

@@ -94,8 +94,8 @@ def _answer(path: Path, row: dict, key: dict) -> Answer | None:
             raise ValueError
         seconds = float(row["seconds"])
     except (TypeError, ValueError) as error:
-        told = ", ".join(f"{column} {row[column]!r}" for column in ("pair", "question", "answer"))
-        raise ValueError(f"{path}: an answer does not fit the key: {told}.") from error
+        cells = ", ".join(f"{column} {row[column]!r}" for column in ("pair", "question", "answer"))
+        raise ValueError(f"{path}: an answer does not fit the key: {cells}.") from error
     if given == UNSEEN:
         return None
     left, right = (key["videos"][name]["method"] for name in sides)

@@ -123,8 +123,8 @@ class _Writer:
     def write(self, clip: str, videos: Sequence[Video], source: Path | None) -> dict[int, str]:
         """File names by method, the source's too."""
         if len(sizes := {video.info.shown for video in videos}) > 1:
-            told = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
-            self.problems.append(f"{clip}: the methods' pictures are {told}; the page shows them at one size.")
+            listed = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
+            self.problems.append(f"{clip}: the methods' pictures are {listed}; the page shows them at one size.")
         longest = max(video.seconds for video in videos)
         if self.shorten and (lengths := unequal(videos, self.names)):
             self.problems.append(f"{clip}: {lengths}: cut to the shortest.")

@@ -10,8 +10,8 @@ import torch
 from steadyedit.standalone import cli
 from steadyedit.standalone.graph import GraphError, check_links, is_link
 from steadyedit.standalone.rehearsal import files, layout_sd, layout_vae, layout_video, probes, reduce, weights
-from steadyedit.standalone.rehearsal.conduct import needs_fresh_host
 from steadyedit.standalone.rehearsal.pieces import pieces, read_piece, real_pieces
+from steadyedit.standalone.rehearsal.run import needs_fresh_host
 from tolerances import NETWORK
 
 REAL = real_pieces()
@@ -112,12 +112,12 @@ def test_an_unknown_model_is_named_with_its_node(tmp_path):
 
 
 def test_the_command_says_a_line_or_a_sentence_for_each(monkeypatch, capsys, tmp_path):
-    from steadyedit.standalone.rehearsal import conduct
+    from steadyedit.standalone.rehearsal import run
 
-    def conducted(names, comfy, models):
+    def rehearse(names, comfy, models):
         yield from (GraphError(f"{name}: node 3 failed") if name == "ei2" else f"{name}: ran" for name in names)
 
-    monkeypatch.setattr(conduct, "rehearse", conducted)
+    monkeypatch.setattr(run, "rehearse", rehearse)
     (tmp_path / "main.py").touch()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert cli.main(["rehearse", "dape", "dape"]) == 0

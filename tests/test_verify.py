@@ -12,7 +12,7 @@ import torch
 from steadyedit.standalone import cli
 from steadyedit.standalone.graph import GraphError, check_links, read_graph, shipped
 from steadyedit.standalone.rehearsal.files import wanted
-from steadyedit.standalone.verify import conduct, predicted, prepare
+from steadyedit.standalone.verify import predicted, prepare, run
 from steadyedit.standalone.verify.privacy import Cleaner
 
 METER = {"device": {"kind": "cpu", "matrix_tflops": {"float32": 0.1, "bfloat16": 0.1}}, "nodes": [
@@ -110,11 +110,11 @@ def verify(tmp_path, monkeypatch, capsys):
     (tmp_path / "models" / "checkpoints").mkdir(parents=True)
     (tmp_path / "models" / "checkpoints" / "v1-5-pruned-emaonly.safetensors").touch()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    monkeypatch.setattr(conduct, "running", running)
-    monkeypatch.setattr(conduct, "bring_files", lambda graph, host: None)
+    monkeypatch.setattr(run, "running", running)
+    monkeypatch.setattr(run, "bring_files", lambda graph, host: None)
 
     def call(send, *more):
-        monkeypatch.setattr(conduct, "send", send)
+        monkeypatch.setattr(run, "send", send)
         code = cli.main(["verify", "ei2", "--video", str(tmp_path / "holiday.mp4"), "--output", str(tmp_path / "out"),
                          "--set", "7.switch=true", "--set", "What it should show.text=my secret", *more])  # fmt: skip
         return code, capsys.readouterr(), tmp_path / "out"

@@ -63,17 +63,17 @@ class Colour:
 
 def colour_of(frame: av.VideoFrame, context: av.VideoCodecContext) -> Colour:
     """What the frame says of its colours, or the stream; untagged HD is BT.709 as in players, SD is BT.601."""
-    def said(name: str) -> int:
+    def declared(name: str) -> int:
         of_frame = getattr(frame, name, 2)  # older versions of PyAV know some of these of the stream alone
         return int(of_frame if of_frame not in _UNTAGGED else getattr(context, name, 2) or 2)
 
-    matrix, yuv = said("colorspace"), not _is_rgb(frame)
+    matrix, yuv = declared("colorspace"), not _is_rgb(frame)
     hd = frame.width >= 1280 or frame.height > 576
     known = matrix in _LUMA or matrix == _YCGCO
     full = int(frame.color_range or context.color_range or 0) == FULL or frame.format.name.startswith("yuvj")
     if frame.format.name.startswith("gray") and int(frame.color_range or 0) != 1:
         full = True
-    return Colour(matrix if known else (1 if hd else 6), full, said("color_trc"), said("color_primaries"),
+    return Colour(matrix if known else (1 if hd else 6), full, declared("color_trc"), declared("color_primaries"),
                   guessed=yuv and not known and not frame.format.name.startswith(("gray", "yuvj")))
 
 

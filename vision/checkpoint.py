@@ -73,9 +73,9 @@ def opening_folder(path: Path, expected: str, label: str = "model") -> Iterator[
         yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError, AttributeError,
             SafetensorError) as error:
-        said = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
+        reason = " ".join(str(error).split("\n")[0].split())[:160] or type(error).__name__
         own = "trust_remote_code" in str(error) or _brings_code(path)
-        why = "it needs code of its own, which is not run" if own else said.rstrip(".")
+        why = "it needs code of its own, which is not run" if own else reason.rstrip(".")
         raise ValueError(f"{label}: the folder '{path.name}' cannot be loaded ({why}); expected {expected}.") from error
 
 

@@ -38,16 +38,16 @@ class Measured:
     """Values by the papers' names, None where one means nothing, and what they rest on."""
 
     values: dict[str, float | None]
-    told: dict[str, str | int | float | None] = field(default_factory=dict)
+    details: dict[str, str | int | float | None] = field(default_factory=dict)
 
     def lines(self) -> str:
         """For a reader, one value a line."""
         own = [f"{name}: {value:{LOOKS[name]}}" + (" dB" if name in DECIBEL else "") + as_published(name, value)
                for name, value in self.values.items() if value is not None]  # fmt: skip
-        return "\n".join(own + [f"{name}: {value}" for name, value in self.told.items() if value is not None])
+        return "\n".join(own + [f"{name}: {value}" for name, value in self.details.items() if value is not None])
 
     def json(self) -> str:
-        return json.dumps({**self.values, **self.told}, indent=1)
+        return json.dumps({**self.values, **self.details}, indent=1)
 
 
 def as_published(name: str, value: float) -> str:

@@ -33,10 +33,10 @@ def quality(captioner: Captioner, frame: Tensor) -> float:
     return float(odds @ torch.tensor(list(LEVELS.values()), dtype=odds.dtype))
 
 
-def qualities(captioner: Captioner, frames: Tensor, told: Callable[[int], None] = lambda done: None) -> list[float]:
-    """``quality`` of each frame [F, height, width, 3]; ``told`` is called with the number that are done."""
+def qualities(captioner: Captioner, frames: Tensor, report: Callable[[int], None] = lambda done: None) -> list[float]:
+    """``quality`` of each frame [F, height, width, 3]; ``report`` is called with the number that are done."""
     scores = []
     for frame in frames:
         scores.append(quality(captioner, frame))
-        told(len(scores))
+        report(len(scores))
     return scores

@@ -92,39 +92,40 @@ class GuidedRows:
         own = [fn for fn in options.get(POST, ()) if fn not in self._known]
         try:
             self._x, self._recorded = x, []
-            out, told = self._pass(executor, x[: self.frames], timestep, options, own, {}, seed)
-            parts, tolds = [out], [told]
+            out, hook_args = self._pass(executor, x[: self.frames], timestep, options, own, {}, seed)
+            parts, each_pass = [out], [hook_args]
             for places, hooks in zip(rounds(self.group), self._own, strict=True):
                 self._places, self.replays, self._replayed = places, True, iter(self._recorded)
-                guided, told = self._pass(executor, self._placed(x), timestep, options, own, hooks, seed)
+                guided, hook_args = self._pass(executor, self._placed(x), timestep, options, own, hooks, seed)
                 frames = list(places.values())
                 parts.append(guided[frames])
-                tolds.append({key: value[frames] if self._per_frame(value) else value for key, value in told.items()})
+                each_pass.append({key: value[frames] if self._per_frame(value) else value
+                                  for key, value in hook_args.items()})
         finally:
             self._x, self._recorded, self.replays = None, [], False
         order = [row for places in rounds(self.group) for row in places]
         out = self._joined(parts, order)
-        for hook in own if tolds[0] else ():  # a guider of its own may call none
-            args = {key: self._joined([told[key] for told in tolds], order) if self._per_frame(value) else value
-                    for key, value in tolds[0].items()}
+        for hook in own if each_pass[0] else ():  # a guider of its own may call none
+            args = {key: self._joined([one[key] for one in each_pass], order) if self._per_frame(value) else value
+                    for key, value in each_pass[0].items()}
             out = hook({**args, "denoised": out, "input": x, "sigma": timestep})
         return out
 
     def _pass(self, executor: Callable, x: Tensor, timestep: Tensor, options: dict[str, Any], own: list[Callable],
               hooks: dict[str, Any], seed: Any) -> tuple[Tensor, dict[str, Any]]:
         """F rows guided with the MODEL's hooks, or the copies of them in ``hooks``, and what a hook behind them is
-        told."""
-        told: dict[str, Any] = {}
+        given."""
+        hook_args: dict[str, Any] = {}
 
-        def tell(args: dict[str, Any]) -> Tensor:
-            told.update(args)
+        def keep_args(args: dict[str, Any]) -> Tensor:
+            hook_args.update(args)
             return args["denoised"]
 
         options = {**options, **hooks}
         post = hooks.get(POST, [fn for fn in options.get(POST, ()) if fn not in own])
         if own or post:
-            options[POST] = [*post, tell] if own else post
-        return executor(x, timestep[: self.frames], options, seed), told
+            options[POST] = [*post, keep_args] if own else post
+        return executor(x, timestep[: self.frames], options, seed), hook_args
 
     def _per_frame(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) == self.frames

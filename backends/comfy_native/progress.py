@@ -15,8 +15,8 @@ from tqdm import tqdm
 EVERY, SLOW = 1.0, 2.0
 
 
-def tell(text: str) -> None:
-    """Show a text in the node at work. Without a server, as in tests, there is nobody to tell."""
+def show_text(text: str) -> None:
+    """Show a text in the node at work. Without a server, as in tests, there is nobody to show it to."""
     context = get_executing_context()
     instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if context is not None and instance is not None:
@@ -25,11 +25,11 @@ def tell(text: str) -> None:
 
 def in_words(label: str, value: int, total: int, done: int, seconds: float, numbers: dict[str, float]) -> str:
     """Such as "tuning: 120 of 500, loss 0.0833, 2:05 left"; ``done`` of them took the seconds."""
-    said = [f"{label}: {value} of {total}", *(f"{name} {number:.3g}" for name, number in numbers.items())]
+    parts = [f"{label}: {value} of {total}", *(f"{name} {number:.3g}" for name, number in numbers.items())]
     left = seconds * (total - value) / done if value < total else None
     took = seconds if left is None else left
     clock = f"{int(took) // 60}:{int(took) % 60:02}"
-    return ", ".join([*said, f"{clock} left" if left is not None else f"took {clock}"])
+    return ", ".join([*parts, f"{clock} left" if left is not None else f"took {clock}"])
 
 
 class ComfyProgress:
@@ -42,7 +42,7 @@ class ComfyProgress:
 
     def __init__(self, total: int, label: str) -> None:
         self.total, self.label = total, label
-        self.began = self.told = monotonic()
+        self.began = self.shown_at = monotonic()
         self.first: int | None = None
         self.bar = comfy.utils.ProgressBar(total)
         self.console = tqdm(total=total, desc=label, file=sys.stderr, mininterval=0.5)
@@ -62,17 +62,17 @@ class ComfyProgress:
             comfy.model_management.throw_exception_if_processing_interrupted()
             image = None if preview is None else ("JPEG", preview, max(preview.size))
             self.bar.update_absolute(value, self.total, image)
-            self._tell(value, numbers)
+            self._show(value, numbers)
         except comfy.model_management.InterruptProcessingException:
             self.console.close()
             raise
 
-    def _tell(self, value: int, numbers: dict[str, float]) -> None:
+    def _show(self, value: int, numbers: dict[str, float]) -> None:
         now = monotonic()
         if self.first is None:
             # A training that goes on from a checkpoint begins with most of its steps done.
             self.first, self.began = value, now
-        late = now - self.began >= SLOW and (now - self.told >= EVERY or value >= self.total)
+        late = now - self.began >= SLOW and (now - self.shown_at >= EVERY or value >= self.total)
         if late and value > self.first:
-            self.told = now
-            tell(in_words(self.label, value, self.total, value - self.first, now - self.began, numbers))
+            self.shown_at = now
+            show_text(in_words(self.label, value, self.total, value - self.first, now - self.began, numbers))

@@ -128,18 +128,18 @@ def main(
         found: Iterable[tuple[int, Case, str]] = (
             _heldout(world, count) if part == "causes"
             else hard.hard_cases(world, count, LENGTH, SIZE, SEED, journal, settings.via, settings.wordings, thinned))
-        said: dict[int, str] = {}
+        instructions: dict[int, str] = {}
         for number, case, instruction in found:
-            said[number] = instruction
+            instructions[number] = instruction
             _measure(number, case, instruction, chosen, journal, world, settings)
-        if not said:
+        if not instructions:
             raise ValueError(f"part: none of {hard.LOOKED_AT} edits is hard for this editor.")
-        measured, how = journal.report(said, chosen)
-    known = meta(SEED, len(said), settings=journal.settings, part=part, numbers=list(said),
-                 instructions=list(said.values()))  # fmt: skip
+        measured, how = journal.report(instructions, chosen)
+    known = meta(SEED, len(instructions), settings=journal.settings, part=part, numbers=list(instructions),
+                 instructions=list(instructions.values()))  # fmt: skip
     report: dict[str, Any] = {"meta": known | how, "rows": rows(measured, KEYS), "clips": measured}
-    print(f"\n{len(said)} clips, {FRAMES} frames each; * : paired 95 % interval of the difference to the first row "
-          "excludes 0.")  # fmt: skip
+    print(f"\n{len(instructions)} clips, {FRAMES} frames each; * : paired 95 % interval of the difference to the first "
+          "row excludes 0.")  # fmt: skip
     print(table(report["rows"], KEYS))
     return written(report, json_path)
 

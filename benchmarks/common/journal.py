@@ -50,8 +50,8 @@ class Journal:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             # Rows from before there were digests have none.
-            told = kept.pop("digest", None)
-            if told is not None and told != self._digest(kept, path):
+            digest = kept.pop("digest", None)
+            if digest is not None and digest != self._digest(kept, path):
                 raise ValueError("it or its picture was changed")
             if not {"settings", "row", "load", "commit"} <= kept.keys():
                 raise ValueError("it is no row of a benchmark")

@@ -22,18 +22,18 @@ def right_and_near(row: dict[str, Any]) -> str:
 
 def clip_strips(
     case: Case, edits: Iterable[tuple[str, dict[str, Any], Tensor]], stride: int = 1,
-    told: Callable[[dict[str, Any]], str] = right_and_near, addition: str = "",
+    caption: Callable[[dict[str, Any]], str] = right_and_near, addition: str = "",
 ) -> list[tuple[str, str, Tensor]]:  # fmt: skip
     """What ``contact_sheet`` draws of one clip.
 
     Args:
         edits: of each method its name, its measured row, and its frames [F, H, W, 3] in 0..1.
         stride: one in so many frames is shown.
-        told: the numbers beside an edit.
+        caption: the numbers beside an edit.
         addition: said behind the instruction.
     """
     return [
         ("source", fill(case.source.caption, LINE), case.source.frames[::stride]),
-        *((name, told(row), frames[::stride]) for name, row, frames in edits),
+        *((name, caption(row), frames[::stride]) for name, row, frames in edits),
         ("true answer", fill(case.edit.instruction + addition, LINE), case.truth.frames[::stride]),
     ]

@@ -75,8 +75,8 @@ def main(
     asked = asked[: count_of(clips, len(asked))]
     settings = settings or Settings.of_the_table()
     # The words and files too: rows of others would go on beside these.
-    told = content_hash(*(value for edit in asked for value in (edit.caption, edit.prompt, str(edit.file))))
-    used = {"frames": FRAMES, "size": SIZE, "seed": SEED, "edits": told, **asdict(settings)}
+    edits_hash = content_hash(*(value for edit in asked for value in (edit.caption, edit.prompt, str(edit.file))))
+    used = {"frames": FRAMES, "size": SIZE, "seed": SEED, "edits": edits_hash, **asdict(settings)}
     with rows_folder(json_path) as rows_path:
         journal = Journal(rows_path, used)
         world = world or World.load()

@@ -157,7 +157,7 @@ def _row(world: World, case: Case, edited: Any, settings: Settings) -> dict[str,
 
 
 def _report(found: dict[str, tuple[list, dict]], count: int, used: dict[str, Any], processes: int) -> dict[str, Any]:
-    how = {base: told for base, (_, told) in found.items()}
+    how = {base: measurement for base, (_, measurement) in found.items()}
     return {
         "meta": meta(SEED, count, settings=used, notes=NOTES, processes=processes, interpolator="true flow",
                      flow="true flow", paper={key: look[0] for key, look in PAPER.items()}, measured=how),

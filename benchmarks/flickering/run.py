@@ -83,8 +83,8 @@ def main(
     print(table(found, KEYS))
     print(f"flicker {FLICKER[0]:g} to {FLICKER[1]:g} times that of eta 0, right in {RIGHT:.0%} at least: "
           f"{'no eta' if chosen is None else f'eta {chosen:g}'}")  # fmt: skip
-    told = meta(SEED, count, settings=used, flicker=FLICKER, right=RIGHT) | how
-    return written({"meta": told, "chosen": chosen, "rows": found, "clips": measured}, json_path)
+    about = meta(SEED, count, settings=used, flicker=FLICKER, right=RIGHT) | how
+    return written({"meta": about, "chosen": chosen, "rows": found, "clips": measured}, json_path)
 
 
 def choice(found: Mapping[float, Mapping[str, Any]]) -> float | None:

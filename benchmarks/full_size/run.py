@@ -112,7 +112,7 @@ def main(
                 found = fake_step(MODELS[name], latent, dtype, counted=True)
                 print(f"{name}, {size}, {words}: {found}", flush=True)
                 rows.append({"method": name, "size": size, "dtype": words, "tokens": found.tokens,
-                             "fake_gib": found.peak / GIB, "predicted_gib": found.told / GIB,
+                             "fake_gib": found.peak / GIB, "predicted_gib": found.predicted / GIB,
                              "work_tflop": found.flops / 1e12})  # fmt: skip
     report = {"meta": meta(0, len(rows), rank=RANK, note="fake tensors: predictions, not measured on a GPU"),
               "rows": rows}  # fmt: skip

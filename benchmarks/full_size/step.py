@@ -28,25 +28,25 @@ class Step:
     Args:
         tokens: that run through the blocks.
         peak: what lives at the worst moment of the second step, in which AdamW has its moments.
-        told: what is estimated before a training.
+        predicted: what is estimated before a training.
         flops: of one step, the blocks' second forward included; 0 where it was not counted.
         held: the storages at the worst moment, the largest first.
     """
 
     tokens: int
     peak: int
-    told: int
+    predicted: int
     held: list[Held]
     flops: float = 0.0
 
     @property
     def off(self) -> float:
         """The prediction's error, as a share of the peak."""
-        return self.told / self.peak - 1
+        return self.predicted / self.peak - 1
 
     def __str__(self) -> str:
-        return (f"{self.tokens} tokens, {self.peak / GIB:.2f} GiB beside the weights, {self.told / GIB:.2f} told "
-                f"({self.off:+.1%})")  # fmt: skip
+        return (f"{self.tokens} tokens, {self.peak / GIB:.2f} GiB beside the weights, {self.predicted / GIB:.2f} "
+                f"predicted ({self.off:+.1%})")  # fmt: skip
 
 
 def training_step(
@@ -69,12 +69,12 @@ def training_step(
     clean, base = samples[0].latent, recipe.training
     lora = first_lora(backend, model, recipe, None)
     size = backend.video_size(model, samples[0], settings.precision, lora)
-    told = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()),
-                offloaded=offloaded, whole=whole)  # fmt: skip
+    planned = plan(size, clean.shape, recipe.rank, sum(value.numel() for value in lora.values()),
+                   offloaded=offloaded, whole=whole)  # fmt: skip
     live = LiveStorages([*weights, *lora.values(), clean], noted)
     elsewhere = patch.multiple(offload, to_main_memory=lambda x: live.elsewhere(x.clone()),
                                from_main_memory=lambda x, device: x.clone())  # fmt: skip
-    opened = backend.video_training(model, samples, lora, told, settings.precision)
+    opened = backend.video_training(model, samples, lora, planned, settings.precision)
     with elsewhere, live, torch.enable_grad(), opened as view:
         training = NoiseTraining(
             view.parameters, RectifiedFlow(), learning_rate=base.learning_rate, betas=base.betas,
@@ -92,4 +92,4 @@ def training_step(
             with work_counter() as counter:
                 training.step(predict, clean)
             flops = counter.get_total_flops()
-    return Step(size.tokens(clean.shape), peak, told.beside_weights, live.at_peak(), flops)
+    return Step(size.tokens(clean.shape), peak, planned.beside_weights, live.at_peak(), flops)

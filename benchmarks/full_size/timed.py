@@ -45,19 +45,19 @@ def timed_ei2(
     weights = sum(w.nbytes for w in model.unet.parameters()) / 2**30
     for attachment in ei2_parts(backend.sites(model)):
         model = backend.attach(model, attachment)
-    told, empty = text_of(shape), text_of(shape)
+    positive, negative = text_of(shape), text_of(shape)
     # The first steps choose kernels; they are not timed.
-    tune(backend, model, samples, told, TuneRecipe(steps=2), preview_every=0)
+    tune(backend, model, samples, positive, TuneRecipe(steps=2), preview_every=0)
     with peak_memory() as tuning_memory, timed() as tuning:
-        tuned = tune(backend, model, samples, told, TuneRecipe(steps=tuning_steps), preview_every=0)
+        tuned = tune(backend, model, samples, positive, TuneRecipe(steps=tuning_steps), preview_every=0)
     sigmas = backend.schedule(model).ddim_sigmas(steps)
     with peak_memory() as memory:
         with timed() as inversion:
             bar = backend.progress(steps, "inversion")
-            path = backend.invert(tuned.model, empty, samples, sigmas.flip(0), 0, bar)
+            path = backend.invert(tuned.model, negative, samples, sigmas.flip(0), 0, bar)
         with timed() as sampling:
             bar = backend.progress(steps, "sampling")
-            edited = backend.sample(tuned.model, told, empty, 7.5, path[-1], sigmas, bar)
+            edited = backend.sample(tuned.model, positive, negative, 7.5, path[-1], sigmas, bar)
     _check(edited)
     tenth = max(1, tuning_steps // 10)
     return {

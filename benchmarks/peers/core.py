@@ -159,16 +159,16 @@ def gradient_error(backend: Any, model: Any, sample: Any, lora: Mapping[str, Ten
     generator = torch.Generator().manual_seed(2)
     start = {key: value + torch.randn(value.shape, generator=generator) * 0.02 for key, value in lora.items()}
     size = backend.video_size(model, sample, "float32", start)
-    told = plan(size, sample.latent.shape, RANK, sum(value.numel() for value in start.values()))
+    planned = plan(size, sample.latent.shape, RANK, sum(value.numel() for value in start.values()))
     noise = torch.randn(sample.latent.shape, generator=generator)
-    with backend.video_training(model, [sample], start, told, "float32") as view:
+    with backend.video_training(model, [sample], start, planned, "float32") as view:
 
         def loss() -> Tensor:
             return (view.predict_velocity(0.5 * (sample.latent + noise), torch.tensor(0.5), 0) - noise).square().mean()
 
         loss().backward()
         along = {key: value.grad / value.grad.norm() for key, value in view.parameters.items()}
-        told_slope = sum(float((value.grad * along[key]).sum()) for key, value in view.parameters.items())
+        own_slope = sum(float((value.grad * along[key]).sum()) for key, value in view.parameters.items())
         ends = []
         with torch.no_grad():
             for sign in (1, -2):
@@ -176,7 +176,7 @@ def gradient_error(backend: Any, model: Any, sample: Any, lora: Mapping[str, Ten
                     value.add_(along[key], alpha=sign * 0.02)
                 ends.append(float(loss()))
     slope = (ends[0] - ends[1]) / 0.04
-    error = abs(told_slope / slope - 1)
+    error = abs(own_slope / slope - 1)
     return error, f"our gradient is {error:.1%} from the loss's difference"
 
 

@@ -124,13 +124,13 @@ def _measured(place: Path, frames: int, processes: int, settings: dict[str, Any]
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
     began = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+            output.seek(0)
+            last = output.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ValueError(f"scale: {frames} frames by {processes} processes failed: {' '.join(last)}")
     return {
         "frames": frames, "processes": processes, "seconds": time.perf_counter() - began,

@@ -132,8 +132,8 @@ def build_approximate_windows(sites: Iterable[BlockSite], **config: Any) -> Atta
         ValueError: a setting outside of its range.
     """
     settings = ApproximateWindows(**config)
-    told = {name: value for name, value in asdict(settings).items() if name != "inner"}
-    return Attachment("approximate-windows", told, plan=settings)
+    config = {name: value for name, value in asdict(settings).items() if name != "inner"}
+    return Attachment("approximate-windows", config, plan=settings)
 
 
 @dataclass

@@ -45,16 +45,16 @@ def fitted(
 
 def in_words(chosen: MemoryPlan, size: NetworkSize, budget: int) -> str:
     """What a preset chose, for the progress bar: "12 GB preset (provisional): ..."."""
-    said = []
+    parts = []
     if chosen.kept_weights is not None and chosen.kept_weights < size.weights:
         rest = max(size.weights - size.blocks * size.block_weights, 0)
-        said.append(f"{(chosen.kept_weights - rest) // size.block_weights} of {size.blocks} blocks on the GPU, the "
-                    "others streamed")  # fmt: skip
+        parts.append(f"{(chosen.kept_weights - rest) // size.block_weights} of {size.blocks} blocks on the GPU, the "
+                     "others streamed")  # fmt: skip
     else:
-        said.append("all blocks on the GPU")
+        parts.append("all blocks on the GPU")
     if chosen.offloaded:
-        said.append(f"inputs of {chosen.offloaded} blocks in the main memory")
+        parts.append(f"inputs of {chosen.offloaded} blocks in the main memory")
     if chosen.whole:
-        said.append(f"{chosen.whole} of {size.blocks} blocks not computed again")
-    return (f"{budget / GIB:.0f} GB preset (provisional, not yet confirmed on a GPU): {', '.join(said)}, "
+        parts.append(f"{chosen.whole} of {size.blocks} blocks not computed again")
+    return (f"{budget / GIB:.0f} GB preset (provisional, not yet confirmed on a GPU): {', '.join(parts)}, "
             f"{chosen.beside_weights / GIB:.1f} GB beside the weights")  # fmt: skip

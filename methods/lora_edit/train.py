@@ -262,16 +262,16 @@ def plans_of(
     if settings.budget is not None:
         first = fitted(size, latent, rank, trained, settings.budget, *backend.video_room(model))
         rest = [plan(size, latent, rank, trained, 0, size.blocks - 1)]
-        said = [in_words(first, size, settings.budget)]
+        notes = [in_words(first, size, settings.budget)]
     else:
-        first, rest, said = planned_memory(backend, model, samples, rank, lora, settings), [], []
+        first, rest, notes = planned_memory(backend, model, samples, rank, lora, settings), [], []
         if settings.blocks_kept != 0:
             rest.append(planned_memory(backend, model, samples, rank, lora, replace(settings, blocks_kept=0)))
         if settings.blocks_kept < 0 and alone:
             first = widened(first, size, latent, rank, trained, backend.video_room(model)[0])
     if first.whole:
         rest.insert(0, replace(plan(size, latent, rank, trained), kept_weights=first.kept_weights))
-    return [first, *(later for later in rest if later != first)], said
+    return [first, *(later for later in rest if later != first)], notes
 
 
 def _largest(

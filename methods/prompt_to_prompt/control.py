@@ -126,8 +126,8 @@ def build_prompt_to_prompt(sites: Iterable[BlockSite], **config: Any) -> Attachm
     Raises:
         ValueError: a setting outside of its range.
     """
-    told = {key: value for key, value in config.items() if isinstance(value, (int, float))}
-    return Attachment("prompt-to-prompt", told, sites=frozenset(site.path for site in sites),
+    numbers = {key: value for key, value in config.items() if isinstance(value, (int, float))}
+    return Attachment("prompt-to-prompt", numbers, sites=frozenset(site.path for site in sites),
                       plan=PromptToPrompt(**config))
 
 

@@ -146,8 +146,8 @@ def build_tokenflow(sites: Iterable[BlockSite], **config: Any) -> Attachment:
     # The transformer's residual block is entry 0 of the same layer.
     residuals = {f"{path.split('.transformer_blocks')[0].rsplit('.', 1)[0]}.0" for path in decoder[:1]}
     settings = TokenFlow(**config, injected=frozenset(decoder), residuals=frozenset(residuals))
-    told = {key: value for key, value in config.items() if key != "source"}
-    return Attachment("tokenflow", told, sites=frozenset(site.path for site in sites), plan=settings)
+    plain = {key: value for key, value in config.items() if key != "source"}
+    return Attachment("tokenflow", plain, sites=frozenset(site.path for site in sites), plan=settings)
 
 
 @dataclass

@@ -143,8 +143,8 @@ def adapt(
         def task() -> PairTask:
             latents = encode_variants(vae, pair, recipe, bar())
             clean = backend.to_model_space(model, latents[1]).float()
-            said, silent = (text.clone() for text in same_length([instruction, empty]))
-            return PairTask(backend, model, latents[0], clean, said, silent, extra, recipe)
+            with_text, without_text = (text.clone() for text in same_length([instruction, empty]))
+            return PairTask(backend, model, latents[0], clean, with_text, without_text, extra, recipe)
 
         return _trained(backend, model, recipe, content, cache, bar, task, preview_every)
 
@@ -173,8 +173,9 @@ def _adapt_flow(backend: Any, model: Any, source: Tensor, edited: Tensor, positi
     with torch.inference_mode(False):
         pair = torch.cat([source[..., :3], edited[..., :3]]).clone()
         # References of the frames that they were made with name the encoders.
-        told = [[maker.content(), {key: value for key, value in held.items() if key != MAKER}] for maker, held in parts]
-        content = ("flow", pair, told, _outcome_settings(recipe), backend.fingerprint(model))
+        contents = [[maker.content(), {key: value for key, value in held.items() if key != MAKER}]
+                    for maker, held in parts]
+        content = ("flow", pair, contents, _outcome_settings(recipe), backend.fingerprint(model))
         bar = cached(lambda: progress or backend.progress(recipe.training.steps, "adaptation"))
 
         def task() -> FlowPairTask:

@@ -79,7 +79,7 @@ def root_candidates(
     """
     check_editor(backend, model)
     latent = vae.encode(frame[..., :3])
-    told, silent, nothing = (
+    with_text, without_text, nothing = (
         with_picture(positive, latent), with_picture(negative, latent), with_picture(negative, None))  # fmt: skip
     schedule = backend.schedule(model)
     sigmas = schedule.normal_sigmas(steps)
@@ -89,8 +89,8 @@ def root_candidates(
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
         start = backend.from_model_space(model, schedule.starting_noise(noise, float(sigmas[0])))
         samples = backend.sample(
-            model, told, nothing, text_guidance, start, sigmas, Part(bar, number * steps), sampler=sampler, seed=seed,
-            middle=silent, middle_guidance=image_guidance,
+            model, with_text, nothing, text_guidance, start, sigmas, Part(bar, number * steps), sampler=sampler,
+            seed=seed, middle=without_text, middle_guidance=image_guidance,
         )  # fmt: skip
         edits.append(vae.decode(samples))
     return torch.cat(edits)

@@ -136,7 +136,7 @@ def blurred(image: Tensor, radius: int, deviation: float, border: str) -> Tensor
 def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     """The mask, [frames or 1, height, width], of images that fit each other."""
     if edited.ndim != 4 or edited.shape != original.shape:
-        raise ValueError(f"original: {_told(original)}, but edited has {_told(edited)}; "
+        raise ValueError(f"original: {_described(original)}, but edited has {_described(edited)}; "
                          "give the frames that were encoded, in the edit's size.")
     for name, images in (("edited", edited), ("original", original)):
         check_finite(name, images)
@@ -148,7 +148,7 @@ def _checked(edited: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     return mask
 
 
-def _told(images: Tensor) -> str:
+def _described(images: Tensor) -> str:
     """The number and size of images, in words."""
     if images.ndim != 4:
         return f"the shape {tuple(images.shape)}"

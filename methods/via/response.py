@@ -51,8 +51,8 @@ class _Recorder:
         self.sigmas.append(float(sigma.flatten()[0]))
         nothing = torch.zeros_like(x)
         # CFG++ samplers take the unconditional prediction from the host's hook.
-        for told in extra_args.get("model_options", {}).get("sampler_post_cfg_function", ()):
-            told({"denoised": nothing, "cond_denoised": nothing, "uncond_denoised": nothing, "model_options": {}})
+        for hook in extra_args.get("model_options", {}).get("sampler_post_cfg_function", ()):
+            hook({"denoised": nothing, "cond_denoised": nothing, "uncond_denoised": nothing, "model_options": {}})
         return nothing
 
 

@@ -84,8 +84,8 @@ def run_piece(piece: Piece, output: Path, tiny: bool) -> dict[str, Any]:
     except NotRun as reason:
         row = _row(piece, NOT_RUN, because=str(reason))
     except Exception as error:  # whatever it is, the other pieces go on
-        told = str(error).strip() or type(error).__name__
-        row = _row(piece, FAILED, because=f"{type(error).__name__}: {told}")
+        message = str(error).strip() or type(error).__name__
+        row = _row(piece, FAILED, because=f"{type(error).__name__}: {message}")
     else:
         compared = [replace(one, goal=None) if tiny else one for one in outcome.compared]
         row = _row(piece, DONE, seconds=time.perf_counter() - begun, numbers=dict(outcome.numbers),

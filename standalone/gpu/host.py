@@ -36,10 +36,10 @@ def host(where: Run) -> Outcome:
             run_on_host(graph, process, where.folder, changed)
             seconds[name] = time.perf_counter() - begun
         log = process.log.read_text(errors="replace")
-    told = [line for line in log.splitlines() if any(word in line.lower() for word in TELLING)]
+    telling = [line for line in log.splitlines() if any(word in line.lower() for word in TELLING)]
     devices = [{key: device.get(key) for key in ("name", "type", "vram_total", "vram_free")}
                for device in about.get("devices", [])]  # fmt: skip
-    return Outcome({"seconds": seconds, "devices": devices, "log": told[:40],
+    return Outcome({"seconds": seconds, "devices": devices, "log": telling[:40],
                     "version": about.get("system", {}).get("comfyui_version")})  # fmt: skip
 
 

@@ -59,8 +59,8 @@ def cuda_tests(where: Run) -> Outcome:
     # Without a GPU the tests take a device that only pretends, in this process of theirs.
     env = {**os.environ, "STEADYEDIT_PRETENDED_DEVICE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    told = done.stdout.strip().splitlines()
-    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", told[-1])}
+    lines = done.stdout.strip().splitlines()
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", lines[-1])}
     if done.returncode:
-        raise RuntimeError("\n".join(told[-25:] or done.stderr.splitlines()[-10:]))
+        raise RuntimeError("\n".join(lines[-25:] or done.stderr.splitlines()[-10:]))
     return Outcome(counts)

@@ -17,9 +17,9 @@ def page(report: Mapping[str, Any]) -> str:
         "| piece | result | seconds |", "|---|---|---|",
     ]  # fmt: skip
     for piece in pieces:
-        told = piece["status"] + (f", because {_one_line(piece['because'])}" if piece.get("because") else "")
+        status = piece["status"] + (f", because {_one_line(piece['because'])}" if piece.get("because") else "")
         seconds = f"{piece['seconds']:.0f}" if "seconds" in piece else ""
-        lines.append(f"| {piece['title']} | {told} | {seconds} |")
+        lines.append(f"| {piece['title']} | {status} | {seconds} |")
     for piece in pieces:
         if piece.get("compared"):
             lines += ["", f"## {piece['title']}", "", "| number | measured | predicted | off | goal | reached |",
@@ -33,8 +33,8 @@ def _compared(one: Mapping[str, Any]) -> str:
     off = f"{measured / predicted - 1:+.0%}" if predicted else ""
     limit = "" if goal is None else f"{'at least' if one['higher'] else 'at most'} {goal:.3g}"
     met = {None: "", True: "yes", False: "no"}[one["met"]]
-    told = f"{predicted:.3g}" if predicted else ""
-    return f"| {one['what']} | {measured:.3g} {unit} | {told} | {off} | {limit} | {met} |"
+    expected = f"{predicted:.3g}" if predicted else ""
+    return f"| {one['what']} | {measured:.3g} {unit} | {expected} | {off} | {limit} | {met} |"
 
 
 def _one_line(text: str) -> str:

@@ -148,9 +148,9 @@ def check_models(graph: Graph, models: Path) -> None:
     if missing:
         addresses = {row["name"]: row["url"] for row in json.loads(MODELS.read_text(encoding="utf-8"))
                      } if MODELS.is_file() else {}  # fmt: skip
-        said = "; ".join(dict.fromkeys(f"{folder}/{name}" + (f" ({addresses[name]})" if name in addresses else "")
-                                       for _, folder, name in missing))  # fmt: skip
-        raise GraphError(f"{label(graph, missing[0][0])}: the folder of models lacks {said}.")
+        lacking = "; ".join(dict.fromkeys(f"{folder}/{name}" + (f" ({addresses[name]})" if name in addresses else "")
+                                          for _, folder, name in missing))  # fmt: skip
+        raise GraphError(f"{label(graph, missing[0][0])}: the folder of models lacks {lacking}.")
 
 
 def vision_file(models: Path) -> str | None:

@@ -16,7 +16,7 @@ def write_folder(folder: Path, report: Mapping[str, Any], frames: Mapping[str, A
     """Write what is shared.
 
     Args:
-        report: see ``conduct.verify``; already without anything personal.
+        report: see ``run.verify``; already without anything personal.
         frames: before and after [F, H, W, 3] in 0..1; None where the graph did not come so far.
 
     Returns:

@@ -11,8 +11,8 @@ import re
 import pytest
 from conftest import HOST
 from steadyedit.standalone.rehearsal import probes, reduce
-from steadyedit.standalone.rehearsal.conduct import Report, rehearse
 from steadyedit.standalone.rehearsal.pieces import read_piece, real_pieces
+from steadyedit.standalone.rehearsal.run import Report, rehearse
 
 pytestmark = pytest.mark.once
 CHEAP = "Edit a video by a prompt"

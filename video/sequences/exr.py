@@ -82,10 +82,10 @@ def read_header(data: bytes) -> Header:
             headers.append(header)
         tiled, first = bool(version & _TILED), headers[0]
         primaries = first.get("chromaticities", b"")
-        said = struct.unpack("<8f", primaries) if len(primaries) == 32 else _REC709
+        declared = struct.unpack("<8f", primaries) if len(primaries) == 32 else _REC709
         complete = _complete(data, position + parts, headers, tiled, parts)
         return Header(_channels(first["channels"]), first["compression"][0], bool(version & _DEEP), len(headers),
-                      max(abs(a - b) for a, b in zip(said, _REC709, strict=True)) < 0.01, complete)
+                      max(abs(a - b) for a, b in zip(declared, _REC709, strict=True)) < 0.01, complete)
     except (struct.error, IndexError, KeyError) as error:
         raise ValueError("damaged header") from error
 

@@ -139,9 +139,9 @@ def _exr(path: Path, data: bytes, wanted: str) -> Picture:
         notes.append(f"the first of {header.parts} parts is read")
     if not header.rec709:
         notes.append("its primaries are not those of Rec. 709 (ACES, for one): taken as they are")
-    said = header.unreadable(layer)
-    if said:
-        values = _by_openexr(path, names, said)
+    reason = header.unreadable(layer)
+    if reason:
+        values = _by_openexr(path, names, reason)
     else:
         values = _decoded("exr", data, {"layer": layer} if layer else {})
     return _of(values, 1, f"EXR {depth}", linear=True, premultiplied=True, notes=tuple(notes))

@@ -142,9 +142,9 @@ def read_sequence(
     return Sequence(frames, alpha, numbers, notes)
 
 
-def is_linear(kind_is_linear: bool, said: str) -> bool:
+def is_linear(kind_is_linear: bool, declared: str) -> bool:
     """Whether numbers are light, by the user's word or by the custom of the kind of file."""
-    return kind_is_linear if said == BY_KIND else said == LINEAR
+    return kind_is_linear if declared == BY_KIND else declared == LINEAR
 
 
 def _converted(picture: Picture, files: str, images: str, unmultiply: bool) -> Tensor:
@@ -169,7 +169,7 @@ class _Found:
     """What the files of a sequence are, over all of them."""
 
     kinds: dict[str, tuple[bool, bool]] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, int] = field(default_factory=dict)
     with_alpha: int = 0
     frames: int = 0
     low: float = 0.0
@@ -178,7 +178,7 @@ class _Found:
     def add(self, picture: Picture, frame: Tensor) -> None:
         self.kinds[picture.kind] = picture.linear, picture.premultiplied
         for note in picture.notes:
-            self.told[note] = self.told.get(note, 0) + 1
+            self.noted[note] = self.noted.get(note, 0) + 1
         self.with_alpha += picture.alpha is not None
         self.frames += 1
         self.low, self.high = min(self.low, float(frame.min())), max(self.high, float(frame.max()))
@@ -200,4 +200,4 @@ class _Found:
             notes.append(f"values from {self.low:.4g} to {self.high:.4g}: "
                          + ("cut to 0 and 1" if clip else "kept; models expect 0 to 1, clip does that"))
         return notes + [note if times == self.frames else f"{note} ({times} of {self.frames} frames)"
-                        for note, times in self.told.items()]
+                        for note, times in self.noted.items()]

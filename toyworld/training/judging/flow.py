@@ -29,11 +29,11 @@ def follow(images: torch.Tensor, instructions: Sequence[str], steps: int = 20, t
     sigmas = (flow_editor.SHIFT * u / (1 + (flow_editor.SHIFT - 1) * u)).tolist()
     pictures = []
     for start in range(0, len(images), batch):
-        shown, said = images[start:start + batch], list(instructions[start:start + batch])
+        shown, texts = images[start:start + batch], list(instructions[start:start + batch])
         pieces = (shown.permute(0, 3, 1, 2) * 2 - 1).split(8)
         source = torch.cat([vae.encode(few).latent_dist.mean for few in pieces]) * SCALE
-        context, pooled = flow_editor.embed_text(encoder, models.tokenize(said + [""] * len(said) * (text != 1)))
-        branches = len(context) // len(said)
+        context, pooled = flow_editor.embed_text(encoder, models.tokenize(texts + [""] * len(texts) * (text != 1)))
+        branches = len(context) // len(texts)
         z = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed + start))
         for now, then in zip(sigmas, sigmas[1:]):
             level = torch.full((len(context),), now)

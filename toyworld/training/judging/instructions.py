@@ -37,13 +37,13 @@ def follow(images: torch.Tensor, instructions: Sequence[str], steps: int = 20, t
     times = torch.linspace(999, 0, steps + 1).round().long()[:-1].tolist() + [-1]
     pictures = []
     for start in range(0, len(images), batch):
-        shown, said = images[start:start + batch], list(instructions[start:start + batch])
-        count = len(said)
+        shown, texts = images[start:start + batch], list(instructions[start:start + batch])
+        count = len(texts)
         y = torch.cat([vae.encode(few).latent_dist.mean for few in (shown.permute(0, 3, 1, 2) * 2 - 1).split(8)])
-        told, silent = encoder(models.tokenize([*said, ""])).last_hidden_state.split([count, 1])
-        silent = silent.expand(count, -1, -1)
+        with_text, without_text = encoder(models.tokenize([*texts, ""])).last_hidden_state.split([count, 1])
+        without_text = without_text.expand(count, -1, -1)
         # (text, image): told and shown, only shown, neither; the last has no say where image is 1
-        branches = [(told, y), (silent, y), (silent, torch.zeros_like(y))][:2 if image == 1 else 3]
+        branches = [(with_text, y), (without_text, y), (without_text, torch.zeros_like(y))][:2 if image == 1 else 3]
         context, condition = (torch.cat(column) for column in zip(*branches))
         z = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed + start))
         for now, then in zip(times, times[1:]):

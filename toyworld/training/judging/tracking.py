@@ -45,7 +45,7 @@ def judge_tracking(segmenter, clips: int = 8, split: str = "test", offset: int =
     """
     from ....vision.track import track
 
-    overlap, after, sure_seen, sure_hidden, told = [], [], [], [], []
+    overlap, after, sure_seen, sure_hidden, below_seen = [], [], [], [], []
     for seed in range(offset, offset + clips):
         scene = crossed(sample_scene(seed, split, frames=FRAMES, size=128))
         clip = render(scene)
@@ -58,10 +58,10 @@ def judge_tracking(segmenter, clips: int = 8, split: str = "test", offset: int =
         if hidden.any():
             last = int(hidden.nonzero().max())
             after += both[last + 1:][judged[last + 1:]].tolist()
-            told += (sure[hidden] < sure[whole].min()).tolist()
+            below_seen += (sure[hidden] < sure[whole].min()).tolist()
         sure_seen += sure[whole].tolist()
         sure_hidden += sure[hidden].tolist()
     values = {"iou_tracked_crossed": overlap, "found_again": after, "confidence_seen": sure_seen,
-              "confidence_hidden": sure_hidden, "told_hidden": told}
+              "confidence_hidden": sure_hidden, "told_hidden": below_seen}
     return {"clips_crossed": clips, **{
         name: round(float(torch.tensor(rows).float().mean()), 4) for name, rows in values.items() if rows}}

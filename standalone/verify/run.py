@@ -93,8 +93,8 @@ def _changed(graph: Graph, key: str, field: str) -> tuple[str, Any]:
 
 def _about(host: Host) -> dict[str, Any]:
     """Versions and card; of what the host tells, only what is named here."""
-    told = host.ask("/system_stats")
-    system, devices = told["system"], told["devices"] or [{}]
+    stats = host.ask("/system_stats")
+    system, devices = stats["system"], stats["devices"] or [{}]
     return {
         "comfyui": system.get("comfyui_version"), "python": str(system.get("python_version")).split()[0],
         "pytorch": system.get("pytorch_version"), "system": system.get("os"),
@@ -110,8 +110,8 @@ def _pack() -> dict[str, Any]:
         version = metadata.version("steadyedit")
     except metadata.PackageNotFoundError:
         # A clone says it in its project file.
-        told = PROJECT.read_text(encoding="utf-8") if PROJECT.is_file() else ""
-        found = re.search(r'^version = "(.+)"', told, re.M)
+        project = PROJECT.read_text(encoding="utf-8") if PROJECT.is_file() else ""
+        found = re.search(r'^version = "(.+)"', project, re.M)
         version = found[1] if found else "unknown"
     return {"version": version, "commit": commit()}
 
@@ -123,8 +123,8 @@ def _model_files(graph: Graph, as_shipped: Graph, models: Path) -> dict[str, flo
     for one in wanted(graph):
         path = models / one.folder / one.name
         files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
-        told = one.name if one.name in known else f"another of {one.folder}"
-        found[told] = sum(part.stat().st_size for part in files) / 1e9
+        shown_name = one.name if one.name in known else f"another of {one.folder}"
+        found[shown_name] = sum(part.stat().st_size for part in files) / 1e9
     return found
 
 
@@ -152,10 +152,10 @@ def _metrics(history: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _node(one: Mapping[str, Any], graph: Graph, expected: Mapping[str, Prediction]) -> dict[str, Any]:
     """What a node took beside what was predicted for it."""
-    node, told = graph.get(one["node"]), expected.get(one["node"])
+    node, prediction = graph.get(one["node"]), expected.get(one["node"])
     title, kind = (title_of(node), node["class_type"]) if node else ("a node of another one", "")
-    return {**one, "title": title, "class": kind, "predicted_seconds": told.seconds if told else None,
-            "predicted_gib": told.gib if told else None}
+    return {**one, "title": title, "class": kind, "predicted_seconds": prediction.seconds if prediction else None,
+            "predicted_gib": prediction.gib if prediction else None}
 
 
 def default_folder(name: str) -> Path:
