@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .answers import Parsed, labels_of, prompts_of
 from .schema import ASPECTS, CLASSES, COMBINATION, COMPLEXITIES, EDITS, HARDEST, LABELS, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..vision.captions import Captioner
 
 #: How often what is missing is asked for.
 ROUNDS = 2
@@ -24,6 +22,20 @@ CHANGES = {
     "event": "what is done, such as walking that becomes playing basketball",
     "style": "the style of the whole picture, such as a cartoon or black and white",
 }
+
+
+class Annotator(Protocol):
+    """What is asked about a clip, such as a ``vision.captions.Captioner``."""
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers questions; what does not captions alone."""
+
+    def ask(self, frames: Tensor, words: str, tokens: int = 64) -> str:
+        """Its answer about frames [F, height, width, 3]."""
+
+    def caption(self, frame: Tensor, style: str = "detailed", tokens: int = 256) -> str:
+        """Words for one frame [height, width, 3]."""
 
 
 def labels_question() -> str:
@@ -54,7 +66,7 @@ def pair_of(name: str) -> tuple[str, str]:
     return ASPECTS[first], ASPECTS[second]
 
 
-def annotate(row: Row, frames: Tensor, captioner: Captioner) -> list[str]:
+def annotate(row: Row, frames: Tensor, captioner: Annotator) -> list[str]:
     """Fill the empty cells of a row; returns what is still missing or wrong, for a person to see to.
 
     A captioner that does not chat writes the caption alone, of the frame in the middle.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from .statistics import table
 
 if TYPE_CHECKING:
     from ..vision.captions import Captioner
+    from .annotate import Annotator
 
 MANIFEST, STATISTICS, CLIPS = "manifest.csv", "statistics.md", "clips"
 
@@ -45,7 +47,8 @@ class Settings:
     find_cuts: bool = True
 
 
-def curate(settings: Settings, report: Callable[[str], None] = lambda line: None) -> list[Row]:
+def curate(settings: Settings, report: Callable[[str], None] = lambda line: None,
+           annotator: Callable[[], Annotator] | None = None) -> list[Row]:
     """Fill the manifest, row by row; cells that are filled are never changed.
 
     A row's clip is made, its motion measured and its *keep* decided where these cells are empty; a bad video gets
@@ -54,6 +57,7 @@ def curate(settings: Settings, report: Callable[[str], None] = lambda line: None
 
     Args:
         report: called with a line on every row.
+        annotator: makes what is asked in the place of ``settings.model``; called before the first question.
 
     Raises:
         ValueError: no videos, settings or a manifest that make no sense, no PySceneDetect.
@@ -63,11 +67,13 @@ def curate(settings: Settings, report: Callable[[str], None] = lambda line: None
     rows = {row["name"]: row for row in read_manifest(settings.output / MANIFEST)}
     for clip in found:
         rows.setdefault(clip.name, empty(clip))
+    if annotator is None and settings.model is not None:
+        annotator = partial(load, settings.model)
     captioner = None
     for number, row in enumerate(rows.values(), 1):
         notes = list(choose(row, settings))
-        if settings.model and row["keep"] == YES and unsaid(row):
-            captioner = captioner or load(settings.model)
+        if annotator is not None and row["keep"] == YES and unsaid(row):
+            captioner = captioner or annotator()
             notes += describe(row, settings, captioner)
         write_manifest(settings.output / MANIFEST, rows.values())
         report(f"{number} of {len(rows)}: {row['name']}: {'; '.join(notes) or 'kept'}")
@@ -143,7 +149,7 @@ def load(folder: Path) -> Captioner:
     return captioner
 
 
-def describe(row: Row, settings: Settings, captioner: Captioner) -> list[str]:
+def describe(row: Row, settings: Settings, captioner: Annotator) -> list[str]:
     """Ask the model; what it left open stands in the row's notes."""
     from .annotate import annotate
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from .graph import GraphError
 
 SETS = ("loveu-tgve", "balancecc", "rave", "davis")
 
@@ -20,6 +24,8 @@ def add_curate(commands: Any) -> None:
     curate.add_argument("--set", choices=SETS, dest="kind", help="the folder is this public set's")
     curate.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a vision-language model in transformers' format; without it a person fills the cells in")
+    curate.add_argument("--text-encoder", metavar="FILE",
+                        help="in its place: a text encoder of your ComfyUI that sees pictures, asked by Generate Text")
     curate.add_argument("--size", type=int, default=512, help="side of the clips; default: %(default)s")
     curate.add_argument("--frames", default="32,64,128", metavar="A,B",
                         help="numbers of frames that a clip may have; the largest that fits; default: %(default)s")
@@ -40,6 +46,20 @@ def curate(options: argparse.Namespace) -> int:
         raise ValueError(f"--frames {options.frames}: numbers of frames are expected, such as 32,64,128.") from error
     settings = Settings(options.places, options.output, options.kind, options.model, options.size, lengths,
                         options.least_motion, options.most_motion, not options.no_cuts)  # fmt: skip
-    rows = run(settings, lambda line: print(line, file=sys.stderr))
+    if options.text_encoder and options.model:
+        raise ValueError("--text-encoder and --model: both describe the clips; give one.")
+    with ExitStack() as stack:
+        annotator = None
+        if options.text_encoder:
+            from .comfy_process import find_comfy
+            from .generate_text import check_text_encoder, generating
+
+            if (comfy := find_comfy()) is None:
+                raise GraphError("--text-encoder needs your ComfyUI, and none was found: set COMFYUI_PATH to its "
+                                 "folder.")
+            # Before hours of work; the host itself starts with the first question.
+            check_text_encoder(options.text_encoder, comfy / "models")
+            annotator = partial(stack.enter_context, generating(comfy, options.text_encoder))
+        rows = run(settings, lambda line: print(line, file=sys.stderr), annotator)
     print(finished(rows, options.output))
     return 0

@@ -1,0 +1,115 @@
+"""Clips described by a text encoder of ComfyUI: which ones see, what the host is asked, what the command says."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from steadyedit.standalone import cli, generate_text
+from test_curation import SMALL, moving, rows_of
+from test_curation_answers import EDITED, PLAIN
+
+NORM = "model.layers.0.post_feedforward_layernorm.weight"
+QWEN3_VL = {"model.visual.deepstack_merger_list.0.norm.weight", "model.language_model.layers.0.self_attn.q_proj.weight"}
+QWEN35 = {"model.language_model.layers.0.linear_attn.A_log", "model.visual.patch_embed.proj.weight"}
+
+
+@pytest.mark.parametrize(("keys", "seen"), [
+    (QWEN3_VL, True), (QWEN35, True), ({NORM, "vision_model.embeddings.patch_embedding.weight"}, True),
+    # Without eyes; with eyes that Generate Text shows nothing; the part of Qwen3-VL that MiniMax takes.
+    ({NORM}, False), ({"model.language_model.layers.0.linear_attn.A_log"}, False),
+    ({"model.layers.0.self_attn.k_proj.bias", "visual.patch_embed.proj.weight"}, False),
+    ({"visual.deepstack_merger_list.0.norm.weight"}, False),
+    ({"encoder.block.0.layer.0.SelfAttention.k.weight"}, False),
+])  # fmt: skip
+def test_which_text_encoders_see(keys, seen):
+    assert generate_text.sees(keys) is seen
+
+
+def test_the_pictures_are_one_batch_in_order():
+    for count in (1, 2, 8):
+        names = [f"{number}.png" for number in range(count)]
+        graph = generate_text.question("a.safetensors", names, "What is it?", 40)
+
+        def batch(link, graph=graph):
+            node = graph[link[0]]
+            if node["class_type"] == "LoadImage":
+                return [node["inputs"]["image"]]
+            return batch(node["inputs"]["image1"]) + batch(node["inputs"]["image2"])
+
+        asked = graph[generate_text.ASKED]["inputs"]
+        assert batch(asked["image"]) == names
+        assert (asked["prompt"], asked["max_length"], asked["sampling_mode"]) == ("What is it?", 40, "off")
+
+
+class Host:
+    def __init__(self, folder):
+        self.input = folder
+
+
+@pytest.fixture
+def comfy(tmp_path, monkeypatch):
+    """A ComfyUI with a text encoder that sees; ``sent`` is what it was asked, ``answers`` what it says."""
+    folder = tmp_path / "ComfyUI"
+    texts = folder / "models" / "text_encoders"
+    (texts / "qwen").mkdir(parents=True)
+    (folder / "main.py").touch()
+    save_file({key: torch.zeros(1) for key in QWEN3_VL}, texts / "qwen" / "vl.safetensors")
+    save_file({NORM: torch.zeros(1)}, texts / "blind.safetensors")
+    (texts / "torn.safetensors").write_bytes(b"12345678{")
+    (tmp_path / "input").mkdir()
+    host = Host(tmp_path / "input")
+    host.sent, host.answers = [], [PLAIN, json.dumps(EDITED)]
+
+    @contextmanager
+    def running(found, output, models=None, packs=()):
+        assert found == folder
+        yield host
+
+    def send(graph, at, bar=True):
+        pictures = [node["inputs"]["image"] for node in graph.values() if node["class_type"] == "LoadImage"]
+        host.sent.append([Image.open(at.input / name).getpixel((0, 0)) for name in pictures])
+        return {"outputs": {generate_text.SHOWN: {"text": [f"Sure:\n{host.answers.pop(0)}"]}}}
+
+    monkeypatch.setenv("COMFYUI_PATH", str(folder))
+    monkeypatch.setattr(generate_text, "running", running)
+    monkeypatch.setattr(generate_text, "send", send)
+    return host
+
+
+def curate(folder, *arguments):
+    return cli.main(["curate", str(folder / "a.mp4"), "--output", str(folder / "set"), *SMALL, *arguments])
+
+
+def test_a_clip_is_described(tmp_path, comfy):
+    moving(tmp_path / "a.mp4", frames=9)
+    assert curate(tmp_path, "--text-encoder", "qwen/vl.safetensors") == 0
+    row = rows_of(tmp_path / "set")["a"]
+    assert row["subject"] == "animal" and row["combination_difficulty"] == "5" and not row["notes"]
+    assert [len(pictures) for pictures in comfy.sent] == [8, 8] and len(set(comfy.sent[0])) > 2
+    assert list(comfy.input.iterdir()) == []
+    # What is filled is not asked again, and no host is started.
+    assert curate(tmp_path, "--text-encoder", "qwen/vl.safetensors") == 0 and len(comfy.sent) == 2
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["--text-encoder", "none.safetensors"], "which holds blind.safetensors, qwen/vl.safetensors, torn.safetensors."),
+    (["--text-encoder", "blind.safetensors"], "would not show it the pictures; choose one that sees them, such as"),
+    (["--text-encoder", "torn.safetensors"], "torn.safetensors: is no whole safetensors file"),
+    (["--text-encoder", "qwen/vl.safetensors", "--model", "."], "both describe the clips; give one"),
+])  # fmt: skip
+def test_mistakes_are_told_before_any_work(tmp_path, comfy, capsys, arguments, sentence):
+    moving(tmp_path / "a.mp4")
+    assert curate(tmp_path, *arguments) == 1
+    assert sentence in capsys.readouterr().err and not (tmp_path / "set").exists()
+
+
+def test_without_a_comfyui(tmp_path, monkeypatch, capsys):
+    moving(tmp_path / "a.mp4")
+    monkeypatch.setattr("steadyedit.standalone.comfy_process.find_comfy", lambda: None)
+    assert curate(tmp_path, "--text-encoder", "vl.safetensors") == 1
+    assert "set COMFYUI_PATH to its folder" in capsys.readouterr().err
