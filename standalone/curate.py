@@ -25,7 +25,8 @@ def add_curate(commands: Any) -> None:
     curate.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a vision-language model in transformers' format; without it a person fills the cells in")
     curate.add_argument("--text-encoder", metavar="FILE",
-                        help="in its place: a text encoder of your ComfyUI that sees pictures, asked by Generate Text")
+                        help="in its place: a text encoder that sees pictures, of your ComfyUI or by its path; "
+                        "ComfyUI's Generate Text asks it")
     curate.add_argument("--size", type=int, default=512, help="side of the clips; default: %(default)s")
     curate.add_argument("--frames", default="32,64,128", metavar="A,B",
                         help="numbers of frames that a clip may have; the largest that fits; default: %(default)s")
@@ -52,14 +53,14 @@ def curate(options: argparse.Namespace) -> int:
         annotator = None
         if options.text_encoder:
             from .comfy_process import find_comfy
-            from .generate_text import check_text_encoder, generating
+            from .generate_text import found_text_encoder, generating
 
             if (comfy := find_comfy()) is None:
                 raise GraphError("--text-encoder needs your ComfyUI, and none was found: set COMFYUI_PATH to its "
                                  "folder.")
             # Before hours of work; the host itself starts with the first question.
-            check_text_encoder(options.text_encoder, comfy / "models")
-            annotator = partial(stack.enter_context, generating(comfy, options.text_encoder))
+            file = found_text_encoder(options.text_encoder, comfy / "models")
+            annotator = partial(stack.enter_context, generating(comfy, file))
         rows = run(settings, lambda line: print(line, file=sys.stderr), annotator)
     print(finished(rows, options.output))
     return 0

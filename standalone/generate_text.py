@@ -84,27 +84,33 @@ def question(name: str, pictures: Sequence[str], words: str, tokens: int) -> Gra
     return graph
 
 
-def check_text_encoder(name: str, models: Path) -> None:
-    """Refuse a text encoder that Generate Text would answer with, but not by the picture.
+def found_text_encoder(name: str, models: Path) -> Path:
+    """The file of a text encoder that Generate Text shows pictures to.
+
+    Args:
+        name: as ComfyUI lists it, or a path.
+        models: ComfyUI's folder of models.
 
     Raises:
-        GraphError: there is no such file, or it is none that sees.
+        GraphError: there is no such file, or it would answer without having seen the pictures.
     """
     files = {str(path.relative_to(models / folder)): path for folder in FOLDERS
              for path in sorted((models / folder).rglob("*.safetensors"))}  # fmt: skip
-    if name not in files:
-        raise GraphError(f"--text-encoder {name}: there is no such file in {models / FOLDERS[0]}, which holds "
-                         f"{', '.join(files) or 'none'}.")
+    file = files.get(name, Path(name).expanduser())
+    if not file.is_file():
+        raise GraphError(f"--text-encoder {name}: there is no such file, nor is it in {models / FOLDERS[0]}, which "
+                         f"holds {', '.join(files) or 'none'}.")
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(files[name], "pt") as held:
+        with safe_open(file, "pt") as held:
             keys = set(held.keys())
     except (OSError, SafetensorError) as error:
         raise GraphError(f"--text-encoder {name}: is no whole safetensors file ({error}).") from error
     if not sees(keys):
         raise GraphError(f"--text-encoder {name}: Generate Text would not show it the pictures; choose one that sees "
                          f"them, {SEEING}.")
+    return file
 
 
 def sees(keys: Collection[str]) -> bool:
@@ -119,15 +125,18 @@ def sees(keys: Collection[str]) -> bool:
 
 
 @contextmanager
-def generating(comfy: Path, name: str, models: Path | None = None,
-               packs: Sequence[Path] = ()) -> Iterator[TextGenerator]:
+def generating(comfy: Path, file: Path, packs: Sequence[Path] = ()) -> Iterator[TextGenerator]:
     """A ComfyUI of its own that answers by this text encoder, ended with the ``with``.
 
     Args:
         comfy: folder of a ComfyUI.
-        models: a folder in the place of ComfyUI's own.
+        file: the text encoder's, wherever it lies.
         packs: folders of more nodes.
     """
     with TemporaryDirectory(prefix="steadyedit-text-") as folder:
+        # A folder of models of its own: the user's may be in several places, and no other model is asked for.
+        models = Path(folder) / "models"
+        (models / FOLDERS[0]).mkdir(parents=True)
+        (models / FOLDERS[0] / file.name).symlink_to(file.absolute())
         with running(comfy, Path(folder), models=models, packs=packs) as host:
-            yield TextGenerator(host, name)
+            yield TextGenerator(host, file.name)

@@ -68,6 +68,8 @@ def comfy(tmp_path, monkeypatch):
     @contextmanager
     def running(found, output, models=None, packs=()):
         assert found == folder
+        (file,) = (models / "text_encoders").iterdir()
+        assert file.name == "vl.safetensors" and file.resolve() == texts / "qwen" / "vl.safetensors"
         yield host
 
     def send(graph, at, bar=True):
@@ -85,15 +87,18 @@ def curate(folder, *arguments):
     return cli.main(["curate", str(folder / "a.mp4"), "--output", str(folder / "set"), *SMALL, *arguments])
 
 
-def test_a_clip_is_described(tmp_path, comfy):
+@pytest.mark.parametrize("place", ["", "ComfyUI/models/text_encoders/"], ids=["its name", "its path"])
+def test_a_clip_is_described(tmp_path, comfy, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
     moving(tmp_path / "a.mp4", frames=9)
-    assert curate(tmp_path, "--text-encoder", "qwen/vl.safetensors") == 0
+    encoder = f"{place}qwen/vl.safetensors"
+    assert curate(tmp_path, "--text-encoder", encoder) == 0
     row = rows_of(tmp_path / "set")["a"]
     assert row["subject"] == "animal" and row["combination_difficulty"] == "5" and not row["notes"]
     assert [len(pictures) for pictures in comfy.sent] == [8, 8] and len(set(comfy.sent[0])) > 2
     assert list(comfy.input.iterdir()) == []
     # What is filled is not asked again, and no host is started.
-    assert curate(tmp_path, "--text-encoder", "qwen/vl.safetensors") == 0 and len(comfy.sent) == 2
+    assert curate(tmp_path, "--text-encoder", encoder) == 0 and len(comfy.sent) == 2
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [

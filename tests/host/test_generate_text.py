@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HOST
-from steadyedit.standalone.generate_text import check_text_encoder, generating
+from steadyedit.standalone.generate_text import found_text_encoder, generating
 
 pytestmark = pytest.mark.once
 WORDS = 'These are frames of one video. Answer with JSON only, such as {"caption": "one sentence"}.'
@@ -25,10 +25,9 @@ def test_a_text_encoder_of_the_host_is_shown_every_frame_in_order(tmp_path, monk
     from narrow_qwen3_vl import narrow, write
 
     narrow(monkeypatch.setitem)
-    file = tmp_path / "models" / "text_encoders" / "narrow.safetensors"
-    file.parent.mkdir(parents=True)
+    file = tmp_path / "narrow.safetensors"
     write(file)
-    check_text_encoder(file.name, tmp_path / "models")
+    assert found_text_encoder(str(file), HOST / "models") == file
     pack = tmp_path / "pack"
     pack.mkdir()
     (pack / "__init__.py").write_text(PACK.format(folder=str(Path(__file__).parent)), encoding="utf-8")
@@ -42,7 +41,7 @@ def test_a_text_encoder_of_the_host_is_shown_every_frame_in_order(tmp_path, monk
 
     expected = here(frames)
     assert expected and expected != here(frames.flip(0)) and expected != here(frames[:7])
-    with generating(HOST, file.name, tmp_path / "models", [pack]) as model:
+    with generating(HOST, file, [pack]) as model:
         assert model.chats and model.ask(frames, WORDS, 12) == expected
         assert model.ask(frames.flip(0), WORDS, 12) == here(frames.flip(0))
         assert list(model.host.input.glob("*.png")) == []
