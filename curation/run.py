@@ -72,10 +72,13 @@ def curate(settings: Settings, report: Callable[[str], None] = lambda line: None
     captioner = None
     for number, row in enumerate(rows.values(), 1):
         notes = list(choose(row, settings))
-        if annotator is not None and row["keep"] == YES and unsaid(row):
-            captioner = captioner or annotator()
-            notes += describe(row, settings, captioner)
-        write_manifest(settings.output / MANIFEST, rows.values())
+        try:
+            if annotator is not None and row["keep"] == YES and unsaid(row):
+                captioner = captioner or annotator()
+                notes += describe(row, settings, captioner)
+        finally:
+            # The clip is made and measured, however its description ends.
+            write_manifest(settings.output / MANIFEST, rows.values())
         report(f"{number} of {len(rows)}: {row['name']}: {'; '.join(notes) or 'kept'}")
     write_bytes(settings.output / STATISTICS, table(list(rows.values()), settings.size).encode())
     return list(rows.values())

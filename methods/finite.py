@@ -9,13 +9,15 @@ from torch import Tensor
 def finite(tensor: Tensor) -> bool:
     """Whether every value is finite; without the memory of a second clip.
 
-    The smallest and the largest value of each row are asked, which carry a NaN on: ``torch.isfinite`` makes an answer,
-    and an absolute value, for every number of the tensor.
+    The smallest and the largest value of each frame are asked, which carry a NaN on: ``torch.isfinite`` makes an
+    answer, and an absolute value, for every number of the tensor.
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    rows = tensor if tensor.ndim > 3 else [tensor]
-    return all(bool(torch.isfinite(torch.stack(torch.aminmax(row))).all()) for row in rows)
+    frames = tensor if tensor.ndim > 2 else [tensor]
+    # Eight bits have no smallest and largest.
+    return all(bool(torch.isfinite(torch.stack(torch.aminmax(frame.float() if frame.element_size() == 1 else frame))
+                                   ).all()) for frame in frames)  # fmt: skip
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -53,12 +53,13 @@ def curate(options: argparse.Namespace) -> int:
         annotator = None
         if options.text_encoder:
             from .comfy_process import find_comfy
-            from .generate_text import found_text_encoder, generating
+            from .generate_text import check_host, found_text_encoder, generating
 
             if (comfy := find_comfy()) is None:
                 raise GraphError("--text-encoder needs your ComfyUI, and none was found: set COMFYUI_PATH to its "
                                  "folder.")
             # Before hours of work; the host itself starts with the first question.
+            check_host(comfy)
             file = found_text_encoder(options.text_encoder, comfy / "models")
             annotator = partial(stack.enter_context, generating(comfy, file))
         rows = run(settings, lambda line: print(line, file=sys.stderr), annotator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..files.found import listed_files
 from .comfy_host import send
 from .comfy_process import Host, running
 from .graph import Graph, GraphError
@@ -16,9 +18,15 @@ from .graph import Graph, GraphError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Where ComfyUI looks for text encoders, in its folder of models.
-FOLDERS = ("text_encoders", "clip")
+#: Where ComfyUI looks for text encoders, in its folder of models, and what it loads without pickle.
+FOLDERS, ENDINGS = ("text_encoders", "clip"), (".safetensors", ".sft")
+#: Earlier ones load no Qwen3-VL, or show Qwen3.5 the first of several pictures.
+OLDEST = (0, 26)
+#: Widths of Qwen3-VL 2B, 30B and 32B, which ComfyUI takes for its 8B.
+UNKNOWN_WIDTHS = (2048, 5120)
 SEEING = "such as qwen3vl_4b_bf16.safetensors, qwen3.5_4b_bf16.safetensors or gemma4_e4b_it_fp8_scaled.safetensors"
+#: Weight whose rows are as many as Qwen3-VL is wide.
+WIDTH = "model.visual.merger.linear_fc2.weight"
 LOADER, ASKED, SHOWN = "1", "2", "3"
 
 
@@ -94,23 +102,46 @@ def found_text_encoder(name: str, models: Path) -> Path:
     Raises:
         GraphError: there is no such file, or it would answer without having seen the pictures.
     """
-    files = {str(path.relative_to(models / folder)): path for folder in FOLDERS
-             for path in sorted((models / folder).rglob("*.safetensors"))}  # fmt: skip
-    file = files.get(name, Path(name).expanduser())
-    if not file.is_file():
-        raise GraphError(f"--text-encoder {name}: there is no such file, nor is it in {models / FOLDERS[0]}, which "
-                         f"holds {', '.join(files) or 'none'}.")
+    folders = [models / folder for folder in FOLDERS]
+    places = [*(folder / name for folder in folders), Path(name).expanduser()]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise GraphError(f"--text-encoder {name}: there is no such file in {folders[0]}, which holds "
+                         f"{', '.join(listed_files(folders, ENDINGS)) or 'none'}; give one of these, or a path.")
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as held:
             keys = set(held.keys())
+            width = held.get_slice(WIDTH).get_shape()[0] if WIDTH in keys else 0
     except (OSError, SafetensorError) as error:
-        raise GraphError(f"--text-encoder {name}: is no whole safetensors file ({error}).") from error
+        raise GraphError(f"--text-encoder {name}: is no whole safetensors file ({error}); get it again.") from error
+    if not whole(keys):
+        raise GraphError(f"--text-encoder {name}: is a part of a text encoder; give one that is a single file, "
+                         f"{SEEING}.")
+    if width in UNKNOWN_WIDTHS:
+        raise GraphError(f"--text-encoder {name}: ComfyUI does not know this size of Qwen3-VL; give its 4B or "
+                         "8B.")
     if not sees(keys):
         raise GraphError(f"--text-encoder {name}: Generate Text would not show it the pictures; choose one that sees "
                          f"them, {SEEING}.")
     return file
+
+
+def check_host(comfy: Path) -> None:
+    """Refuse a ComfyUI whose Generate Text does not show all pictures. Raises GraphError."""
+    file = comfy / "comfyui_version.py"
+    found = re.search(r'"(\d+)\.(\d+)[^"]*"', file.read_text(encoding="utf-8")) if file.is_file() else None
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        raise GraphError(f"--text-encoder needs ComfyUI {OLDEST[0]}.{OLDEST[1]} or newer, but {comfy} is "
+                         f"{found[0][1:-1]}; update it, or use --model.")
+
+
+def whole(keys: Collection[str]) -> bool:
+    """Whether the first and the last weights of a language model are there, which parts of one divide."""
+    ends = ("embed_tokens.weight", "layers.0.input_layernorm.weight")
+    return all(any(key.endswith(end) for key in keys) for end in ends) and (
+        "model.norm.weight" in keys or "model.language_model.norm.weight" in keys)  # fmt: skip
 
 
 def sees(keys: Collection[str]) -> bool:
@@ -118,9 +149,10 @@ def sees(keys: Collection[str]) -> bool:
 
     Qwen2.5-VL has eyes, too, but as ComfyUI loads it for Qwen-Image it is shown none in Generate Text.
     """
-    qwen3_vl = "model.visual.deepstack_merger_list.0.norm.weight" in keys
+    qwen3_vl = "model.visual.deepstack_merger_list.0.norm.weight" in keys and WIDTH in keys
     qwen35 = "model.language_model.layers.0.linear_attn.A_log" in keys and any("visual." in key for key in keys)
-    gemma = "model.layers.0.post_feedforward_layernorm.weight" in keys and any("vision" in key for key in keys)
+    gemma = "model.layers.0.post_feedforward_layernorm.weight" in keys and any(
+        key.startswith("vision_model.") for key in keys)  # fmt: skip
     return qwen3_vl or qwen35 or gemma
 
 

@@ -66,19 +66,19 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(dape, "SIZE", 64)
     path = tmp_path / "dape.json"
     methods = ["norm-tune", "dape", "lora"]
-    dape.main(1, methods, path, ["per-frame", "tune-a-video"], settings=QUICK, world=world)
+    dape.main(1, methods, path, ["per-frame", "tune-a-video-per-frame"], settings=QUICK, world=world)
     report = json.loads(path.read_text())
     assert report["meta"]["interpolator"] == report["meta"]["flow"] == "true flow"
     assert list(report["meta"]["paper"].values()) == [
         "CLIP-Frame", "Interpolation Error", "Interpolation PSNR", "Warping Error", "CLIP-Text"]  # fmt: skip
-    pairs = [(base, method) for base in ("per-frame", "tune-a-video") for method in ("base", *methods)]
+    pairs = [(base, method) for base in ("per-frame", "tune-a-video-per-frame") for method in ("base", *methods)]
     assert [(row["base"], row["method"]) for row in report["rows"]] == pairs
     for row in report["rows"]:
         assert set(row) == {"base", "method", *dape.KEYS, *(f"{key}_ci" for key in dape.KEYS)}
         assert all(math.isfinite(row[key]) for key in dape.KEYS)
         assert (row["trained"] == 0) == (row["method"] == "base")
     assert report["rows"][2]["trained"] > report["rows"][1]["trained"]
-    assert {claim["base"] for claim in report["claims"]} == {"per-frame", "tune-a-video"}
+    assert {claim["base"] for claim in report["claims"]} == {"per-frame", "tune-a-video-per-frame"}
     said = capsys.readouterr().out
     with Image.open(path.with_suffix(".jpg")) as sheet:  # source, two bases without and with DAPE, truth
         assert sheet.height > 6 * 80
@@ -86,7 +86,7 @@ def test_the_whole_run_writes_what_it_prints(world, tmp_path, monkeypatch, capsy
 
     # What is finished is not measured again.
     monkeypatch.setattr(dape, "Bench", None)
-    again = dape.main(1, methods, path, ["per-frame", "tune-a-video"], settings=QUICK, world=world)
+    again = dape.main(1, methods, path, ["per-frame", "tune-a-video-per-frame"], settings=QUICK, world=world)
     assert again["clips"] == report["clips"]
     with pytest.raises(ValueError, match="was measured with other settings"):
         dape.main(1, methods, path, ["per-frame"], settings=replace(QUICK, scale=0.01), world=world)
@@ -112,7 +112,7 @@ def test_bases_with_the_plain_model_train_it_once(world, monkeypatch):
     for name in ("run_stage", "tune_rival"):
         plain = getattr(dape_methods, name)
         monkeypatch.setattr(dape_methods, name, lambda *a, plain=plain, **k: calls.append(plain) or plain(*a, **k))
-    for base in ("per-frame", "rave", "flickering", "tune-a-video"):
+    for base in ("per-frame", "rave", "flickering", "tune-a-video-per-frame"):
         bench = Bench(world, case, base, QUICK, 0, known)
         assert bench._trained("dape")[0] is bench._trained("dape")[0] and bench._trained("adapter")[2]
     assert len(calls) == 2 * (2 + 1)  # of the plain model and of Tune-A-Video: two stages, a rival
@@ -197,7 +197,7 @@ def test_interpolation_along_the_flow():
     ("options", "message"),
     [
         ({"methods": ["dap"]}, "^methods: there is no dap; there are base, norm-tune"),
-        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video, ei2, simda, rave"),
+        ({"bases": ["camel"]}, "^bases: there is no camel; there are per-frame, tune-a-video-per-frame, ei2, simda, "),
         ({"clips": 0}, "^clips: at least 1 is needed, but got 0"),
         ({"steps": 0.0}, "^steps: the scale must be above 0, but got 0.0"),
     ],

@@ -106,7 +106,7 @@ def test_rivals_by_captions_have_settings_and_edits_of_their_own(world, prepared
     assert 0 < edited[0].train_seconds != prepared.adaptation_seconds and min(seconds) > 0
     assert asdict(Settings())["captioned"] == asdict(CaptionSettings.of_the_table())
     plain, dotted = (replace(case.edit, kind="texture", target=target) for target in ("plain", "dotted"))
-    assert INSTRUCT.methods_of(plain, list(CAPTIONED)) == ["tune-a-video"]
+    assert INSTRUCT.methods_of(plain, list(CAPTIONED)) == ["tune-a-video", "tune-a-video-per-frame"]
     assert INSTRUCT.methods_of(dotted, list(CAPTIONED)) == list(CAPTIONED)
 
 

@@ -43,7 +43,7 @@ def test_all_methods_give_rows_and_a_second_run_finds_them(world, tmp_path, caps
         main(1, ["last"], **run)
 
 
-@pytest.mark.parametrize("base", ["tune-a-video", "tokenflow"])
+@pytest.mark.parametrize("base", ["tune-a-video-per-frame", "tokenflow"])
 def test_other_bases_by_name(world, base):
     quick = Windowed(recipe=TuneRecipe(steps=1, learning_rate=1e-4), steps=1, length=2, overlap=1)
     methods = [f"{base}-whole", f"{base}-first"]

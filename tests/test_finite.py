@@ -5,7 +5,7 @@ import torch
 from steadyedit.methods.finite import check_finite, finite
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4), (2, 3, 4, 5), (2, 3, 2, 4, 5)])
 def test_one_value_is_found(shape, dtype):
     good = torch.ones(shape, dtype=dtype)

@@ -50,6 +50,21 @@ def test_benchmarks_have_the_rows():
         assert match[1] in ROWS and (match[2] is None or match[2] in ROWS[match[1]]), match[0]
 
 
+#: Rivals and bases that were not run with their published settings, by the slugs of their rows.
+RIVALS = r"tune-a-video|video-p2p|vid2vid-zero|tokenflow|anyv2v|simda|rave|lora|adapter|mona|partial-1|bitfit"
+
+
+def test_a_rival_without_its_published_settings_is_said_to_be_inspired():
+    """In the page's row, and in the section of RESULTS whose table has it."""
+    cells = [line for line in PAGE.splitlines() if re.search(rf"`bench \w+: ({RIVALS})", line)]
+    assert len(cells) > 6 and [line for line in cells if "nspired by" not in line] == []
+    results = (Path(__file__).parents[1] / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    sections = [part for part in re.split(r"^#+ ", results, flags=re.MULTILINE)
+                if re.search(rf"^\| ({RIVALS})[\w-]* \|", part, re.MULTILINE)]  # fmt: skip
+    assert len(sections) > 5
+    assert [part.splitlines()[0] for part in sections if "nspired by" not in part] == []
+
+
 def test_commands_are_understood(capsys):
     commands = [word for word in CODE if word.startswith("python -m steadyedit ")]
     assert len({command.split()[3] for command in commands}) >= 4

@@ -113,8 +113,9 @@ def _rave(world: World, case: Case, settings: Settings, seed: int) -> Base:
 
 BASES: dict[str, Callable[..., Base]] = {
     "per-frame": _plain,
-    "tune-a-video": _tuned(lambda sites, seed: build_sparse_causal(sites),
-                           lambda sites, seed: build_temporal_attention(sites, seed=seed)),
+    # Norms that stage 1 adjusts are per frame: those of Tune-A-Video's authors, over all frames, cannot be.
+    "tune-a-video-per-frame": _tuned(lambda sites, seed: build_sparse_causal(sites),
+                                     lambda sites, seed: build_temporal_attention(sites, seed=seed)),
     "ei2": _tuned(lambda sites, seed: build_ffam(sites), lambda sites, seed: build_stam(sites, seed=seed)),
     "simda": _tuned(lambda sites, seed: build_simda(sites, seed=seed)),
     "rave": _rave,

@@ -36,7 +36,7 @@ FRAMES, SIZE, SEED, CLIPS = 8, 128, 0, 4
 #: On the contact sheet: methods, clips, one in so many frames.
 SHOWN, MOST_CLIPS, STRIDE = ("base", "dape"), 3, 2
 #: What runs when nobody says which.
-FIRST_BASES = ("per-frame", "tune-a-video", "ei2")
+FIRST_BASES = ("per-frame", "tune-a-video-per-frame", "ei2")
 
 #: The paper's five measures by its names, then the common ones that they do not name.
 PAPER: dict[str, tuple[str, str, int]] = {
@@ -59,7 +59,8 @@ NOTES = (
     "Rivals train for as many steps as both stages together, at stage 1's learning rate and with its loss.",
     "per-frame, rave and flickering have one model, which a clip trains once for all of them; flickering has an "
     "ancestral sampler, each frame with noise of its own, whose share bench flickering chose.",
-    "tune-a-video is inspired by that method: the table's steps of tuning, and norms per frame.",
+    "tune-a-video-per-frame is inspired by that method: the table's steps of tuning, and norms per frame, since stage "
+    "1 adjusts a frame's.",
     "At --steps S all of DAPE's and the rivals' steps are times S and learning rates divided by S.",
     "Under rave training and inversion go frame by frame without ControlNet; sampling is in grids with it.",
 )

@@ -71,10 +71,10 @@ def _per_frame(world: World, case: Case, settings: Settings, seed: int) -> dict[
 
 METHODS: dict[str, Method] = {
     "per-frame": _per_frame,
-    "tune-a-video": _published(edit_by_tune_a_video),
+    # With the statistics of its authors' code, and with each frame's own.
+    "tune-a-video": _published(partial(edit_by_tune_a_video, joint_norms=True)),
+    "tune-a-video-per-frame": _published(edit_by_tune_a_video),
     "ei2": _published(edit_by_ei2),
-    # With the statistics of its authors' code.
-    "tune-a-video-joint": _published(partial(edit_by_tune_a_video, joint_norms=True)),
     # The paper's ablation of the shift: what stands before the temporal attention, all else kept.
     "layer-norm": _pair(build_sparse_causal, norm="layer", spectral=False),
     "instance-norm": _pair(build_sparse_causal, norm="instance", spectral=False),

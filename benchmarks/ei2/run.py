@@ -38,8 +38,8 @@ FRAMES, SIZE, SEED = 8, 128, 0
 NOTES = (
     "ei2 is FFAM with ratio 2 and STAM (instance centering and spectral normalisation): the row ffam-2.",
     "no-norm to centering-spectral: sparse-causal attention and a variant of STAM. equation-9: EI2 without its second "
-    "centring. tune-a-video and tune-a-video-joint are inspired by that method, at the table's steps and guidance: the "
-    "first with norms per frame, the second over all frames, as in its authors' code.",
+    "centring. tune-a-video and tune-a-video-per-frame are inspired by that method, at the table's steps and guidance: "
+    "the first with norms over all frames, as in its authors' code, the second with norms per frame.",
     "All tuned methods share recipe, steps, seed, inversion with the empty prompt, and guidance.",
     "video-p2p and vid2vid-zero are inspired by those methods: null-text inversion and Prompt-to-Prompt as published, "
     "on this pack's attentions and the table's steps and guidance (benchmarks/ei2/prompt_rivals.py says what differs).",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..common.edited import Edited, Settings
 
 #: Slugs there and here. Prompt-to-Prompt is Video-P2P's: the words that change are looked up in the captions.
-CAPTIONED, BY_WORDS = ("tune-a-video", "video-p2p"), ("video-p2p",)
+CAPTIONED, BY_WORDS = ("tune-a-video", "tune-a-video-per-frame", "video-p2p"), ("video-p2p",)
 #: What captions do not say: an edit to it only leaves a word out.
 UNSPOKEN = "plain"
 

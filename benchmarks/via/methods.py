@@ -273,11 +273,12 @@ INSTRUCT = Kind(
            "frame, VIA's. It continues the clip in one piece, whatever the length: every frame attends to all.",
            "texts-: each frame has the instruction in one of several wordings, in turn; root pair and adaptation are "
            "those of the other rows.",
-           "tune-a-video and video-p2p have another model, the toy text-to-image one, are told the renderer's captions "
-           "before and after the edit instead of the instruction, and tune and invert by themselves: as in bench ei2, "
-           "at its steps and guidance, fewer than published. video-p2p, where the caption has a word for the edit, is "
-           "inspired by that method (benchmarks/ei2/prompt_rivals.py says what differs). Their seconds a frame are "
-           "without the tuning. tune-a-video is inspired by that method, too: with norms per frame.",
+           "tune-a-video, tune-a-video-per-frame and video-p2p have another model, the toy text-to-image one, are told "
+           "the renderer's captions before and after the edit instead of the instruction, and tune and invert by "
+           "themselves: as in bench ei2, at its steps and guidance, fewer than published. video-p2p, where the caption "
+           "has a word for the edit, is inspired by that method (benchmarks/ei2/prompt_rivals.py says what differs). "
+           "Their seconds a frame are without the tuning. tune-a-video and tune-a-video-per-frame are inspired by that "
+           "method, too: with norms over all frames, as in its authors' code, and per frame.",
            "tokenflow is inspired by that method: a keyframe in four frames and 10 steps for its code's eight and 50, "
            "on the instruction editor and its inversion."),
 )  # fmt: skip

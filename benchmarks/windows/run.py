@@ -2,8 +2,8 @@
 
 The methods of one base have the same weights, tuned on the clip's first frames where the base is tuned, and all have
 the same inversion, noise levels and guidance. What differs is what a frame sees in one evaluation. By ``--methods``
-Tune-A-Video and TokenFlow, too: ``tune-a-video-whole``, ``tokenflow-first`` and so on. Finished rows lie beside the
-JSON, in NAME.rows: the same command goes on where it was stopped.
+Tune-A-Video and TokenFlow, too: ``tune-a-video-per-frame-whole``, ``tokenflow-first`` and so on. Finished rows
+lie beside the JSON, in NAME.rows: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WINDOWS: dict[str, dict[str, Any] | None] = {
     "keyframes": {"anchors": "keyframes", "keyframes": 4},
 }
 #: What lets frames see each other; the first is meant where none is named.
-BASES = ("ei2", "tune-a-video", "tokenflow")
+BASES = ("ei2", "tune-a-video-per-frame", "tokenflow")
 #: name -> base, windows.
 METHODS: dict[str, tuple[str, dict[str, Any] | None]] = {
     (how if base == BASES[0] else f"{base}-{how}"): (base, windows) for base in BASES for how, windows in
@@ -69,7 +69,8 @@ NOTES = (
     "later frame. The whole clip's is measured at the joins of the overlapping windows.",
     "EI2, or Tune-A-Video, is tuned on the clip's first window; the inversion is frame by frame, by the model before "
     "tuning, so that all methods begin alike.",
-    "tune-a-video and tokenflow are inspired by those methods: norms per frame; a keyframe in four; the table's steps.",
+    "tune-a-video-per-frame and tokenflow are inspired by those methods: norms per frame; a keyframe in four; the "
+    "table's steps.",
 )
 
 
