@@ -87,6 +87,10 @@ def tabled(folder: Path, label: str) -> list[Found]:
 
     Keys are known by the words in them: *name* or *video*, *original* or *caption*, and for an edit *target* or
     *prompt* with *type*, in rows of their own or in a list inside.
+
+    Raises:
+        ValueError: no videos; or a table in YAML and none that says anything of a video, for the clips would be
+            without prompts.
     """
     videos = {path.stem: path for path in sorted(folder.rglob("*")) if is_video(path)}
     if not videos:
@@ -103,6 +107,11 @@ def tabled(folder: Path, label: str) -> list[Found]:
         edits = [value for value in lower.values() if isinstance(value, list)] or [[row]]
         for edit in (edit for group in edits for edit in group if isinstance(edit, dict)):
             _add_edit(mine, {str(key).lower(): value for key, value in edit.items()})
+    # Beside a table that is read, a YAML file may be anybody's settings.
+    unread = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".yaml", ".yml"))
+    if unread and not any(value for mine in cells.values() for value in mine.values()):
+        raise ValueError(f"{unread[0]}: is YAML, but captions and prompts of {label} are read from .json and .csv "
+                         "tables, and none here names its videos; convert it to JSON or CSV.")  # fmt: skip
     return [Found(name, path, {key: value for key, value in cells[name].items() if value})
             for name, path in videos.items()]  # fmt: skip
 

@@ -268,6 +268,23 @@ def test_sets_with_a_table(tmp_path, table, kind):
     assert rows["plain"]["keep"] == "yes" and not rows["plain"]["caption"]
 
 
+@pytest.mark.parametrize("kind", ["balancecc", "rave"])
+def test_a_table_in_yaml_is_refused(tmp_path, capsys, kind):
+    """Unless another table says what the videos show: then it may be settings."""
+    (tmp_path / "videos").mkdir()
+    moving(tmp_path / "videos" / "cat.mp4")
+    command = [tmp_path, "--set", kind, "--output", tmp_path / "set", *SMALL]
+    (tmp_path / "prompts.YML").write_text("cat:\n  original prompt: A cat.\n")
+    (tmp_path / "settings.json").write_text('{"fps": 8}')
+    assert curate(*command) == 1
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'prompts.YML'}: is YAML, but captions and prompts of" in printed
+    assert "are read from .json and .csv tables" in printed and "convert it to JSON or CSV" in printed
+    assert not (tmp_path / "set").exists()
+    (tmp_path / "table.json").write_text('{"cat": {"original prompt": "A cat."}}')
+    assert curate(*command) == 0 and rows_of(tmp_path / "set")["cat"]["caption"] == "A cat."
+
+
 def test_names_that_meet_are_told_apart(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

@@ -12,8 +12,8 @@ WANTED = {"caption": "A goat sits on a rock, licking its paw.", "subject": "anim
           "event_complexity": "1"}  # fmt: skip
 PLAIN = """{"caption": "A goat sits on a rock, licking its paw.", "subject": "animal", "subject_complexity": 1,
  "background": "natural", "background_complexity": 2, "event": "documentary", "event_complexity": 1}"""
-#: As models of this kind answer; all of them say WANTED.
-RECORDED = {
+#: Written by hand after the ways in which models of this kind answer, no recordings of one; all of them say WANTED.
+WRITTEN = {
     "plain": PLAIN,
     "fenced": f"```json\n{PLAIN}\n```",
     "chatty": f"Sure! Here is what the video shows {{as JSON}}:\n\n```json\n{PLAIN}\n```\nDo you need more?",
@@ -33,9 +33,9 @@ RECORDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_every_way_to_say_it(name):
-    assert labels_of(RECORDED[name]) == (WANTED, {})
+    assert labels_of(WRITTEN[name]) == (WANTED, {})
 
 
 @pytest.mark.parametrize(("answer", "cells", "wrong"), [

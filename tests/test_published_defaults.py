@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
+import json
+from pathlib import Path
+
 import pytest
+from steadyedit import nodes
+from steadyedit.curation.run import Settings
+from steadyedit.curation.standard import spread
 from steadyedit.methods.dape.recipes import ADAPTER_TUNING, JOINT_TUNING, NORM_TUNING
+from steadyedit.methods.lora_edit import masks
 from steadyedit.methods.lora_edit.recipe import MaskLoRARecipe
 from steadyedit.methods.null_text import NullTextRecipe
 from steadyedit.methods.prompt_to_prompt import LocalBlend, PromptToPrompt
@@ -11,6 +20,20 @@ from steadyedit.methods.rave.shuffling import Rave
 from steadyedit.methods.tune_recipe import TuneRecipe
 from steadyedit.methods.via.adapt import AdaptRecipe
 from steadyedit.methods.via.gather_swap import GatherSwap
+from steadyedit.standalone import host_api
+from steadyedit.standalone.curate import add_curate
+
+GRAPHS = Path(__file__).resolve().parents[1] / "workflows" / "api"
+LORA_EDIT_WAN = sorted(path.stem for path in GRAPHS.glob("lora_edit_wan*.json"))
+
+
+def graph(name):
+    return json.loads((GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def of_type(found, node_type):
+    """Inputs of the graph's nodes of a type."""
+    return [node["inputs"] for node in found.values() if node["class_type"] == f"SteadyEdit{node_type}"]
 
 
 def test_one_shot_tuning():
@@ -49,6 +72,45 @@ def test_mask_aware_lora():
     assert (recipe.rank, recipe.training.queries, recipe.sigmas) == (16, False, (0.0, 1.0))
 
 
+def test_lora_edit_boxes():
+    """LoRA-Edit's code: boxes whose sides move out by 0.05, those of fewer than 50 pixels dropped."""
+    given = inspect.signature(masks.boxes).parameters
+    assert (given["growth"].default, given["smallest"].default) == (0.05, 50)
+    with host_api.installed():
+        box = next(node for node in nodes.node_list() if node.GET_SCHEMA().node_id == "SteadyEditBoxMask")
+        inputs = {one.id: one for one in box.define_schema().inputs}
+    assert [inputs[name].settings["default"] for name in ("growth", "smallest")] == [0.05, 50]
+    assert inputs["shape"].options[0] == "boxes" and "default" not in inputs["shape"].settings
+    for name in LORA_EDIT_WAN:
+        (shipped,) = of_type(graph(name), "BoxMask")
+        assert (shipped["shape"], shipped["growth"], shipped["smallest"]) == ("boxes", 0.05, 50), name
+
+
+def test_lora_edit_second_stage():
+    """LoRA-Edit's code: 10 (1 + 9 n) steps for n edited frames, each met 9 times as often as the clip."""
+    found = graph("lora_edit_wan_reference_frames")
+    first, second = sorted(of_type(found, "MaskLoRATrain"), key=lambda inputs: "lora" in inputs)
+    frames, clip = [], found[second["samples"][0]]
+    while clip["class_type"] == "SteadyEditFrameSample":
+        frames.append(clip["inputs"]["repeats"])
+        clip = found[clip["inputs"]["samples"][0]]
+    assert frames and frames == [9] * len(of_type(found, "FrameSample"))
+    assert clip["class_type"] == "SteadyEditMaskSample" and clip["inputs"]["repeats"] == 1
+    assert (first["steps"], second["steps"]) == (MaskLoRARecipe().training.steps, 10 * (1 + 9 * len(frames)))
+
+
+def test_lora_edit_negative_prompt():
+    """LoRA-Edit's code: Wan's own long negative prompt, the same in every graph."""
+    assert len(LORA_EDIT_WAN) == 4
+    said = set()
+    for name in LORA_EDIT_WAN:
+        found = graph(name)
+        for condition in of_type(found, "MaskCondition"):
+            said.add(found[condition["negative"][0]]["inputs"]["text"])
+    (words,) = said
+    assert len(words) > 200 and words.startswith("Overexposure, static, blurred details, subtitles, ")
+
+
 def test_rave():
     """Section 4: grids of three by three, shuffled."""
     rave = Rave()
@@ -68,3 +130,18 @@ def test_prompt_to_prompt():
     control, blend = PromptToPrompt(source=None, alignment=None), LocalBlend(None, 0)
     assert (control.cross_steps, control.self_steps, control.self_size, control.chunk) == (0.8, 0.4, 32, 0)
     assert (blend.threshold, blend.start) == (0.3, 0.2)
+
+
+def test_curation():
+    """DAPE, section 4 and A.1: 512x512, 32, 64 or 128 frames, of which eight are described.
+
+    Bounds of the motion it states none; 0.1 to 5 % are this pack's, and its manual says so.
+    """
+    parser = argparse.ArgumentParser()
+    add_curate(parser.add_subparsers())
+    options = parser.parse_args(["curate", "clips", "--output", "set"])
+    settings = Settings((), Path())
+    assert (settings.size, settings.lengths) == (options.size, (32, 64, 128)) and options.size == 512
+    assert options.frames == "32,64,128" and inspect.signature(spread).parameters["count"].default == 8
+    assert (settings.least, settings.most) == (options.least_motion, options.most_motion) == (0.1, 5.0)
+    assert settings.find_cuts and not options.no_cuts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,6 +78,28 @@ def test_clip_s_measures(node, clip):
     same, other = values(node, clip.frames, **given), values(node, 1 - clip.frames, **given)
     assert same["Input Similarity"] == pytest.approx(1, abs=FLOAT32) and same["CLIP-Frame"] > 0.9
     assert other["Input Similarity"] < 0.95 and other["CLIP-Text"] < same["CLIP-Text"]
+
+
+def test_clip_frame_and_clip_text_against_cosines_in_numpy(node, clip):
+    """All pairs of frames, not neighbours alone; each frame and the prompt."""
+    text, vision = current().load_toy_clip()
+    edited = clip.frames * torch.tensor([1.0, 0.8, 0.2, 0.6])[:, None, None, None]
+    found = values(node, edited, prompt=clip.caption, clip=text, clip_vision=vision)
+    frames = current().image_embeddings(vision, edited).double().numpy()
+    prompt = current().text_embedding(text, clip.caption)[0].double().numpy()
+
+    def cosine(a, b):
+        return (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum())
+
+    pairs = {(i, j): cosine(frames[i], frames[j]) for i in range(4) for j in range(i + 1, 4)}
+    assert found["CLIP-Frame"] == pytest.approx(sum(pairs.values()) / 6, abs=FLOAT32)
+    assert found["CLIP-Text"] == pytest.approx(sum(cosine(frame, prompt) for frame in frames) / 4, abs=FLOAT32)
+    # Means of something else would show.
+    neighbours = [cosine(frames[i], frames[i + 1]) for i in range(3)]
+    with_itself = (2 * sum(pairs.values()) + 4) / 16
+    mean_frame = cosine(frames.mean(0), prompt)
+    assert min(abs(found["CLIP-Frame"] - value) for value in (np.mean(neighbours), with_itself)) > 10 * FLOAT32
+    assert abs(found["CLIP-Text"] - mean_frame) > 10 * FLOAT32
 
 
 def test_clip_score_is_of_the_edited_first_frame(node, clip):

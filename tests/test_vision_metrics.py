@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import kornia
 import pytest
 import torch
 from steadyedit.toyworld import apply_edit, edits_of, render, sample_scene
@@ -29,6 +30,19 @@ def test_psnr():
     assert metrics.psnr(frames, truth, mask) == pytest.approx(40, abs=RUN)
     assert metrics.psnr(frames, truth, 1 - mask) == pytest.approx(-20 * math.log10(0.5), abs=RUN)
     assert metrics.psnr(frames, truth, mask * 0) is None
+
+
+def test_psnr_against_kornia():
+    """Frame by frame, and of the whole clip, whose error is the mean of the frames' and not their decibels'."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(4, 7, 5, 3, generator=generator)
+    noise = torch.randn(truth.shape, generator=generator) * torch.tensor([0.5, 0.1, 0.02, 0.004])[:, None, None, None]
+    frames = (truth + noise).clamp(0, 1)
+    expected = [float(kornia.metrics.psnr(a, b, 1.0)) for a, b in zip(frames.double(), truth.double(), strict=True)]
+    found = [metrics.psnr(frames[i : i + 1], truth[i : i + 1]) for i in range(4)]
+    assert found == pytest.approx(expected, rel=FLOAT64_CHAIN) and max(expected) - min(expected) > 30
+    whole = float(kornia.metrics.psnr(frames.double(), truth.double(), 1.0))
+    assert metrics.psnr(frames, truth) == pytest.approx(whole, rel=FLOAT64_CHAIN)
 
 
 def test_boundary_error_looks_at_five_pixels_around_the_edge():
