@@ -263,7 +263,7 @@ def edit(
 
 INSTRUCT = Kind(
     weights="editor", load=lambda: World.load(editor=True), methods=(*METHODS, *CAPTIONED), local_only=LOCAL_ONLY,
-    at_length=AT_LENGTH, by_words=BY_WORDS, settings=Settings,
+    at_length=(*AT_LENGTH, *CAPTIONED), by_words=BY_WORDS, settings=Settings,
     shown=("per-frame", "cross-frame", "via", "tokenflow", "anyv2v", *CAPTIONED), prepare=prepare, edit=edit,
     claims=VIA_CLAIMS, local_claims=VIA_LOCAL_CLAIMS,
     notes=("rows: all clips of the table; via-no-blend, via-no-ramp and via-last-step-blend, which are via itself "
