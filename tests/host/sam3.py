@@ -13,6 +13,8 @@ from uuid import NAMESPACE_URL, uuid5
 from folded_graphs import BYPASSED, ENTRY, EXIT
 
 TITLE = "Find and follow with SAM 3 instead? (Ctrl+B)"
+#: Text Mask takes words by frame, "0: man" and more such lines; SAM 3 follows what the first of them names.
+FIRST_LINE = (r"\A\s*\d+\s*:\s*(.*)[\s\S]*", r"\1")
 TRACK, WORDS, CLICKS, SWITCH = "SteadyEditTrackMask", "SteadyEditTextMask", "SteadyEditPointMask", "ComfySwitchNode"
 #: As the host's own blueprint names it.
 FILE = "sam3.1_multiplex_fp16.safetensors"
@@ -25,11 +27,16 @@ INPUTS = [("mask", "MASK", None), ("images", "IMAGE", None), ("clicked mask", "M
 INSIDE: list[tuple[str, str, tuple[int, int], list[tuple[str, str, Any, Any]], list[tuple[str, str]]]] = [
     ("CheckpointLoaderSimple", "SAM 3.1", (0, 0), [("ckpt_name", "COMBO", None, FILE)],
      [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE")]),
+    ("RegexReplace", "The first frame's words", (0, 320), [
+        ("string", "STRING", "words", ""), ("regex_pattern", "STRING", None, FIRST_LINE[0]),
+        ("replace", "STRING", None, FIRST_LINE[1]), ("case_insensitive", "BOOLEAN", None, True),
+        ("multiline", "BOOLEAN", None, False), ("dotall", "BOOLEAN", None, False), ("count", "INT", None, 0)],
+     [("STRING", "STRING")]),
     ("CLIPTextEncode", "The object, for SAM 3", (360, 0), [("clip", "CLIP", (0, 1), None),
-     ("text", "STRING", "words", "")], [("CONDITIONING", "CONDITIONING")]),
+     ("text", "STRING", (1, 0), "")], [("CONDITIONING", "CONDITIONING")]),
     ("SAM3_VideoTrack", "Found by words and followed", (760, 0), [
         ("images", "IMAGE", "images", None), ("model", "MODEL", (0, 0), None), ("initial_mask", "MASK", None, None),
-        ("conditioning", "CONDITIONING", (1, 0), None), ("detection_threshold", "FLOAT", "certainty", 0.5),
+        ("conditioning", "CONDITIONING", (2, 0), None), ("detection_threshold", "FLOAT", "certainty", 0.5),
         ("max_objects", "INT", "how many objects", 1), ("detect_interval", "INT", None, 1)],
      [("track_data", "SAM3_TRACK_DATA")]),
     ("SAM3_VideoTrack", "Clicked in the first frame and followed", (760, 320), [
@@ -38,10 +45,10 @@ INSIDE: list[tuple[str, str, tuple[int, int], list[tuple[str, str, Any, Any]], l
         ("detection_threshold", "FLOAT", None, 0.5), ("max_objects", "INT", None, 4),
         ("detect_interval", "INT", None, 1)], [("track_data", "SAM3_TRACK_DATA")]),
     (SWITCH, "By words or by clicks", (1160, 0), [
-        ("on_false", "SAM3_TRACK_DATA", (2, 0), None), ("on_true", "SAM3_TRACK_DATA", (3, 0), None),
+        ("on_false", "SAM3_TRACK_DATA", (3, 0), None), ("on_true", "SAM3_TRACK_DATA", (4, 0), None),
         ("switch", "BOOLEAN", "clicks instead of words?", False)], [("output", "SAM3_TRACK_DATA")]),
     ("SAM3_TrackToMask", "Its mask in every frame", (1560, 0), [
-        ("track_data", "SAM3_TRACK_DATA", (4, 0), None), ("object_indices", "STRING", None, "")], [("masks", "MASK")]),
+        ("track_data", "SAM3_TRACK_DATA", (5, 0), None), ("object_indices", "STRING", None, "")], [("masks", "MASK")]),
 ]  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import frontend
 import pytest
 from folded_graphs import BYPASSED
 from forms import editor_forms
-from sam3 import FILE, TITLE, TRACK, with_sam3
+from sam3 import FILE, FIRST_LINE, TITLE, TRACK, with_sam3
+from steadyedit.vision.region import regions_of, words_at
 
 pytestmark = pytest.mark.once
 FORMS = editor_forms()
@@ -47,10 +49,16 @@ def test_switched_on_they_take_the_place_of_the_tracker(started, editor, name):
                             key=lambda one: "initial_mask" in one["inputs"])  # fmt: skip
     words = queued[found["inputs"]["conditioning"][0]]["inputs"]["text"]
     (own,) = (one["inputs"]["text"] for key, one in queued.items() if kinds[key] == "SteadyEditTextMask")
-    assert words == own
+    assert kinds[words[0]] == "RegexReplace" and queued[words[0]]["inputs"]["string"] == own
     assert kinds[clicked["inputs"]["initial_mask"][0]] == "SteadyEditPointMask"
     keys = [key for key, kind in kinds.items() if kind.startswith("SAM3_") or queued[key]["inputs"].get(
         "ckpt_name") == FILE]  # fmt: skip
     errors = started.ask("/prompt", {"prompt": queued}).get("node_errors", {})
     told = [(key, one["details"]) for key in keys for one in errors.get(key, {}).get("errors", [])]
     assert len(told) == 1 and FILE in told[0][1], told
+
+
+@pytest.mark.parametrize("text", ["coat", "dog . red ball", "0: man\n24: old man", " 0 : man ", "0: man\r\n24: hat"])
+def test_they_look_for_what_text_mask_looks_for_first(text):
+    pattern, first = FIRST_LINE
+    assert re.sub(pattern, first, text, flags=re.IGNORECASE).strip() == words_at(regions_of(text), 0).strip()
