@@ -203,7 +203,8 @@ def test_processes_need_a_file(world, monkeypatch):
 
 @pytest.mark.parametrize(
     ("clips", "methods", "sentence"),
-    [(1, ["ei2", "ei3"], "^methods: there is no ei3; there are per-frame, tune-a-video, ei2"), (0, None, "^clips: at")],
+    [(1, ["ei2", "ei3"], "^methods: there is no ei3; there are per-frame, tune-a-video, tune-a-video-per-frame, ei2"),
+     (0, None, "^clips: at")],
 )
 def test_a_wrong_request_is_refused_at_once(clips, methods, sentence):
     with pytest.raises(ValueError, match=sentence):
