@@ -60,7 +60,7 @@ class TextGenerator:
         """
         from ..vision.segmentation.geometry import as_pixels
 
-        # One history for the run: two clips' frames are never under one name.
+        # ComfyUI remembers what it has loaded by name: no two clips' frames share one.
         names = []
         for frame in frames if frames.ndim == 4 else frames[None]:
             names.append(f"{uuid.uuid4().hex}.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from steadyedit.backends.diffusers import DiffusersModel
@@ -110,6 +111,16 @@ def test_demo_measures(tmp_path):
     assert true.flicker < RUN < unedited.flicker
     table = demo.report([("EI2", unedited, 12.0), ("truth", true, 0.0)])
     assert "EI2" in table and "12" in table
+
+
+def test_a_long_name_on_the_contact_sheet_ends_before_the_first_picture(tmp_path):
+    from PIL import Image
+    from steadyedit.video.sheet import GAP, LEFT, contact_sheet
+
+    contact_sheet(tmp_path / "sheet.png", "", [("tune-a-video-per-frame-keyframes", "", torch.ones(1, 8, 8, 3))])
+    with Image.open(tmp_path / "sheet.png") as page:
+        ink = np.argwhere(np.array(page.convert("L")) < 200)
+    assert len(ink) > 500 and LEFT - 6 * GAP < ink[:, 1].max() < LEFT - GAP + 1
 
 
 def test_contact_sheet_is_a_picture_of_all_rows(tmp_path):

@@ -42,7 +42,9 @@ def contact_sheet(path: Path, title: str, rows: Sequence[tuple[str, str, Tensor]
     draw.text((GAP, 14), title, fill=INK, font=big)
     y = TOP
     for (name, numbers, _), strip in zip(rows, strips, strict=True):
-        draw.text((GAP, y + 8), name, fill=INK, font=big)
+        # A long name is written smaller, not over the first picture.
+        fits = ImageFont.load_default(24 * min(1.0, (LEFT - 2 * GAP) / max(big.getlength(name), 1)))
+        draw.text((GAP, y + 8), name, fill=INK, font=fits)
         draw.multiline_text((GAP, y + 44), numbers, fill=FAINT, font=small, spacing=6)
         x = LEFT
         for picture in strip:
